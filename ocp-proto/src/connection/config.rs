@@ -1,0 +1,50 @@
+//! What a connection is allowed to cost, and how long it waits.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::limits::WireLimits;
+
+/// Limits and timeouts of one connection. RFC 4037 bounds none of them; section 13 asks for bounds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bounds on single messages.
+    pub wire: WireLimits,
+    /// Service groups at a time. Worst case: groups × [`WireLimits::head_octets`].
+    pub groups: usize,
+    /// Dialogs at a time. Worst case: dialogs × [`WireLimits::head_octets`].
+    pub dialogs: usize,
+    /// Transactions at a time. Worst case: transactions × about 400 octets, besides what the
+    /// application buffers.
+    pub transactions: usize,
+    /// URIs of the features that AQ is answered `true` for.
+    pub features: Vec<Bytes>,
+    /// From the start of the connection to the peer's CS and the processor's first offer.
+    pub handshake_timeout: Duration,
+    /// From our offer to its answer.
+    pub negotiation_timeout: Duration,
+    /// A transaction for which the peer sends nothing for that long fails.
+    pub transaction_timeout: Duration,
+    /// A connection on which the peer sends nothing for that long is pinged (PQ).
+    pub idle_timeout: Duration,
+    /// And ended if it sends nothing for that long after the ping.
+    pub ping_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            wire: WireLimits::default(),
+            groups: 16,
+            dialogs: 1_024,
+            transactions: 1_024,
+            features: Vec::new(),
+            handshake_timeout: Duration::from_secs(30),
+            negotiation_timeout: Duration::from_secs(30),
+            transaction_timeout: Duration::from_secs(120),
+            idle_timeout: Duration::from_secs(120),
+            ping_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One end of an OCP connection.
+
+mod commands;
+mod config;
+mod event;
+mod negotiation;
+mod output;
+mod receive;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+
+pub use commands::Misuse;
+pub use config::Config;
+pub use event::{Closed, Event, Offer, Response, feature_uri};
+pub use output::Output;
+
+use crate::ids::{DialogId, GroupId, Rising, Xid};
+use crate::message::{Message, OcpResult};
+use crate::role::Role;
+use crate::smtp::{CommandProfile, Part};
+use crate::transaction::Transaction;
+use crate::violation::{Scope, Violation};
+use crate::wire::Decoder;
+use negotiation::NegotiationState;
+use timers::Timers;
+
+/// One end of an OCP connection, without socket and clock.
+///
+/// # Contract
+/// A driver does, in this order and for ever:
+/// 1. Append what the transport delivered to [`input`](Self::input) and call
+///    [`handle_input`](Self::handle_input); at its end,
+///    [`handle_end_of_input`](Self::handle_end_of_input).
+/// 2. Call [`poll_event`](Self::poll_event) until it returns `None`, and act on each event before
+///    asking for the next: a message is decoded only when it is asked for, so whatever is answered
+///    to an event is queued before anything that a later message causes (RFC 4037 section 1.3,
+///    "immediately"). Not asking leaves the input where it is: that is back-pressure.
+/// 3. Write [`output`](Self::output).
+/// 4. Wake up at [`poll_timeout`](Self::poll_timeout), call
+///    [`handle_timeout`](Self::handle_timeout), and go on with 2.
+///
+/// After [`Event::Closed`] write what is left of the output, then close the transport.
+///
+/// Commands return [`Misuse`] and change nothing where the protocol does not allow them. A
+/// transaction may end at any time; commands for one that has ended return
+/// [`Misuse::UnknownTransaction`].
+///
+/// ```
+/// use std::time::Instant;
+/// use bytes::Buf;
+/// use ocp_proto::{Config, Connection, Event, Offer, Role};
+///
+/// let now = Instant::now();
+/// let mut processor = Connection::new(Role::Processor, Config::default(), now);
+/// let mut server = Connection::new(Role::Server, Config::default(), now);
+/// processor.offer(Offer::default())?;
+///
+/// let count = processor.output().remaining();
+/// let octets = processor.output().copy_to_bytes(count);
+/// assert_eq!(octets, "CS;\r\nNO ();\r\n");
+/// server.input().extend_from_slice(&octets);
+/// server.handle_input(now);
+/// assert_eq!(server.poll_event(), Some(Event::Started));
+/// assert!(matches!(server.poll_event(), Some(Event::Offered(_))));
+/// assert_eq!(server.poll_event(), None);
+/// let count = server.output().remaining();
+/// let answer = server.output().copy_to_bytes(count);
+/// assert_eq!(answer, "CS;\r\nNR;\r\n");
+/// # Ok::<(), ocp_proto::Misuse>(())
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    role: Role,
+    config: Config,
+    decoder: Decoder,
+    /// Octets that the decoder had consumed with the last frame.
+    consumed: u64,
+    input: BytesMut,
+    input_ended: bool,
+    output: Output,
+    stage: Stage,
+    payload: Payload,
+    events: VecDeque<Event>,
+    negotiation: NegotiationState,
+    groups: Groups,
+    dialogs: Dialogs,
+    transactions: HashMap<Xid, Transaction>,
+    xids: Rising,
+    timers: Timers,
+}
+
+/// How far a connection has come.
+///
+/// ```text
+/// Opening ──peer's CS──▶ Open ──CE, violation, lost transport──▶ Over
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Open,
+    Over,
+}
+
+/// Where the payload goes that is being received.
+#[derive(Clone, Copy, Debug)]
+enum Payload {
+    /// Nobody wants it (RFC 4037 section 9: any message may have one).
+    Skipped,
+    /// To this transaction.
+    Data { xid: Xid, part: Option<Part> },
+}
+
+/// The service groups, by the processor's numbers.
+#[derive(Debug, Default)]
+struct Groups {
+    active: HashMap<GroupId, Option<Arc<CommandProfile>>>,
+    numbers: Rising,
+    /// The command profile that was negotiated for the whole connection.
+    common: Option<Arc<CommandProfile>>,
+}
+
+impl Groups {
+    fn profile(&self, group: GroupId) -> Option<&Arc<CommandProfile>> {
+        self.active.get(&group)?.as_ref().or(self.common.as_ref())
+    }
+}
+
+/// The dialogs.
+#[derive(Debug, Default)]
+struct Dialogs {
+    /// Whether the feature is in effect.
+    enabled: bool,
+    active: HashMap<DialogId, Dialog>,
+    numbers: Rising,
+}
+
+/// One dialog.
+#[derive(Debug, Default)]
+struct Dialog {
+    /// Its open transactions.
+    open: SmallVec<[Xid; 2]>,
+    /// The one that is not merely observed.
+    busy: Option<Xid>,
+}
+
+impl Connection {
+    /// A connection over a transport that has just been established. Our CS is queued.
+    pub fn new(role: Role, config: Config, now: Instant) -> Self {
+        let own = Rising::from_one();
+        let (groups, dialogs, xids) = match role {
+            Role::Processor => (own, own, own),
+            Role::Server => (Rising::default(), Rising::default(), Rising::default()),
+        };
+        let mut connection = Self {
+            role,
+            decoder: Decoder::new(config.wire.clone()),
+            config,
+            consumed: 0,
+            input: BytesMut::new(),
+            input_ended: false,
+            output: Output::default(),
+            stage: Stage::Opening,
+            payload: Payload::Skipped,
+            events: VecDeque::new(),
+            negotiation: NegotiationState::default(),
+            groups: Groups { numbers: groups, ..Groups::default() },
+            dialogs: Dialogs { numbers: dialogs, ..Dialogs::default() },
+            transactions: HashMap::new(),
+            xids,
+            timers: Timers::new(now),
+        };
+        connection.send(&Message::Cs);
+        connection
+    }
+
+    /// Where the driver appends what the transport delivers.
+    pub fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// The transport delivered something.
+    pub fn handle_input(&mut self, now: Instant) {
+        self.timers.received(now);
+    }
+
+    /// The transport delivers no more. Without CE that counts as a failure (RFC 4037 section 11.2).
+    pub fn handle_end_of_input(&mut self) {
+        self.input_ended = true;
+    }
+
+    /// The next thing that happened, if any; see the contract above.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if self.is_over() {
+                return None;
+            }
+            if self.negotiation.owes_response() {
+                // Section 11.18: an offer is answered before anything else.
+                let _ = self.respond(Response::default());
+            }
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(frame)) => match self.receive(frame) {
+                    Ok(Some(event)) => return Some(event),
+                    Ok(None) => {}
+                    Err(violation) => self.violate(violation),
+                },
+                Ok(None) if self.input_ended => {
+                    let mid_message =
+                        !self.decoder.is_between_messages() || !self.input.is_empty();
+                    self.over(Closed::Lost { mid_message });
+                }
+                Ok(None) => return None,
+                Err(error) => self.violate(Violation::connection(error)),
+            }
+        }
+    }
+
+    /// What the transport should take.
+    pub fn output(&mut self) -> &mut Output {
+        &mut self.output
+    }
+
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether the connection is over; see [`Event::Closed`].
+    pub fn is_closed(&self) -> bool {
+        self.is_over() && self.events.is_empty()
+    }
+
+    /// How many transactions are open.
+    pub fn transactions(&self) -> usize {
+        self.transactions.len()
+    }
+
+    /// Whether this transaction is open.
+    pub fn has_transaction(&self, xid: Xid) -> bool {
+        self.transactions.contains_key(&xid)
+    }
+
+    /// The command profile in force for new transactions of this group: the server's response.
+    pub fn command_profile(&self, group: GroupId) -> Option<&CommandProfile> {
+        self.groups.profile(group).map(AsRef::as_ref)
+    }
+
+    /// The original octets that a DUY may name now: kept, received and not given up.
+    pub fn preserved(&self, xid: Xid) -> std::ops::Range<u32> {
+        self.transactions.get(&xid).map_or(0..0, |transaction| {
+            transaction.preservation.usable(transaction.original.octets())
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.stage == Stage::Over
+    }
+
+    fn has_started(&self) -> bool {
+        self.stage != Stage::Opening
+    }
+
+    fn send(&mut self, message: &Message) {
+        message.encode(self.output.tail());
+    }
+
+    /// The peer broke a rule: section 5 says what ends, and that everything else goes on.
+    fn violate(&mut self, violation: Violation) {
+        let result = OcpResult::failure(violation.to_string());
+        match violation.scope {
+            Scope::Transaction(xid) => {
+                self.send_transaction_end(xid, &result, false);
+                if self.transactions.contains_key(&xid) {
+                    self.end_locally(xid, result, false);
+                }
+            }
+            Scope::Dialog(dialog) => {
+                self.send(&Message::Dialog(crate::message::DialogMessage::End {
+                    dialog,
+                    result: result.clone(),
+                }));
+                self.end_dialog_locally(dialog, result);
+            }
+            Scope::Connection => {
+                self.send(&Message::Ce(result));
+                self.over(Closed::Violation(violation));
+            }
+        }
+    }
+
+    /// Forgets a transaction and tells the application.
+    fn end_locally(&mut self, xid: Xid, result: OcpResult, retry: bool) {
+        if let Some(transaction) = self.forget(xid) {
+            let traffic = transaction.traffic;
+            self.events.push_back(Event::TransactionEnded { xid, result, retry, traffic });
+        }
+    }
+
+    fn forget(&mut self, xid: Xid) -> Option<Transaction> {
+        let transaction = self.transactions.remove(&xid)?;
+        if let Some(dialog) = transaction.dialog.and_then(|id| self.dialogs.active.get_mut(&id)) {
+            dialog.open.retain(|open| *open != xid);
+            dialog.busy = dialog.busy.filter(|busy| *busy != xid);
+        }
+        Some(transaction)
+    }
+
+    /// Forgets a dialog: its end implies TE 400 for its open transactions (profile section 3).
+    fn end_dialog_locally(&mut self, id: DialogId, result: OcpResult) {
+        let Some(dialog) = self.dialogs.active.remove(&id) else { return };
+        for xid in dialog.open {
+            self.end_locally(xid, OcpResult::failure("the dialog ended"), false);
+        }
+        self.events.push_back(Event::DialogEnded { dialog: id, result });
+    }
+
+    /// Ends everything (RFC 4037 section 11.2).
+    fn over(&mut self, closed: Closed) {
+        if self.is_over() {
+            return;
+        }
+        self.stage = Stage::Over;
+        let mut open: Vec<Xid> = self.transactions.keys().copied().collect();
+        open.sort_unstable();
+        for xid in open {
+            self.end_locally(xid, OcpResult::failure("the connection ended"), false);
+        }
+        self.dialogs.active.clear();
+        self.groups.active.clear();
+        self.input.clear();
+        self.events.push_back(Event::Closed(closed));
+    }
+}

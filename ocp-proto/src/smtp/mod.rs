@@ -1,0 +1,20 @@
+//! The SMTP profile's plain data (profile sections 2 to 6), shared by services and front ends.
+
+mod address;
+mod command;
+mod dialog;
+mod effect;
+mod feature;
+mod reply;
+mod verdict;
+
+pub use address::{Address, AddressError};
+pub use command::{Command, CommandLine, CommandLineError, Part};
+pub use dialog::{Activation, Auth, DialogFacts, DialogUpdate, Envelope, Tls};
+pub use effect::{EffectName, SideEffect};
+pub use feature::{
+    COMMAND_PROFILE, CommandProfile, DIALOG, DialogFeature, FailurePolicy, REPLY_PROFILE,
+    ReplyProfile,
+};
+pub use reply::{Reply, ReplyError};
+pub use verdict::Verdict;

@@ -1,0 +1,74 @@
+//! What each service found (profile section 4, `verdict`).
+
+use bytes::Bytes;
+
+use crate::wire::{Name, NamedValues, Structure, Value};
+
+/// What one service found, for logs and traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The service's URI.
+    pub service: Bytes,
+    /// One word: `clean`, `spam`, `infected`, `unchanged`, `bypassed`, ...
+    pub verdict: Bytes,
+    /// A number that only the service can read, such as `7.4/5.0`.
+    pub score: Option<Bytes>,
+    /// Why, for people.
+    pub reason: Option<Bytes>,
+    /// How long the service took.
+    pub milliseconds: Option<u32>,
+}
+
+impl Verdict {
+    /// The verdict in a value, or `None` if it is none.
+    pub fn from_value(value: &Value) -> Option<Self> {
+        let structure = value.as_structure()?;
+        let optional = |name| match structure.named.get(name) {
+            Some(value) => value.as_atom().cloned().map(Some),
+            None => Some(None),
+        };
+        Some(Self {
+            service: structure.members.first()?.as_atom()?.clone(),
+            verdict: structure.members.get(1)?.as_atom()?.clone(),
+            score: optional("Score")?,
+            reason: optional("Reason")?,
+            milliseconds: match optional("Milliseconds")? {
+                Some(number) => Some(crate::ids::parse_number(&number)?),
+                None => None,
+            },
+        })
+    }
+
+    /// The verdict as a value.
+    pub fn to_value(&self) -> Value {
+        let mut named = NamedValues::new();
+        if let Some(score) = &self.score {
+            named.push(Name::from_static("Score"), Value::Atom(score.clone()));
+        }
+        if let Some(reason) = &self.reason {
+            named.push(Name::from_static("Reason"), Value::Atom(reason.clone()));
+        }
+        if let Some(milliseconds) = self.milliseconds {
+            named.push(Name::from_static("Milliseconds"), Value::number(milliseconds));
+        }
+        let members = vec![Value::Atom(self.service.clone()), Value::Atom(self.verdict.clone())];
+        Value::Structure(Structure { members, named })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_survives_the_wire() {
+        let verdict = Verdict {
+            service: Bytes::from_static(b"ocp://service/spam-score"),
+            verdict: Bytes::from_static(b"spam"),
+            score: Some(Bytes::from_static(b"7.4/5.0")),
+            reason: None,
+            milliseconds: Some(3),
+        };
+        assert_eq!(Verdict::from_value(&verdict.to_value()), Some(verdict));
+    }
+}

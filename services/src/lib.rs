@@ -1,0 +1,14 @@
+//! The services of the callout server: the [`Service`] trait, the view of a mail that all of them
+//! share, and the built-in services.
+//!
+//! A service gets a [`Request`] and answers with an [`Outcome`]: octets that change, side effects,
+//! and what it found. It knows the SMTP profile's plain data, never a connection.
+
+pub mod mail;
+mod outcome;
+mod registry;
+mod service;
+
+pub use outcome::{Change, Finding, Outcome};
+pub use registry::{Kind, Registry, Settings, SettingsError};
+pub use service::{Content, Declaration, Input, Request, Service, ServiceError, compute};

@@ -1,0 +1,136 @@
+//! Header fields (RFC 5322 section 2.2).
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use mail_parser::HeaderValue;
+use mail_parser::parsers::MessageStream;
+
+use super::version::Mail;
+
+/// A header field, as ranges of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The name.
+    pub name: Range<usize>,
+    /// What follows the colon, folds included, without the last line end.
+    pub value: Range<usize>,
+    /// All of it with its last line end: what one deletes.
+    pub whole: Range<usize>,
+}
+
+impl Field {
+    /// Whether the field has this name; case does not matter.
+    pub fn is_named(&self, mail: &Mail, name: &str) -> bool {
+        mail.raw(self.name.clone()).eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    /// The value as people see it: unfolded, encoded words decoded (RFC 2047).
+    pub fn text(&self, mail: &Mail) -> String {
+        decode_words(mail.raw(self.value.clone()))
+    }
+}
+
+/// The most fields of one header section that are looked at. Worst case: 10,000 × 48 octets.
+const MOST_FIELDS: usize = 10_000;
+
+/// The fields of a header section whose first octet has the offset `base`, and the octets up to and
+/// with the empty line that ends it. Lines that are no fields belong to none.
+pub(super) fn fields(octets: &[u8], base: usize) -> (Vec<Field>, usize) {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut at = 0;
+    // Whether a folded line would continue the last field.
+    let mut open = false;
+    while at < octets.len() {
+        let rest = octets.get(at..).unwrap_or_default();
+        let next = memchr::memchr(b'\n', rest).map_or(octets.len(), |end| at + end + 1);
+        let line = trim_line_end(octets.get(at..next).unwrap_or_default());
+        match line.first() {
+            None => return (fields, next),
+            Some(b' ' | b'\t') => {
+                if let Some(field) = fields.last_mut().filter(|_| open) {
+                    field.value.end = base + at + line.len();
+                    field.whole.end = base + next;
+                }
+            }
+            Some(_) => {
+                open = false;
+                if let Some(name) = field_name(line).filter(|_| fields.len() < MOST_FIELDS) {
+                    let colon = memchr::memchr(b':', line).unwrap_or(name);
+                    open = true;
+                    fields.push(Field {
+                        name: base + at..base + at + name,
+                        value: base + at + colon + 1..base + at + line.len(),
+                        whole: base + at..base + next,
+                    });
+                }
+            }
+        }
+        at = next;
+    }
+    (fields, octets.len())
+}
+
+/// Octets of the name at the start of a line, if it is a field's: printable, then perhaps blanks,
+/// then a colon.
+fn field_name(line: &[u8]) -> Option<usize> {
+    let colon = memchr::memchr(b':', line)?;
+    let name = line.get(..colon)?.trim_ascii_end();
+    (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name.len())
+}
+
+pub(super) fn trim_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Removes the line ends of folds (RFC 5322 section 2.2.3).
+pub fn unfold(value: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr2(b'\r', b'\n', value).is_none() {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(value.iter().copied().filter(|octet| !matches!(octet, b'\r' | b'\n')).collect())
+}
+
+/// Unfolds a value and decodes its encoded words (RFC 2047); octets that are no UTF-8 are replaced.
+pub fn decode_words(value: &[u8]) -> String {
+    let value = unfold(value);
+    let value = value.trim_ascii();
+    if memchr::memmem::find(value, b"=?").is_none() {
+        return String::from_utf8_lossy(value).into_owned();
+    }
+    let line = [value, b"\n"].concat();
+    match MessageStream::new(&line).parse_unstructured() {
+        HeaderValue::Text(text) => text.into_owned(),
+        _ => String::from_utf8_lossy(value).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_ranges_of_the_raw_octets() {
+        let header: &[u8] = b"Subject : a\r\n\tb\r\nno field\r\n folded\r\nX:\n\nbody: x\n";
+        let (found, end) = fields(header, 10);
+        assert_eq!(&header[end..], b"body: x\n");
+        let raw = |range: &Range<usize>| &header[range.start - 10..range.end - 10];
+        assert_eq!(found.len(), 2);
+        assert_eq!(raw(&found[0].name), b"Subject");
+        assert_eq!(raw(&found[0].value), b" a\r\n\tb");
+        assert_eq!(raw(&found[0].whole), b"Subject : a\r\n\tb\r\n");
+        assert_eq!(raw(&found[1].whole), b"X:\n");
+    }
+
+    #[test]
+    fn encoded_words_are_decoded() {
+        let mail = Mail::new(
+            Bytes::from_static(b"Subject: =?utf-8?Q?=C3=9Cber?=\r\n =?iso-8859-1?B?/A==?= x\r\n\r\n"),
+            Bytes::new(),
+        );
+        assert_eq!(mail.field("subject").unwrap().text(&mail), "\u{dc}ber\u{fc} x");
+    }
+}

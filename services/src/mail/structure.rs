@@ -1,0 +1,365 @@
+//! The parts of a message (RFC 2045, RFC 2046), as ranges.
+
+use std::ops::Range;
+
+use mail_parser::parsers::MessageStream;
+use mail_parser::{ContentType as ParsedType, HeaderValue};
+
+use super::decode::Transfer;
+use super::field::{Field, fields, unfold};
+use super::version::Mail;
+
+/// The deepest nesting that is looked into.
+const DEEPEST: usize = 64;
+/// The most parts that are looked at. Worst case: 4,096 × about 500 octets.
+const MOST_PARTS: usize = 4_096;
+/// The longest value of a structured field that is parsed.
+const LONGEST_VALUE: usize = 16 * 1024;
+
+/// A part of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The part around this one; `None` for the message itself.
+    pub parent: Option<usize>,
+    /// How many parts are around this one.
+    pub depth: usize,
+    /// Its header section, with the empty line that ends it.
+    pub header: Range<usize>,
+    /// Its body, without the line end that belongs to the delimiter behind it.
+    pub body: Range<usize>,
+    /// Header and body.
+    pub whole: Range<usize>,
+    /// The fields of its header section.
+    pub fields: Vec<Field>,
+    /// Its declared type.
+    pub content_type: ContentType,
+    /// Lower-case disposition, such as `attachment`.
+    pub disposition: Option<String>,
+    /// Every file name that some client might see.
+    pub names: Vec<String>,
+    /// How its body is encoded.
+    pub transfer: Transfer,
+    /// What is in it.
+    pub kind: PartKind,
+}
+
+/// What is in a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartKind {
+    /// Content.
+    Leaf,
+    /// Parts between delimiters.
+    Multipart,
+    /// One message, not encoded; it is the next part.
+    Message,
+}
+
+/// A declared type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentType {
+    /// Lower case, such as `text/plain`.
+    pub essence: String,
+    /// Parameters: lower-case name, decoded value (RFC 2231).
+    pub parameters: Vec<(String, String)>,
+}
+
+impl ContentType {
+    /// The parameter of this name.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the type is `text/` something.
+    pub fn is_text(&self) -> bool {
+        self.essence.starts_with("text/")
+    }
+
+    fn assumed(essence: &str) -> Self {
+        Self { essence: essence.to_owned(), parameters: Vec::new() }
+    }
+}
+
+/// The parts of a message.
+#[derive(Debug, Default)]
+pub(super) struct Structure {
+    pub(super) parts: Vec<Part>,
+    pub(super) truncated: Option<&'static str>,
+}
+
+/// A part that is still to be looked at.
+struct Pending {
+    parent: Option<usize>,
+    depth: usize,
+    whole: Range<usize>,
+    assumed: &'static str,
+}
+
+/// Finds the parts. Inner parts are looked for only between the delimiters of outer ones, so each
+/// level of nesting costs one search over its octets.
+pub(super) fn scan(mail: &Mail) -> Structure {
+    let mut structure = Structure::default();
+    let whole = 0..mail.len();
+    let mut pending = vec![Pending { parent: None, depth: 0, whole, assumed: "text/plain" }];
+    while let Some(next) = pending.pop() {
+        if structure.parts.len() >= MOST_PARTS {
+            structure.truncated = Some("more than 4,096 parts");
+            break;
+        }
+        let index = structure.parts.len();
+        let part = read_part(mail, next);
+        let inner = inner_parts(mail, &part, index);
+        if !inner.is_empty() && part.depth + 1 >= DEEPEST {
+            structure.truncated = Some("parts nested more than 64 deep");
+        } else if inner.len() > MOST_PARTS {
+            structure.truncated = Some("more than 4,096 parts");
+        } else {
+            pending.extend(inner.into_iter().rev());
+        }
+        structure.parts.push(part);
+    }
+    structure
+}
+
+fn read_part(mail: &Mail, pending: Pending) -> Part {
+    let Pending { parent, depth, whole, assumed } = pending;
+    let (fields, header_end) = match parent {
+        None => (mail.fields().to_vec(), mail.header().len()),
+        Some(_) => {
+            let (fields, length) = fields(mail.raw(whole.clone()), whole.start);
+            (fields, whole.start + length)
+        }
+    };
+    let values = |name: &'static str| {
+        fields.iter().filter(move |field| field.is_named(mail, name)).map(|field| {
+            let value = mail.raw(field.value.clone());
+            value.get(..value.len().min(LONGEST_VALUE)).unwrap_or_default()
+        })
+    };
+    let mut content_type = None;
+    let mut names = Vec::new();
+    let mut disposition = None;
+    for value in values("Content-Type") {
+        let parsed = parse(value);
+        collect_names(&parsed, "name", &mut names);
+        content_type.get_or_insert(parsed);
+    }
+    for value in values("Content-Disposition") {
+        let parsed = parse(value);
+        collect_names(&parsed, "filename", &mut names);
+        disposition.get_or_insert(parsed.essence);
+    }
+    let transfer = values("Content-Transfer-Encoding").next().map_or(Transfer::Identity, |value| {
+        Transfer::from_name(&String::from_utf8_lossy(&unfold(value)))
+    });
+    let content_type = content_type
+        .filter(|parsed| parsed.essence.contains('/'))
+        .unwrap_or_else(|| ContentType::assumed(assumed));
+    let kind = match content_type.essence.as_str() {
+        essence if essence.starts_with("multipart/") && boundary(&content_type).is_some() => {
+            PartKind::Multipart
+        }
+        "message/rfc822" | "message/global" if transfer == Transfer::Identity => PartKind::Message,
+        _ => PartKind::Leaf,
+    };
+    Part {
+        parent,
+        depth,
+        header: whole.start..header_end,
+        body: header_end..whole.end,
+        whole,
+        fields,
+        content_type,
+        disposition,
+        names,
+        transfer,
+        kind,
+    }
+}
+
+fn boundary(content_type: &ContentType) -> Option<&str> {
+    content_type.parameter("boundary").map(str::trim_end).filter(|boundary| !boundary.is_empty())
+}
+
+/// A structured value: `type/subtype` or a disposition, and parameters.
+fn parse(value: &[u8]) -> ContentType {
+    // The parser stops at the first line end, so folds go.
+    let line = [unfold(value).as_ref(), b"\n"].concat();
+    let HeaderValue::ContentType(parsed) = MessageStream::new(&line).parse_content_type() else {
+        return ContentType::assumed("");
+    };
+    let ParsedType { c_type, c_subtype, attributes } = parsed;
+    let essence = match c_subtype {
+        Some(subtype) => format!("{c_type}/{subtype}"),
+        None => c_type.into_owned(),
+    };
+    let parameters = attributes
+        .into_iter()
+        .flatten()
+        .map(|attribute| {
+            (attribute.name.trim_end_matches('*').to_lowercase(), attribute.value.into_owned())
+        })
+        .collect();
+    ContentType { essence: essence.trim().to_lowercase(), parameters }
+}
+
+/// Collects every value of a name parameter, and its decoded form where the sender used encoded
+/// words against the rules (RFC 2231 section 1), as clients read them all the same.
+fn collect_names(parsed: &ContentType, parameter: &str, names: &mut Vec<String>) {
+    for (_, value) in parsed.parameters.iter().filter(|(name, _)| name == parameter) {
+        let decoded = super::field::decode_words(value.as_bytes());
+        for name in [value.clone(), decoded] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+}
+
+fn inner_parts(mail: &Mail, part: &Part, index: usize) -> Vec<Pending> {
+    let pending = |whole, assumed| Pending {
+        parent: Some(index),
+        depth: part.depth + 1,
+        whole,
+        assumed,
+    };
+    match (part.kind, boundary(&part.content_type)) {
+        (PartKind::Message, _) => vec![pending(part.body.clone(), "text/plain")],
+        (PartKind::Multipart, Some(boundary)) => {
+            let assumed = match part.content_type.essence.as_str() {
+                "multipart/digest" => "message/rfc822",
+                _ => "text/plain",
+            };
+            between_delimiters(mail.raw(part.body.clone()), boundary.as_bytes())
+                .into_iter()
+                .map(|range| {
+                    let base = part.body.start;
+                    pending(base + range.start..base + range.end, assumed)
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The stretches between delimiter lines (RFC 2046 section 5.1.1). A missing last delimiter ends the
+/// last part where the octets end.
+fn between_delimiters(octets: &[u8], boundary: &[u8]) -> Vec<Range<usize>> {
+    let delimiter = [b"--", boundary].concat();
+    let mut ranges = Vec::new();
+    let mut open: Option<usize> = None;
+    for at in memchr::memmem::find_iter(octets, &delimiter) {
+        if at > 0 && octets.get(at - 1) != Some(&b'\n') {
+            continue;
+        }
+        let rest = octets.get(at + delimiter.len()..).unwrap_or_default();
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+        let line = rest.get(..end).unwrap_or_default().trim_ascii();
+        if !matches!(line, b"" | b"--") {
+            continue;
+        }
+        if let Some(start) = open.take() {
+            ranges.push(start..before_line_end(octets, start, at));
+        }
+        if line == b"--" {
+            return ranges;
+        }
+        open = Some(at + delimiter.len() + end);
+        if ranges.len() > MOST_PARTS {
+            return ranges;
+        }
+    }
+    ranges.extend(open.filter(|start| *start <= octets.len()).map(|start| start..octets.len()));
+    ranges
+}
+
+/// The end of a part: the line end before the delimiter belongs to the delimiter.
+fn before_line_end(octets: &[u8], start: usize, delimiter: usize) -> usize {
+    let mut end = delimiter;
+    for line_end in [b'\n', b'\r'] {
+        if end > start && octets.get(end - 1) == Some(&line_end) {
+            end -= 1;
+        }
+    }
+    end.max(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mail::header_length;
+
+    fn mail(text: &str) -> Mail {
+        let octets = bytes::Bytes::from(text.to_owned());
+        let header = header_length(&octets);
+        Mail::new(octets.slice(..header), octets.slice(header..))
+    }
+
+    fn bodies(mail: &Mail) -> Vec<(usize, String, String)> {
+        mail.parts()
+            .iter()
+            .map(|part| {
+                let body = String::from_utf8_lossy(mail.raw(part.body.clone())).into_owned();
+                (part.depth, part.content_type.essence.clone(), body)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_nested_message_with_a_missing_end() {
+        let text = "Content-Type: multipart/mixed;\r\n\tboundary=\"b 1\"\r\n\r\npreamble\r\n--b 1 \r\n\r\none\r\n--b 1\r\n\
+            Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\nSubject: x\r\n\r\ntwo\r\n--b--\r\n--b 1\r\nContent-Type: text/html\r\n\r\nlast";
+        let mail = mail(text);
+        let found = bodies(&mail);
+        let shown: Vec<_> = found.iter().map(|(d, t, b)| (*d, t.as_str(), b.as_str())).collect();
+        assert_eq!(shown[1], (1, "text/plain", "one"));
+        assert_eq!(shown[2].1, "message/rfc822");
+        assert_eq!((shown[3].0, shown[3].1), (2, "multipart/digest"));
+        assert_eq!((shown[4].0, shown[4].1), (3, "message/rfc822"));
+        assert_eq!(shown[5], (4, "text/plain", "two"));
+        assert_eq!(shown[6], (1, "text/html", "last"));
+        assert_eq!(mail.is_truncated(), None);
+    }
+
+    #[test]
+    fn every_name_is_collected() {
+        let mail = mail(
+            "Content-Type: application/x; name=\"=?utf-8?Q?a=2Eexe?=\"\n\
+             Content-Disposition: attachment; filename*0*=utf-8''b%2E; filename*1=scr\n\n",
+        );
+        let names = &mail.parts()[0].names;
+        assert!(names.iter().any(|name| name == "a.exe"), "{names:?}");
+        assert!(names.iter().any(|name| name == "b.scr"), "{names:?}");
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let mut text = String::new();
+        for level in 0..100 {
+            text.push_str(&format!("Content-Type: multipart/mixed; boundary=b{level}x\n\n--b{level}x\n"));
+        }
+        let mail = mail(&text);
+        assert_eq!(mail.is_truncated(), Some("parts nested more than 64 deep"));
+        assert_eq!(mail.parts().len(), 64);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_nest(pieces in proptest::collection::vec(prop_oneof![
+            Just("Content-Type: multipart/mixed; boundary=b\n"), Just("\n"), Just("\r\n"), Just("--b\n"),
+            Just("--b--\n"), Just("--c\r\n"), Just("Content-Type: multipart/x; boundary=\"c\"\r\n"),
+            Just("Content-Type: message/rfc822\n"), Just("text"), Just("\0\r"),
+        ], 0..40)) {
+            let mail = mail(&pieces.concat());
+            for part in mail.parts() {
+                prop_assert!(part.header.start == part.whole.start && part.body.end == part.whole.end);
+                prop_assert!(part.header.end == part.body.start && part.body.end <= mail.len());
+                if let Some(parent) = part.parent.map(|parent| &mail.parts()[parent]) {
+                    prop_assert!(parent.body.start <= part.whole.start);
+                    prop_assert!(part.whole.end <= parent.body.end);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Versions of a message: each service sees what the ones before it made.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use bytes::{Bytes, BytesMut};
+
+use super::edit::{Edit, EditError, Edits};
+use super::field::Field;
+use super::structure::{self, Part, Structure};
+
+/// A stretch of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// These octets of the original message.
+    Keep(Range<usize>),
+    /// New octets; never empty.
+    Insert(Bytes),
+}
+
+impl Segment {
+    /// Octets in it.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Keep(range) => range.len(),
+            Self::Insert(octets) => octets.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::Keep(kept) => Self::Keep(kept.start + range.start..kept.start + range.end),
+            Self::Insert(octets) => Self::Insert(octets.slice(range)),
+        }
+    }
+}
+
+/// One version of a message, as stretches of the original and insertions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The header section with the empty line that ends it.
+    pub header: Vec<Segment>,
+    /// The rest.
+    pub body: Vec<Segment>,
+    original: Range<usize>,
+}
+
+impl Version {
+    fn original(header: usize, body: usize) -> Self {
+        let keep = |range: Range<usize>| {
+            if range.is_empty() { Vec::new() } else { vec![Segment::Keep(range)] }
+        };
+        Self {
+            header: keep(0..header),
+            body: keep(header..header + body),
+            original: header..header + body,
+        }
+    }
+
+    /// Whether nothing was changed.
+    pub fn is_original(&self) -> bool {
+        *self == Self::original(self.original.start, self.original.len())
+    }
+}
+
+/// A version of a message, with its octets and a view of them that is made when it is asked for.
+pub struct Mail {
+    version: Version,
+    header: Bytes,
+    body: Bytes,
+    fields: OnceLock<Vec<Field>>,
+    structure: OnceLock<Structure>,
+}
+
+impl Mail {
+    /// A message as it came: the header section with the empty line that ends it, and the rest.
+    pub fn new(header: Bytes, body: Bytes) -> Self {
+        Self::of(Version::original(header.len(), body.len()), header, body)
+    }
+
+    fn of(version: Version, header: Bytes, body: Bytes) -> Self {
+        Self { version, header, body, fields: OnceLock::new(), structure: OnceLock::new() }
+    }
+
+    /// The next version. Header or body are shared if they have no edit.
+    ///
+    /// # Errors
+    /// If an edit is out of range, overlaps another one, or goes over the end of the header section.
+    pub fn edited(&self, edits: &Edits) -> Result<Self, EditError> {
+        let (header_edits, body_edits) = edits.split(self.header.len(), self.len())?;
+        let start = self.header.len();
+        let (header_segments, header) =
+            splice(&self.version.header, &self.header, 0, &header_edits);
+        let (body_segments, body) = splice(&self.version.body, &self.body, start, &body_edits);
+        let original = self.version.original.clone();
+        let version = Version { header: header_segments, body: body_segments, original };
+        Ok(Self::of(version, header, body))
+    }
+
+    /// This version over the original.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// The header section with the empty line that ends it.
+    pub fn header(&self) -> &Bytes {
+        &self.header
+    }
+
+    /// The rest.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Octets in all.
+    pub fn len(&self) -> usize {
+        self.header.len() + self.body.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The line end of the header section's first line; CRLF if there is none. Stored mail often
+    /// has bare LF, and what is inserted should not mix the two.
+    pub fn line_ending(&self) -> &'static str {
+        let first = memchr::memchr(b'\n', &self.header);
+        match first.map(|at| self.header.get(at.wrapping_sub(1))) {
+            Some(before) if before != Some(&b'\r') => "\n",
+            _ => "\r\n",
+        }
+    }
+
+    /// Octets of this version; of a range over the end of the header section only the part in the
+    /// header. Empty if out of range.
+    pub fn raw(&self, range: Range<usize>) -> &[u8] {
+        let header = self.header.len();
+        let octets = if range.start < header {
+            self.header.get(range.start..range.end.min(header))
+        } else {
+            self.body.get(range.start - header..range.end.saturating_sub(header))
+        };
+        octets.unwrap_or_default()
+    }
+
+    /// The fields of the header section, in order.
+    pub fn fields(&self) -> &[Field] {
+        self.fields.get_or_init(|| super::field::fields(&self.header, 0).0)
+    }
+
+    /// The fields of this name.
+    pub fn fields_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Field> {
+        self.fields().iter().filter(move |field| field.is_named(self, name))
+    }
+
+    /// The first field of this name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields().iter().find(|field| field.is_named(self, name))
+    }
+
+    /// The parts, outer before inner; the first is the message itself.
+    pub fn parts(&self) -> &[Part] {
+        &self.structure().parts
+    }
+
+    /// Which bound cut the view short, if one did: there is more in the message than
+    /// [`parts`](Self::parts) shows, and nobody should call it clean.
+    pub fn is_truncated(&self) -> Option<&'static str> {
+        self.structure().truncated
+    }
+
+    fn structure(&self) -> &Structure {
+        self.structure.get_or_init(|| structure::scan(self))
+    }
+}
+
+impl fmt::Debug for Mail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mail({} + {} octets)", self.header.len(), self.body.len())
+    }
+}
+
+/// The next version of one of the two halves, whose first octet has the offset `base`.
+fn splice(
+    segments: &[Segment],
+    octets: &Bytes,
+    base: usize,
+    edits: &[Edit],
+) -> (Vec<Segment>, Bytes) {
+    if edits.is_empty() {
+        return (segments.to_vec(), octets.clone());
+    }
+    let mut out = Splice { segments, skipped: 0, result: Vec::new() };
+    let mut text = BytesMut::new();
+    let mut at = 0;
+    for edit in edits {
+        let (start, end) = (edit.range.start - base, edit.range.end - base);
+        out.keep(start - at);
+        out.skip(end - start);
+        text.extend_from_slice(octets.get(at..start).unwrap_or_default());
+        text.extend_from_slice(&edit.insert);
+        out.insert(&edit.insert);
+        at = end;
+    }
+    out.keep(octets.len() - at);
+    text.extend_from_slice(octets.get(at..).unwrap_or_default());
+    (out.result, text.freeze())
+}
+
+/// Walks over segments once.
+struct Splice<'a> {
+    segments: &'a [Segment],
+    /// Octets of the first segment that are behind us.
+    skipped: usize,
+    result: Vec<Segment>,
+}
+
+impl Splice<'_> {
+    fn keep(&mut self, count: usize) {
+        self.walk(count, true);
+    }
+
+    fn skip(&mut self, count: usize) {
+        self.walk(count, false);
+    }
+
+    fn walk(&mut self, mut count: usize, keeps: bool) {
+        while let Some((first, rest)) = self.segments.split_first().filter(|_| count > 0) {
+            let taken = count.min(first.len() - self.skipped);
+            if keeps {
+                self.push(first.slice(self.skipped..self.skipped + taken));
+            }
+            count -= taken;
+            self.skipped += taken;
+            if self.skipped == first.len() {
+                self.segments = rest;
+                self.skipped = 0;
+            }
+        }
+    }
+
+    fn insert(&mut self, octets: &Bytes) {
+        self.push(Segment::Insert(octets.clone()));
+    }
+
+    /// Appends a segment; neighbours in the original become one.
+    fn push(&mut self, segment: Segment) {
+        match (self.result.last_mut(), &segment) {
+            _ if segment.is_empty() => {}
+            (Some(Segment::Keep(last)), Segment::Keep(next)) if last.end == next.start => {
+                last.end = next.end;
+            }
+            _ => self.result.push(segment),
+        }
+    }
+}
+
+/// Octets of the header section at the start of a message, with the empty line that ends it: all
+/// octets if there is no such line.
+pub fn header_length(message: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(end) = memchr::memchr(b'\n', message.get(at..).unwrap_or_default()) {
+        let line = message.get(at..at + end).unwrap_or_default();
+        at += end + 1;
+        if line.is_empty() || line == b"\r" {
+            return at;
+        }
+    }
+    message.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn octets(version: &[Segment], original: &[u8]) -> Vec<u8> {
+        let pieces = version.iter().map(|segment| match segment {
+            Segment::Keep(range) => &original[range.clone()],
+            Segment::Insert(octets) => octets,
+        });
+        pieces.collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn an_unchanged_body_is_shared() {
+        let body = Bytes::from(vec![b'x'; 1000]);
+        let mail = Mail::new("A: b\r\n\r\n".into(), body.clone());
+        let mut edits = Edits::new();
+        edits.insert(0, "X: 1\r\n".into());
+        let next = mail.edited(&edits).unwrap();
+        assert_eq!(next.body().as_ptr(), body.as_ptr());
+        assert_eq!(next.version().header.len(), 2);
+        assert!(mail.version().is_original() && !next.version().is_original());
+        let mut back = Edits::new();
+        back.delete(0..6);
+        assert!(next.edited(&back).unwrap().version().is_original());
+    }
+
+    #[test]
+    fn the_header_ends_at_the_first_empty_line() {
+        assert_eq!(header_length(b"A: b\r\n\r\nbody\n\n"), 8);
+        assert_eq!(header_length(b"A: b\n\nbody"), 6);
+        assert_eq!(header_length(b"\nbody"), 1);
+        assert_eq!(header_length(b"A: b\r\nno end"), 12);
+    }
+
+    proptest! {
+        /// Any edits, one version after the other, give what naive editing gives.
+        #[test]
+        fn versions_compose(
+            header in proptest::collection::vec(any::<u8>(), 0..30),
+            body in proptest::collection::vec(any::<u8>(), 0..30),
+            rounds in proptest::collection::vec(
+                proptest::collection::vec((any::<u16>(), 0usize..6, 0usize..4), 0..4), 0..4),
+        ) {
+            let original = [&header[..], &body[..]].concat();
+            let mut mail = Mail::new(header.into(), body.into());
+            for round in rounds {
+                let mut edits = Edits::new();
+                let mut naive = [&mail.header()[..], &mail.body()[..]].concat();
+                let mut sorted: Vec<_> = round
+                    .iter()
+                    .map(|&(at, size, new)| (usize::from(at) % (mail.len() + 1), size, new))
+                    .collect();
+                sorted.sort_unstable();
+                for &(at, size, new) in &sorted {
+                    edits.replace(at..at + size, Bytes::from(vec![b'+'; new]));
+                }
+                let Ok(next) = mail.edited(&edits) else { continue };
+                for &(at, size, new) in sorted.iter().rev() {
+                    naive.splice(at..at + size, vec![b'+'; new]);
+                }
+                let made = [&next.header()[..], &next.body()[..]].concat();
+                prop_assert_eq!(&made, &naive);
+                prop_assert_eq!(&octets(&next.version().header, &original), next.header());
+                prop_assert_eq!(&octets(&next.version().body, &original), next.body());
+                mail = next;
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The kinds of services: name, summary, and how to build one from its settings.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::service::Service;
+
+/// A kind of service.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its name in configurations; its URI is `ocp://service/NAME`.
+    pub name: &'static str,
+    /// One line for `callout-server services`.
+    pub summary: &'static str,
+    /// Builds a service from its settings.
+    pub build: fn(Settings<'_>) -> Result<Arc<dyn Service>, SettingsError>,
+}
+
+/// The kinds that this program knows.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Vec<Kind>);
+
+impl Registry {
+    /// The built-in services. A new one is a line here.
+    pub fn builtin() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds a kind; it replaces one of the same name.
+    pub fn register(&mut self, kind: Kind) {
+        self.0.retain(|known| known.name != kind.name);
+        self.0.push(kind);
+    }
+
+    /// The kind of this name.
+    pub fn find(&self, name: &str) -> Option<&Kind> {
+        self.0.iter().find(|kind| kind.name == name)
+    }
+
+    /// All kinds in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Kind> {
+        self.0.iter()
+    }
+}
+
+/// The settings of one service: a table of the configuration, or nothing.
+pub struct Settings<'a> {
+    table: Option<toml::de::ValueDeserializer<'a>>,
+    directory: PathBuf,
+}
+
+impl<'a> Settings<'a> {
+    /// Settings from a table; relative paths in it start at `directory`.
+    pub fn new(table: toml::de::ValueDeserializer<'a>, directory: &Path) -> Self {
+        Self { table: Some(table), directory: directory.to_owned() }
+    }
+
+    /// No settings: every service has defaults that make sense.
+    pub fn none() -> Self {
+        Self { table: None, directory: PathBuf::new() }
+    }
+
+    /// Where relative paths start.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Reads the table; `T` should deny unknown fields.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn read<T: DeserializeOwned + Default>(self) -> Result<T, SettingsError> {
+        self.table.map_or_else(
+            || Ok(T::default()),
+            |table| {
+                T::deserialize(table).map_err(|error| SettingsError {
+                    message: error.message().to_owned(),
+                    span: error.span(),
+                })
+            },
+        )
+    }
+}
+
+/// Settings that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SettingsError {
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Where in the configuration, in octets, if known.
+    pub span: Option<Range<usize>>,
+}
+
+impl SettingsError {
+    /// An error that is in no particular place.
+    pub fn new(message: impl ToString) -> Self {
+        Self { message: message.to_string(), span: None }
+    }
+}

@@ -1,0 +1,198 @@
+//! What a service is: [`Service`], what it sees ([`Request`]) and what it declares
+//! ([`Declaration`]).
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use ocp_proto::smtp::{Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy};
+use ocp_proto::wire::Structure;
+
+use crate::mail::Mail;
+use crate::outcome::Outcome;
+
+/// A module that looks at events of SMTP dialogs and may change them.
+///
+/// One value serves every dialog of the process at the same time, so state of its own needs
+/// its own synchronisation. A service sees what the services before it in the chain made.
+///
+/// # Adding a service
+/// One file with the type, and one line of registration:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bytes::Bytes;
+/// use futures_util::future::{BoxFuture, FutureExt, ready};
+/// use ocp_proto::smtp::Command;
+/// use services::mail::Edits;
+/// use services::{Change, Content, Declaration, Kind, Outcome, Registry, Request, Service, ServiceError};
+///
+/// /// Adds one header field to every message.
+/// struct Greeter;
+///
+/// impl Service for Greeter {
+///     fn declaration(&self) -> Declaration {
+///         Declaration { content: Content::Header, ..Declaration::on([Command::Message]) }
+///     }
+///
+///     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+///         let mut edits = Edits::new();
+///         edits.insert(0, Bytes::from_static(b"X-Greeting: hello\r\n"));
+///         ready(Ok(Outcome::changed(Change::Content(edits), "greeted"))).boxed()
+///     }
+/// }
+///
+/// let mut registry = Registry::builtin();
+/// registry.register(Kind {
+///     name: "greeter",
+///     summary: "adds a greeting",
+///     build: |_settings| Ok(Arc::new(Greeter)),
+/// });
+/// assert!(registry.find("greeter").is_some());
+/// ```
+pub trait Service: Send + Sync + 'static {
+    /// What the service wants to see and may do; asked once, when the configuration is loaded.
+    fn declaration(&self) -> Declaration;
+
+    /// Looks at one event.
+    ///
+    /// The chain runs this under the service's deadline and drops the future when it passes, so
+    /// work that can't be dropped belongs into [`compute`], with bounds of its own.
+    ///
+    /// # Errors
+    /// When the service could not do its work; the configured failure policy decides then.
+    fn handle<'a>(&'a self, request: &'a Request)
+    -> BoxFuture<'a, Result<Outcome, ServiceError>>;
+
+    /// What an operator should know about this configuration, such as signature lines that are not
+    /// supported; `callout-server check` prints it.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// What a service wants to see and may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declaration {
+    /// The events that it wants.
+    pub events: Vec<Command>,
+    /// Those of them that it only watches: nobody waits for its answer.
+    pub observed: Vec<Command>,
+    /// How much of the content of [`Command::Message`] it needs.
+    pub content: Content,
+    /// The side effects that it may ask for.
+    pub effects: Vec<EffectName>,
+    /// What happens to the mail when the service fails, unless configured otherwise.
+    pub on_failure: FailurePolicy,
+}
+
+impl Declaration {
+    /// A service that wants these events with the whole content, asks for no side effects, and
+    /// makes the sender try again later when it fails.
+    pub fn on(events: impl IntoIterator<Item = Command>) -> Self {
+        Self {
+            events: events.into_iter().collect(),
+            observed: Vec::new(),
+            content: Content::Whole,
+            effects: Vec::new(),
+            on_failure: FailurePolicy::Tempfail,
+        }
+    }
+}
+
+/// How much of a message's content a service needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Content {
+    /// The header section only.
+    Header,
+    /// Header and body.
+    Whole,
+}
+
+/// One event, as a service sees it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is known about the dialog.
+    pub dialog: Arc<DialogFacts>,
+    /// Which event it is.
+    pub command: Command,
+    /// The event's octets.
+    pub input: Input,
+    /// The envelope in force: what the MTA has accepted before this event.
+    pub envelope: Envelope,
+    /// The service's parameters in this service group (RFC 4037 section 10.13).
+    pub parameters: Arc<Structure>,
+    /// The side effects that were negotiated; others must not be asked for.
+    pub granted: Arc<[EffectName]>,
+}
+
+impl Request {
+    /// Whether the processor can carry out this side effect.
+    pub fn may(&self, effect: EffectName) -> bool {
+        self.granted.contains(&effect)
+    }
+
+    /// The command line, if this event is a command.
+    pub fn line(&self) -> Option<&CommandLine> {
+        match &self.input {
+            Input::Line(line) => Some(line),
+            _ => None,
+        }
+    }
+
+    /// The message, if this event is one.
+    pub fn mail(&self) -> Option<&Arc<Mail>> {
+        match &self.input {
+            Input::Content(mail) => Some(mail),
+            _ => None,
+        }
+    }
+}
+
+/// The octets of an event.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// CONNECT has none.
+    Nothing,
+    /// A command line.
+    Line(CommandLine),
+    /// A message, as the services before this one made it.
+    Content(Arc<Mail>),
+}
+
+/// A service that could not do its work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{stage}: {cause}")]
+pub struct ServiceError {
+    /// What the service was doing, such as `clamd`.
+    pub stage: &'static str,
+    /// What went wrong.
+    pub cause: String,
+}
+
+impl ServiceError {
+    /// An error at this stage.
+    pub fn new(stage: &'static str, cause: impl ToString) -> Self {
+        Self { stage, cause: cause.to_string() }
+    }
+}
+
+/// Content above this size is worked on outside the threads that serve sockets; below it, moving
+/// the work costs more than doing it.
+const INLINE_OCTETS: usize = 64 * 1024;
+
+/// Runs work that takes time in proportion to `octets`, without holding up other connections.
+///
+/// # Errors
+/// If the work panics.
+pub async fn compute<T: Send + 'static>(
+    octets: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ServiceError> {
+    if octets <= INLINE_OCTETS {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ServiceError::new("compute", error))
+}

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn frames_are_written_as_they_were_read() {
-        let strict = "CS;\r\nDUM 1 0\r\nKept: {0 5}\r\nX: (a,\"2:b \")\r\n\r\n5:hello\r\n;\r\nPQ;\r\n";
+        let strict =
+            "CS;\r\nDUM 1 0\r\nKept: {0 5}\r\nX: (a,\"2:b \")\r\n\r\n5:hello\r\n;\r\nPQ;\r\n";
         let mut codec = OcpCodec::new(WireLimits::default());
         let mut input = BytesMut::from(strict);
         let mut out = BytesMut::new();
@@ -88,9 +89,6 @@ mod tests {
     fn a_syntax_error_says_where() {
         let mut codec = OcpCodec::new(WireLimits::default());
         let error = codec.decode(&mut BytesMut::from("CS ;\r\n")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "octet 3 is ';': expected a value (RFC 4037 section 3.1)"
-        );
+        assert_eq!(error.to_string(), "octet 3 is ';': expected a value (RFC 4037 section 3.1)");
     }
 }

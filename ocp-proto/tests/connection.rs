@@ -286,13 +286,10 @@ fn the_profile_example_of_a_marked_message_is_what_we_send() {
     pair.negotiate(dialogs.clone(), dialogs, None);
     let group = pair.processor.create_group(vec![service("ocp://service/spam-score")]).unwrap();
     let offer = CommandProfile { commands: vec![Command::Message], ..CommandProfile::default() };
-    let answer =
-        CommandProfile { on_failure: Some(FailurePolicy::Accept), ..offer.clone() };
+    let answer = CommandProfile { on_failure: Some(FailurePolicy::Accept), ..offer.clone() };
     pair.negotiate(offer.to_structure(), answer.to_structure(), Some(group));
-    let facts = DialogFacts {
-        activation: ocp_proto::smtp::Activation::Queued,
-        ..DialogFacts::default()
-    };
+    let facts =
+        DialogFacts { activation: ocp_proto::smtp::Activation::Queued, ..DialogFacts::default() };
     let dialog = pair.processor.start_dialog(&facts).unwrap();
     let xid = pair.processor.start_transaction(group, pair.now).unwrap();
     let address = |path: &'static str| ocp_proto::smtp::Address::new(path).unwrap();
@@ -358,16 +355,25 @@ fn a_hostile_server_ends_its_transaction_only() {
     let cases: [(&str, Rule); 12] = [
         ("DUM 1 0\r\nAM-Part: reply\r\n\r\n1:x\r\n;\r\n", Rule::NotStarted("DUM")),
         ("AMS 1;\r\nAMS 1;\r\n", Rule::StartedTwice),
-        ("AMS 1;\r\nDUM 1 1\r\nAM-Part: reply\r\n\r\n1:x\r\n;\r\n", Rule::Offset { expected: 0, found: 1 }),
+        (
+            "AMS 1;\r\nDUM 1 1\r\nAM-Part: reply\r\n\r\n1:x\r\n;\r\n",
+            Rule::Offset { expected: 0, found: 1 },
+        ),
         ("AMS 1;\r\nDUM 1 0\r\n1:x\r\n;\r\n", Rule::PartMissing),
         ("AMS 1;\r\nDUM 1 0\r\nAM-Part: command\r\n\r\n1:x\r\n;\r\n", Rule::PartOrder("command")),
         ("AMS 1;\r\nDUY 1 8 4;\r\nDUY 1 0 8;\r\n", Rule::PartOrder("message-header")),
-        ("AMS 1;\r\nDUY 1 8 4;\r\nDUM 1 4\r\nAM-Part: reply\r\n\r\n1:x\r\n;\r\n", Rule::PartOrder("reply")),
+        (
+            "AMS 1;\r\nDUY 1 8 4;\r\nDUM 1 4\r\nAM-Part: reply\r\n\r\n1:x\r\n;\r\n",
+            Rule::PartOrder("reply"),
+        ),
         ("AMS 1;\r\nDUY 1 8 5;\r\n", Rule::NotKept),
         ("AMS 1;\r\nDPI 1 8 4;\r\nDUY 1 0 8;\r\n", Rule::Disposable),
         ("AMS 1;\r\nAME 1 {206};\r\n", Rule::EarlyEnd),
         ("AME 1;\r\n", Rule::NotStarted("AME")),
-        ("AMS 1;\r\nAME 1\r\nSide-Effects: ({discard \"1:x\"})\r\n;\r\n", Rule::NotNegotiated("discard".into())),
+        (
+            "AMS 1;\r\nAME 1\r\nSide-Effects: ({discard \"1:x\"})\r\n;\r\n",
+            Rule::NotNegotiated("discard".into()),
+        ),
     ];
     for (octets, rule) in cases {
         let (mut pair, xid) = Pair::message();
@@ -406,10 +412,11 @@ fn choosing_what_was_not_offered_ends_the_connection() {
     pair.processor.offer(Offer { features, group: Some(group), pending: false }).unwrap();
     let answer = b"NR {\"18:ocp://smtp/command\"\r\nCommands: (MESSAGE)\r\n}\r\nSG: 1\r\n;\r\n";
     let (seen, sent) = feed(&mut pair.processor, answer, pair.now);
-    let Some(Event::Closed(Closed::Violation(violation))) = seen.last() else {
-        panic!("{seen:?}")
-    };
-    assert_eq!((violation.scope, &violation.rule), (Scope::Connection, &Rule::BeyondOffer("Commands")));
+    let Some(Event::Closed(Closed::Violation(violation))) = seen.last() else { panic!("{seen:?}") };
+    assert_eq!(
+        (violation.scope, &violation.rule),
+        (Scope::Connection, &Rule::BeyondOffer("Commands"))
+    );
     assert!(sent.contains("CE {400 "), "{sent}");
 }
 
@@ -451,7 +458,11 @@ fn one_command_of_a_dialog_is_open_at_a_time() {
 fn dialogs_end_alone_with_their_transactions() {
     let (mut pair, _) = Pair::message();
     let now = pair.now;
-    let (seen, sent) = feed(&mut pair.server, b"Dialog-Start 9;\r\nDialog-Update 7;\r\nDialog-Update 11;\r\n", now);
+    let (seen, sent) = feed(
+        &mut pair.server,
+        b"Dialog-Start 9;\r\nDialog-Update 7;\r\nDialog-Update 11;\r\n",
+        now,
+    );
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(sent.starts_with("Dialog-End 11 {400 ") && !sent.contains("Dialog-End 7"), "{sent}");
     let (seen, _) = feed(&mut pair.server, b"Dialog-End 1;\r\nPQ;\r\n", now);
@@ -538,7 +549,11 @@ fn limits_hit_only_what_exceeds_them() {
     let mut server = Connection::new(Role::Server, config, now);
     let begin = "CS;\r\nNO ();\r\nSGC 1 ({\"1:a\"});\r\nTS 1 1;\r\nTS 2 1;\r\n";
     let (_, sent) = feed(&mut server, begin.as_bytes(), now);
-    assert!(sent.contains("TE 2 {400 \"36:more than 1 transactions at a time\"}") || sent.contains("TE 2 {400 "), "{sent}");
+    assert!(
+        sent.contains("TE 2 {400 \"36:more than 1 transactions at a time\"}")
+            || sent.contains("TE 2 {400 "),
+        "{sent}"
+    );
     assert!(server.has_transaction(Xid::new(1).unwrap()));
     let (seen, _) = feed(&mut server, b"SGC 2 ({\"1:a\"});\r\n", now);
     assert!(matches!(

@@ -36,7 +36,12 @@ fn vectors() -> Vec<Vector> {
 
 /// Limits under which only the grammar decides.
 fn unlimited() -> WireLimits {
-    WireLimits { head_octets: usize::MAX, depth: usize::MAX, values: usize::MAX, ..WireLimits::default() }
+    WireLimits {
+        head_octets: usize::MAX,
+        depth: usize::MAX,
+        values: usize::MAX,
+        ..WireLimits::default()
+    }
 }
 
 /// Decodes pieces one after the other: the messages as the vectors write them, and the error.

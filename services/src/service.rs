@@ -61,8 +61,7 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the service could not do its work; the configured failure policy decides then.
-    fn handle<'a>(&'a self, request: &'a Request)
-    -> BoxFuture<'a, Result<Outcome, ServiceError>>;
+    fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>>;
 
     /// What an operator should know about this configuration, such as signature lines that are not
     /// supported; `callout-server check` prints it.
@@ -192,7 +191,5 @@ pub async fn compute<T: Send + 'static>(
     if octets <= INLINE_OCTETS {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ServiceError::new("compute", error))
+    tokio::task::spawn_blocking(work).await.map_err(|error| ServiceError::new("compute", error))
 }

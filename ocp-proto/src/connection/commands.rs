@@ -160,11 +160,7 @@ impl Connection {
     ///
     /// # Errors
     /// If there is no such dialog.
-    pub fn update_dialog(
-        &mut self,
-        dialog: DialogId,
-        update: &DialogUpdate,
-    ) -> Result<(), Misuse> {
+    pub fn update_dialog(&mut self, dialog: DialogId, update: &DialogUpdate) -> Result<(), Misuse> {
         self.check_role(Role::Processor)?;
         self.check_quiet()?;
         self.check_dialog(dialog)?;
@@ -189,7 +185,13 @@ impl Connection {
         self.check_quiet()?;
         self.check_dialog(dialog)?;
         let reply = reply.map(|reply| reply.as_bytes().clone());
-        self.send(&Message::Dialog(DialogMessage::Outcome { dialog, xid, result, reply, queue_id }));
+        self.send(&Message::Dialog(DialogMessage::Outcome {
+            dialog,
+            xid,
+            result,
+            reply,
+            queue_id,
+        }));
         Ok(())
     }
 
@@ -245,11 +247,11 @@ impl Connection {
     pub fn start_original(&mut self, xid: Xid, start: &OriginalStart) -> Result<(), Misuse> {
         self.check_role(Role::Processor)?;
         self.check_dialog(start.dialog)?;
-        let transaction =
-            self.transactions.get_mut(&xid).ok_or(Misuse::UnknownTransaction(xid))?;
-        let profile = transaction.profile.clone().ok_or_else(|| {
-            Misuse::NotNegotiated(crate::smtp::COMMAND_PROFILE.to_owned())
-        })?;
+        let transaction = self.transactions.get_mut(&xid).ok_or(Misuse::UnknownTransaction(xid))?;
+        let profile = transaction
+            .profile
+            .clone()
+            .ok_or_else(|| Misuse::NotNegotiated(crate::smtp::COMMAND_PROFILE.to_owned()))?;
         if !profile.commands.contains(&start.command) {
             return Err(Misuse::NotNegotiated(start.command.to_string()));
         }

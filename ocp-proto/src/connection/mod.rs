@@ -214,8 +214,7 @@ impl Connection {
                     Err(violation) => self.violate(violation),
                 },
                 Ok(None) if self.input_ended => {
-                    let mid_message =
-                        !self.decoder.is_between_messages() || !self.input.is_empty();
+                    let mid_message = !self.decoder.is_between_messages() || !self.input.is_empty();
                     self.over(Closed::Lost { mid_message });
                 }
                 Ok(None) => return None,

@@ -227,15 +227,9 @@ impl Connection {
             DialogMessage::Update { dialog, update } => Ok(self
                 .is_active(dialog)?
                 .then_some(Event::DialogUpdated { dialog, update: *update })),
-            DialogMessage::Outcome { dialog, xid, result, reply, queue_id } => {
-                Ok(self.is_active(dialog)?.then_some(Event::DialogOutcome {
-                    dialog,
-                    xid,
-                    result,
-                    reply,
-                    queue_id,
-                }))
-            }
+            DialogMessage::Outcome { dialog, xid, result, reply, queue_id } => Ok(self
+                .is_active(dialog)?
+                .then_some(Event::DialogOutcome { dialog, xid, result, reply, queue_id })),
             DialogMessage::End { dialog, result } => {
                 self.end_dialog_locally(dialog, result);
                 Ok(None)
@@ -442,9 +436,7 @@ fn receive_adapted_start(
     let Some(transaction) = transaction else { return Ok(None) };
     let invalid = |rule: Rule| Violation::transaction(xid, rule);
     let start = match transaction.profile {
-        Some(_) => {
-            Some(AdaptedStart::read(extensions).map_err(|error| invalid(error.into()))?)
-        }
+        Some(_) => Some(AdaptedStart::read(extensions).map_err(|error| invalid(error.into()))?),
         None => None,
     };
     transaction.adapted.start().map_err(invalid)?;

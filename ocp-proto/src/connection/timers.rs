@@ -88,16 +88,16 @@ impl Connection {
     }
 
     fn awaits_handshake(&self) -> bool {
-        !self.has_started()
-            || (self.role == Role::Server && !self.negotiation.peer_has_offered())
+        !self.has_started() || (self.role == Role::Server && !self.negotiation.peer_has_offered())
     }
 
     fn check_transactions(&mut self, now: Instant) {
         let timeout = self.config.transaction_timeout;
         let role = self.role;
         // A server waits for the original message only; afterwards it is its own turn.
-        let waits =
-            |transaction: &Transaction| role == Role::Processor || !transaction.original.has_ended();
+        let waits = |transaction: &Transaction| {
+            role == Role::Processor || !transaction.original.has_ended()
+        };
         let late: Vec<Xid> = self
             .transactions
             .iter()
@@ -105,7 +105,10 @@ impl Connection {
             .map(|(xid, _)| *xid)
             .collect();
         for xid in late {
-            self.violate(Violation::transaction(xid, Rule::Timeout("the transaction stands still")));
+            self.violate(Violation::transaction(
+                xid,
+                Rule::Timeout("the transaction stands still"),
+            ));
         }
         self.timers.transaction_check = self
             .transactions

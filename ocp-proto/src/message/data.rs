@@ -95,7 +95,9 @@ fn read_dum(
         extensions: head.named.clone(),
     };
     match sender {
-        Role::Processor => dum.kept = fields.read("Kept", "org-offset org-size", Kept::from_value)?,
+        Role::Processor => {
+            dum.kept = fields.read("Kept", "org-offset org-size", Kept::from_value)?
+        }
         Role::Server => {
             // An invalid As-is is ignored, whatever is wrong with it (section 11.9, A-17).
             dum.as_is = fields.number("As-is", "offset").unwrap_or_default();

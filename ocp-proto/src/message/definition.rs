@@ -123,9 +123,9 @@ impl Kind {
     pub(crate) fn scope_of(self, head: &Head) -> Scope {
         match self.scope() {
             ScopeKind::Connection => Scope::Connection,
-            ScopeKind::Transaction | ScopeKind::OptionalTransaction => {
-                anonymous_number(head, 0).and_then(Xid::new).map_or(Scope::Connection, Scope::Transaction)
-            }
+            ScopeKind::Transaction | ScopeKind::OptionalTransaction => anonymous_number(head, 0)
+                .and_then(Xid::new)
+                .map_or(Scope::Connection, Scope::Transaction),
             ScopeKind::Dialog => super::dialog_of(head).map_or(Scope::Connection, Scope::Dialog),
         }
     }

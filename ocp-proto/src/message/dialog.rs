@@ -71,9 +71,7 @@ pub(super) fn read(kind: Kind, head: &Head) -> Result<DialogMessage, DefinitionE
     let fields = Fields { message, named: &head.named };
     let dialog = positions.number(0, "dialog-id", DialogId::new)?;
     Ok(match kind {
-        Kind::DialogStart => {
-            DialogMessage::Start { dialog, facts: Box::new(read_facts(&fields)?) }
-        }
+        Kind::DialogStart => DialogMessage::Start { dialog, facts: Box::new(read_facts(&fields)?) },
         Kind::DialogUpdate => DialogMessage::Update {
             dialog,
             update: Box::new(DialogUpdate {

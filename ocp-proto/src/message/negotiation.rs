@@ -1,7 +1,9 @@
 //! NO, NR, AQ and AA (RFC 4037 sections 11.18 to 11.21).
 
 use super::Message;
-use super::definition::{DefinitionError, Fields, Kind, Positions, boolean, list_by_uri, named_by_uri};
+use super::definition::{
+    DefinitionError, Fields, Kind, Positions, boolean, list_by_uri, named_by_uri,
+};
 use crate::ids::GroupId;
 use crate::wire::{Encoder, Head, Structure, Value};
 
@@ -37,9 +39,7 @@ pub(super) fn read(kind: Kind, head: &Head) -> Result<Message, DefinitionError> 
     let fields = Fields { message, named: &head.named };
     let feature = || positions.read(0, "feature", "feature", |v| named_by_uri(v).cloned());
     let missing = |parameter| DefinitionError::Missing { message, parameter };
-    let list = |name| {
-        fields.read(name, "features", list_by_uri).map(Option::unwrap_or_default)
-    };
+    let list = |name| fields.read(name, "features", list_by_uri).map(Option::unwrap_or_default);
     Ok(match kind {
         Kind::No => Message::No(Negotiation {
             features: positions

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::definition::{self, DefinitionError, Kind, Positions};
 use super::Message;
+use super::definition::{self, DefinitionError, Kind, Positions};
 use crate::ids::{GroupId, parse_number};
 use crate::wire::{Encoder, Head, NamedValues, Structure, Value};
 

@@ -18,9 +18,7 @@ pub(super) fn read(kind: Kind, head: &Head, sender: Role) -> Result<Message, Def
         || positions.read(0, "xid", "xid", |value| Xid::new(parse_number(value.as_atom()?)?));
     let original_octets = || fields.number("Org-Data", "size");
     Ok(match kind {
-        Kind::Ts => {
-            Message::Ts { xid: xid()?, group: positions.number(1, "sg-id", GroupId::new)? }
-        }
+        Kind::Ts => Message::Ts { xid: xid()?, group: positions.number(1, "sg-id", GroupId::new)? },
         Kind::Te => Message::Te {
             xid: xid()?,
             result: OcpResult::read(&positions, 1)?,

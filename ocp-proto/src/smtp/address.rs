@@ -129,7 +129,9 @@ pub enum AddressError {
     #[error("octet 0x{0:02x} is not allowed in an address")]
     Octet(u8),
     /// Too long, or an empty parameter.
-    #[error("an address has at most {LONGEST_PATH} octets and each parameter 1 to {LONGEST_PARAMETER}, not {0}")]
+    #[error(
+        "an address has at most {LONGEST_PATH} octets and each parameter 1 to {LONGEST_PARAMETER}, not {0}"
+    )]
     Length(usize),
 }
 

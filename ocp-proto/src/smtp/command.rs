@@ -84,7 +84,9 @@ impl Command {
     pub fn name(&self) -> &str {
         match self {
             Self::Other(verb) => std::str::from_utf8(verb).unwrap_or_default(),
-            named => NAMED.iter().find(|(_, command)| command == named).map_or("", |(name, _)| name),
+            named => {
+                NAMED.iter().find(|(_, command)| command == named).map_or("", |(name, _)| name)
+            }
         }
     }
 

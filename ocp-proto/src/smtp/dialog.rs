@@ -137,10 +137,7 @@ impl Envelope {
     /// What an event does to the envelope: HELO, RSET, STARTTLS and the end of MESSAGE, whether it
     /// succeeded or not, clear it (profile section 3).
     pub fn after(&mut self, command: &Command) {
-        if matches!(
-            command,
-            Command::Helo | Command::Rset | Command::StartTls | Command::Message
-        ) {
+        if matches!(command, Command::Helo | Command::Rset | Command::StartTls | Command::Message) {
             *self = Self::default();
         }
     }
@@ -154,7 +151,10 @@ mod tests {
     fn later_facts_go_over_earlier_ones() {
         let mut facts = DialogFacts { helo: Some("a".into()), ..DialogFacts::default() };
         facts.update(DialogUpdate { queue_id: Some("4T".into()), ..DialogUpdate::default() });
-        assert_eq!((facts.helo.as_deref(), facts.queue_id.as_deref()), (Some(&b"a"[..]), Some(&b"4T"[..])));
+        assert_eq!(
+            (facts.helo.as_deref(), facts.queue_id.as_deref()),
+            (Some(&b"a"[..]), Some(&b"4T"[..]))
+        );
         facts.after(&Command::StartTls);
         assert_eq!(facts.helo, None);
     }

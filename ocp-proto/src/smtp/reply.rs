@@ -65,10 +65,7 @@ impl Reply {
 
     /// The reply code.
     pub fn code(&self) -> u16 {
-        self.0
-            .iter()
-            .take(3)
-            .fold(0, |code, digit| code * 10 + u16::from(digit.wrapping_sub(b'0')))
+        self.0.iter().take(3).fold(0, |code, digit| code * 10 + u16::from(digit.wrapping_sub(b'0')))
     }
 
     /// Whether the code is 2xx.

@@ -45,10 +45,7 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    pub(crate) fn new(
-        profile: Option<Arc<CommandProfile>>,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(profile: Option<Arc<CommandProfile>>, now: Instant) -> Self {
         Self {
             profile,
             dialog: None,

@@ -28,7 +28,8 @@ impl OriginalFlow {
     pub(crate) fn data(&mut self, offset: u32, size: u32, part: Option<Part>) -> Result<(), Rule> {
         self.flow.check_open("DUM")?;
         self.flow.check_offset(offset)?;
-        let next = self.command.as_ref().map(|command| self.check_part(command, part)).transpose()?;
+        let next =
+            self.command.as_ref().map(|command| self.check_part(command, part)).transpose()?;
         self.flow.advance(size)?;
         if next == Some(Part::MessageHeader) {
             self.header = self.flow.octets;

@@ -65,13 +65,7 @@ enum Stage {
 impl Decoder {
     /// A decoder for the start of a connection.
     pub fn new(limits: WireLimits) -> Self {
-        Self {
-            limits,
-            scanner: Scanner::default(),
-            stage: Stage::Head,
-            consumed: 0,
-            failed: None,
-        }
+        Self { limits, scanner: Scanner::default(), stage: Stage::Head, consumed: 0, failed: None }
     }
 
     /// Takes the next frame off the front of `input`; `None` if more octets are needed. Between two
@@ -104,13 +98,12 @@ impl Decoder {
     }
 
     fn decode_head(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, SyntaxError> {
-        let step = self.scanner.scan(input, &self.limits).map_err(|(position, expected)| {
-            SyntaxError {
+        let step =
+            self.scanner.scan(input, &self.limits).map_err(|(position, expected)| SyntaxError {
                 offset: self.consumed + position as u64,
                 found: input.get(position).copied(),
                 expected,
-            }
-        })?;
+            })?;
         let (length, payload) = match step {
             Step::More => return Ok(None),
             Step::End { length } => (length, None),

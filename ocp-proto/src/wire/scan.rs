@@ -38,9 +38,15 @@ enum State {
     FirstMember,
     Bare,
     /// In the size of a quoted value or a payload; `digits` so far.
-    Size { size: u32, digits: u8, of: Sized },
+    Size {
+        size: u32,
+        digits: u8,
+        of: Sized,
+    },
     /// In quoted data that ends there.
-    Quoted { end: usize },
+    Quoted {
+        end: usize,
+    },
     /// After a value.
     After,
     /// After CR.
@@ -88,7 +94,9 @@ enum Place {
     #[default]
     Anonymous,
     /// Named parameter. Kept may have a second value.
-    Parameter { second: bool },
+    Parameter {
+        second: bool,
+    },
     List,
     Member,
     NamedMember,
@@ -162,7 +170,8 @@ impl Scanner {
                 }
                 _ => {}
             }
-            let step = self.step(octet, input, limits).map_err(|expected| (self.position, expected))?;
+            let step =
+                self.step(octet, input, limits).map_err(|expected| (self.position, expected))?;
             self.position += 1;
             match step {
                 None => {}
@@ -230,7 +239,12 @@ impl Scanner {
         Ok(None)
     }
 
-    fn begin_name(&mut self, octet: u8, named: Named, expected: Expected) -> Result<State, Expected> {
+    fn begin_name(
+        &mut self,
+        octet: u8,
+        named: Named,
+        expected: Expected,
+    ) -> Result<State, Expected> {
         self.start = self.position;
         octet.is_ascii_alphabetic().then_some(State::Name(named)).ok_or(expected)
     }
@@ -335,12 +349,7 @@ impl Scanner {
         }
     }
 
-    fn open(
-        &mut self,
-        kind: TokenKind,
-        place: Place,
-        limits: &WireLimits,
-    ) -> Result<(), Expected> {
+    fn open(&mut self, kind: TokenKind, place: Place, limits: &WireLimits) -> Result<(), Expected> {
         if self.outer.len() >= limits.depth {
             return Err(Expected::DepthLimit);
         }

@@ -72,8 +72,8 @@ impl Mail {
     pub fn text(&self, part: &Part, limit: usize) -> String {
         let decoded = self.decoded(part, limit);
         let label = part.content_type.parameter("charset").unwrap_or("utf-8");
-        let encoding = encoding_rs::Encoding::for_label(label.as_bytes())
-            .unwrap_or(encoding_rs::WINDOWS_1252);
+        let encoding =
+            encoding_rs::Encoding::for_label(label.as_bytes()).unwrap_or(encoding_rs::WINDOWS_1252);
         encoding.decode(&decoded.octets).0.into_owned()
     }
 }
@@ -198,9 +198,9 @@ fn uudecode_line(line: &[u8], octets: &mut Vec<u8>) {
 pub fn data_uris(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     memchr::memmem::find_iter(text, b"data:").filter_map(move |at| {
         let rest = text.get(at + 5..)?;
-        let end = rest.iter().position(|octet| {
-            matches!(octet, b'"' | b'\'' | b'<' | b'>' | b')') || *octet == 0
-        });
+        let end = rest
+            .iter()
+            .position(|octet| matches!(octet, b'"' | b'\'' | b'<' | b'>' | b')') || *octet == 0);
         let uri = rest.get(..end.unwrap_or(rest.len()))?;
         let comma = memchr::memchr(b',', uri.get(..uri.len().min(256))?)?;
         let (media_type, data) = (uri.get(..comma)?, uri.get(comma + 1..)?);
@@ -251,7 +251,10 @@ mod tests {
         let text = b"hi\r\nbegin 644 a.txt\r\n.:&%R;6QE<W,@=&5X= H \r\n`\r\nend\r\nbegin the day\r\nbegin 600 b\n#86)C\n";
         let found: Vec<_> = uuencoded(text).collect();
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].name.as_str(), &found[0].octets[..]), ("a.txt", &b"harmless text\n"[..]));
+        assert_eq!(
+            (found[0].name.as_str(), &found[0].octets[..]),
+            ("a.txt", &b"harmless text\n"[..])
+        );
         assert_eq!((found[1].name.as_str(), &found[1].octets[..]), ("b", &b"abc"[..]));
     }
 

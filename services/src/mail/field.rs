@@ -128,7 +128,9 @@ mod tests {
     #[test]
     fn encoded_words_are_decoded() {
         let mail = Mail::new(
-            Bytes::from_static(b"Subject: =?utf-8?Q?=C3=9Cber?=\r\n =?iso-8859-1?B?/A==?= x\r\n\r\n"),
+            Bytes::from_static(
+                b"Subject: =?utf-8?Q?=C3=9Cber?=\r\n =?iso-8859-1?B?/A==?= x\r\n\r\n",
+            ),
             Bytes::new(),
         );
         assert_eq!(mail.field("subject").unwrap().text(&mail), "\u{dc}ber\u{fc} x");

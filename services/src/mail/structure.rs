@@ -216,12 +216,8 @@ fn collect_names(parsed: &ContentType, parameter: &str, names: &mut Vec<String>)
 }
 
 fn inner_parts(mail: &Mail, part: &Part, index: usize) -> Vec<Pending> {
-    let pending = |whole, assumed| Pending {
-        parent: Some(index),
-        depth: part.depth + 1,
-        whole,
-        assumed,
-    };
+    let pending =
+        |whole, assumed| Pending { parent: Some(index), depth: part.depth + 1, whole, assumed };
     match (part.kind, boundary(&part.content_type)) {
         (PartKind::Message, _) => vec![pending(part.body.clone(), "text/plain")],
         (PartKind::Multipart, Some(boundary)) => {
@@ -337,7 +333,9 @@ mod tests {
     fn nesting_is_bounded() {
         let mut text = String::new();
         for level in 0..100 {
-            text.push_str(&format!("Content-Type: multipart/mixed; boundary=b{level}x\n\n--b{level}x\n"));
+            text.push_str(&format!(
+                "Content-Type: multipart/mixed; boundary=b{level}x\n\n--b{level}x\n"
+            ));
         }
         let mail = mail(&text);
         assert_eq!(mail.is_truncated(), Some("parts nested more than 64 deep"));

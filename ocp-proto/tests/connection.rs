@@ -53,7 +53,7 @@ impl Pair {
     }
 
     /// Carries what the processor wrote to the server: the server's events.
-    fn to_server(&mut self) -> Vec<Event> {
+    fn deliver_to_server(&mut self) -> Vec<Event> {
         let octets = take(&mut self.processor);
         self.sent[0].extend_from_slice(&octets);
         self.server.input().extend_from_slice(&octets);
@@ -62,7 +62,7 @@ impl Pair {
     }
 
     /// And back.
-    fn to_processor(&mut self) -> Vec<Event> {
+    fn deliver_to_processor(&mut self) -> Vec<Event> {
         let octets = take(&mut self.server);
         self.sent[1].extend_from_slice(&octets);
         self.processor.input().extend_from_slice(&octets);
@@ -84,7 +84,7 @@ impl Pair {
                 self.server.respond(Response { feature, ..Response::default() }).unwrap();
             }
         }
-        let answered = self.to_processor();
+        let answered = self.deliver_to_processor();
         assert!(
             answered.iter().any(|e| matches!(e, Event::Responded(r) if r.feature.is_some())),
             "{answered:?}"
@@ -116,7 +116,7 @@ impl Pair {
         pair.processor.send_original(xid, Part::MessageHeader, header, true).unwrap();
         pair.processor.send_original(xid, Part::MessageBody, "body".into(), true).unwrap();
         pair.processor.end_original(xid, OcpResult::ok()).unwrap();
-        let seen = pair.to_server();
+        let seen = pair.deliver_to_server();
         assert!(matches!(seen.last(), Some(Event::OriginalEnded { .. })), "{seen:?}");
         (pair, xid)
     }
@@ -249,7 +249,7 @@ fn the_profile_example_of_a_rejected_sender_is_what_we_send() {
     let line = Bytes::from_static(b"MAIL FROM:<steve@example.org>");
     pair.processor.send_original(xid, Part::Command, line.clone(), true).unwrap();
     pair.processor.end_original(xid, OcpResult::ok()).unwrap();
-    let seen = pair.to_server();
+    let seen = pair.deliver_to_server();
     assert_eq!(
         seen[seen.len() - 5..],
         [
@@ -266,14 +266,14 @@ fn the_profile_example_of_a_rejected_sender_is_what_we_send() {
     pair.server.send_adapted(xid, Part::Reply, reply.as_bytes().clone(), None).unwrap();
     pair.server.end_adapted(xid, &AdaptedEnd::default()).unwrap();
     pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
-    let seen = pair.to_processor();
+    let seen = pair.deliver_to_processor();
     assert!(
         matches!(seen.last(), Some(Event::TransactionEnded { result, .. }) if result.is_success()),
         "{seen:?}"
     );
     pair.processor.report_outcome(dialog, xid, OcpResult::ok(), Some(&reply), None).unwrap();
     pair.processor.end_dialog(dialog, OcpResult::ok()).unwrap();
-    pair.to_server();
+    pair.deliver_to_server();
     assert_eq!(String::from_utf8_lossy(&pair.sent[0]), example(example_text, 'P'));
     assert_eq!(String::from_utf8_lossy(&pair.sent[1]), example(example_text, 'S'));
 }
@@ -305,7 +305,7 @@ fn the_profile_example_of_a_marked_message_is_what_we_send() {
     pair.processor.send_original(xid, Part::MessageHeader, header[..].into(), true).unwrap();
     pair.processor.send_original(xid, Part::MessageBody, body[..].into(), true).unwrap();
     pair.processor.end_original(xid, OcpResult::ok()).unwrap();
-    pair.to_server();
+    pair.deliver_to_server();
     assert_eq!(pair.server.preserved(xid), 0..87);
 
     pair.server.start_adapted(xid, Vec::new(), &AdaptedStart::default()).unwrap();
@@ -323,7 +323,7 @@ fn the_profile_example_of_a_marked_message_is_what_we_send() {
     let end = AdaptedEnd { verdicts: vec![verdict], ..AdaptedEnd::default() };
     pair.server.end_adapted(xid, &end).unwrap();
     let cost = pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
-    let seen = pair.to_processor();
+    let seen = pair.deliver_to_processor();
     assert_eq!(
         seen[1..],
         [
@@ -343,7 +343,7 @@ fn the_profile_example_of_a_marked_message_is_what_we_send() {
     );
     pair.processor.report_outcome(dialog, xid, OcpResult::ok(), None, None).unwrap();
     pair.processor.end_dialog(dialog, OcpResult::ok()).unwrap();
-    pair.to_server();
+    pair.deliver_to_server();
     assert_eq!(String::from_utf8_lossy(&pair.sent[0]), example(example_text, 'P'));
     assert_eq!(String::from_utf8_lossy(&pair.sent[1]), example(example_text, 'S'));
 }
@@ -445,7 +445,7 @@ fn one_command_of_a_dialog_is_open_at_a_time() {
     // A server sees the same: the second one is refused, the first goes on.
     let mut pair = Pair::negotiated(&profile, &profile).0;
     let now = pair.now;
-    let _ = pair.to_server();
+    let _ = pair.deliver_to_server();
     let octets = "Dialog-Start 1;\r\nTS 1 1;\r\nAMS 1\r\nDialog: 1\r\nCommand: MAIL\r\n;\r\n\
                   TS 2 1;\r\nAMS 2\r\nDialog: 1\r\nCommand: MAIL\r\n;\r\n";
     let (seen, sent) = feed(&mut pair.server, octets.as_bytes(), now);

@@ -413,8 +413,9 @@ impl Connection {
                     Some(profile) => {
                         let end =
                             AdaptedEnd::read(extensions).map_err(|error| invalid(error.into()))?;
-                        let names = end.side_effects.iter().map(|effect| effect.name());
-                        for name in names.filter(|name| !profile.side_effects.contains(name)) {
+                        let mut names = end.side_effects.iter().map(|effect| effect.name());
+                        if let Some(name) = names.find(|name| !profile.side_effects.contains(name))
+                        {
                             return Err(invalid(Rule::NotNegotiated(name.to_string())));
                         }
                         end

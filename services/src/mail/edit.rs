@@ -171,6 +171,7 @@ fn field_line(name: &str, value: &str, end: &str) -> Bytes {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

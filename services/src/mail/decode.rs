@@ -194,10 +194,16 @@ fn uudecode_line(line: &[u8], octets: &mut Vec<u8>) {
     octets.truncate(end);
 }
 
-/// The contents of `data:` URIs in a text (RFC 2397): a way to carry files inside HTML.
+/// The contents of `data:` URIs in a text (RFC 2397): a way to carry files inside HTML. A URI ends
+/// where the next one begins, so that each octet is looked at once.
 pub fn data_uris(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
-    memchr::memmem::find_iter(text, b"data:").filter_map(move |at| {
-        let rest = text.get(at + 5..)?;
+    let mut starts = memchr::memmem::find_iter(text, SCHEME).peekable();
+    std::iter::from_fn(move || {
+        let start = starts.next()? + SCHEME.len();
+        let next = starts.peek().copied().unwrap_or(text.len());
+        Some(text.get(start..next).unwrap_or_default())
+    })
+    .filter_map(|rest| {
         let end = rest
             .iter()
             .position(|octet| matches!(octet, b'"' | b'\'' | b'<' | b'>' | b')') || *octet == 0);
@@ -209,6 +215,9 @@ pub fn data_uris(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
         Some(if is_base64 { decode_base64(&plain, usize::MAX) } else { plain })
     })
 }
+
+/// What a `data:` URI begins with.
+const SCHEME: &[u8] = b"data:";
 
 fn percent_decoded(encoded: &[u8]) -> Vec<u8> {
     let mut octets = Vec::with_capacity(encoded.len());
@@ -262,5 +271,9 @@ mod tests {
     fn data_uris_are_found_in_html() {
         let html = b"<a href=\"data:application/x;base64,aGVsbG8=\">x</a><img src='data:,a%20b'>";
         assert_eq!(data_uris(html).collect::<Vec<_>>(), [b"hello".to_vec(), b"a b".to_vec()]);
+        // Nothing is read twice, however many begin before one ends.
+        let many = b"data:,xdata:;base64,aGVsbG8=data:no comma, data:,y";
+        let found: Vec<_> = data_uris(many).collect();
+        assert_eq!(found, [&b"x"[..], b"hello", b" ", b"y"]);
     }
 }

@@ -105,17 +105,27 @@ impl Edits {
         }
         let text = notice.text.lines().collect::<Vec<_>>().join(end);
         if part.parent.is_some() {
-            self.replace(part.whole.clone(), format!("{header}{end}{text}").into());
+            // A part without octets may share its line end with the delimiter before it.
+            let behind = mail.raw(part.whole.end..part.whole.end + 1);
+            let own = if matches!(behind, b"" | b"\r" | b"\n") { "" } else { end };
+            self.replace(part.whole.clone(), format!("{header}{end}{text}{own}").into());
             return;
         }
+        let mut missing = missing_line_ends(mail.header());
         for field in &part.fields {
             let described = ["Content-Type", "Content-Transfer-Encoding", "Content-Disposition"];
             if described.iter().any(|name| field.is_named(mail, name)) {
                 self.delete(field.whole.clone());
+                if field.whole.end == mail.header().len() {
+                    missing = 1;
+                }
             }
         }
-        self.insert(content_fields_at(mail), header.into());
-        self.replace(part.body.clone(), format!("{text}{end}").into());
+        let missing = end.repeat(missing);
+        // An insertion at the end of the header section would be one in the body.
+        let at = mail.fields().last().filter(|_| missing.is_empty()).map_or(0, |f| f.whole.end);
+        self.insert(at, header.into());
+        self.replace(part.body.clone(), format!("{missing}{text}{end}").into());
     }
 
     /// The edits of the header section and of the body, sorted and checked.
@@ -145,9 +155,17 @@ impl Edits {
     }
 }
 
-/// Before the empty line that ends the header section.
-fn content_fields_at(mail: &Mail) -> usize {
-    mail.fields().last().map_or(0, |field| field.whole.end)
+/// How many line ends a header section lacks of the empty line that ends it and, before that, of the
+/// end of its last line.
+fn missing_line_ends(header: &[u8]) -> usize {
+    match header.strip_suffix(b"\n") {
+        Some(rest) => {
+            let lines = rest.strip_suffix(b"\r").unwrap_or(rest);
+            usize::from(!lines.is_empty() && !lines.ends_with(b"\n"))
+        }
+        None if header.is_empty() => 1,
+        None => 2,
+    }
 }
 
 fn is_name_character(character: char) -> bool {
@@ -197,6 +215,42 @@ mod tests {
         edits.prepend_field(&mail(), "X", "1\r\nY: 2");
         let next = mail().edited(&edits).unwrap();
         assert_eq!(next.header(), "X: 1  Y: 2\nA: b\n\n");
+    }
+
+    fn replaced(header: &'static str, body: &'static str, part: usize) -> String {
+        let mail = Mail::new(header.into(), body.into());
+        let mut edits = Edits::new();
+        let notice = Notice { text: "removed", filename: None };
+        edits.replace_part(&mail, &mail.parts()[part], notice);
+        let edited = mail.edited(&edits).unwrap();
+        String::from_utf8([&edited.header()[..], &edited.body()[..]].concat()).unwrap()
+    }
+
+    const FIELDS: &str =
+        "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n";
+
+    #[test]
+    fn a_notice_has_a_header_section_that_ends() {
+        let crlf = FIELDS.replace('\n', "\r\n");
+        assert_eq!(replaced("A: b\n\n", "x", 0), format!("A: b\n{FIELDS}\nremoved\n"));
+        assert_eq!(replaced("A: b\n", "", 0), format!("{FIELDS}A: b\n\nremoved\n"));
+        assert_eq!(replaced("A: b", "", 0), format!("{crlf}A: b\r\n\r\nremoved\r\n"));
+        assert_eq!(replaced("Content-Type: x/y", "", 0), format!("{crlf}\r\nremoved\r\n"));
+        assert_eq!(replaced("", "", 0), format!("{crlf}\r\nremoved\r\n"));
+        assert_eq!(replaced("\n", "x", 0), format!("{FIELDS}\nremoved\n"));
+    }
+
+    #[test]
+    fn a_notice_leaves_the_delimiters_whole() {
+        let header = "Content-Type: multipart/mixed; boundary=b\n\n";
+        assert_eq!(
+            replaced(header, "--b\n--b\n\nx\n--b--\n", 1),
+            format!("{header}--b\n{FIELDS}\nremoved\n--b\n\nx\n--b--\n")
+        );
+        assert_eq!(
+            replaced(header, "--b\n--b\n\nx\n--b--\n", 2),
+            format!("{header}--b\n--b\n{FIELDS}\nremoved\n--b--\n")
+        );
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Field {
 }
 
 /// The most fields of one header section that are looked at. Worst case: 10,000 × 48 octets.
-const MOST_FIELDS: usize = 10_000;
+pub(super) const MOST_FIELDS: usize = 10_000;
 
 /// The fields of a header section whose first octet has the offset `base`, and the octets up to and
 /// with the empty line that ends it. Lines that are no fields belong to none.

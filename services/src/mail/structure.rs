@@ -6,7 +6,7 @@ use mail_parser::parsers::MessageStream;
 use mail_parser::{ContentType as ParsedType, HeaderValue};
 
 use super::decode::Transfer;
-use super::field::{Field, fields, unfold};
+use super::field::{Field, MOST_FIELDS, fields, unfold};
 use super::version::Mail;
 
 /// The deepest nesting that is looked into.
@@ -15,6 +15,9 @@ const DEEPEST: usize = 64;
 const MOST_PARTS: usize = 4_096;
 /// The longest value of a structured field that is parsed.
 const LONGEST_VALUE: usize = 16 * 1024;
+/// The most file names of one part. Each is compared with the ones before it: a mail of 10 MB full of
+/// names costs some 10^8 comparisons.
+const MOST_NAMES: usize = 256;
 
 /// A part of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub enum PartKind {
     Leaf,
     /// Parts between delimiters.
     Multipart,
-    /// One message, not encoded; it is the next part.
+    /// One message, neither encoded nor empty; it is the next part.
     Message,
 }
 
@@ -107,6 +110,7 @@ pub(super) fn scan(mail: &Mail) -> Structure {
         }
         let index = structure.parts.len();
         let part = read_part(mail, next);
+        structure.truncated = structure.truncated.or(cut_short(mail, &part));
         let inner = inner_parts(mail, &part, index);
         if !inner.is_empty() && part.depth + 1 >= DEEPEST {
             structure.truncated = Some("parts nested more than 64 deep");
@@ -158,7 +162,11 @@ fn read_part(mail: &Mail, pending: Pending) -> Part {
         essence if essence.starts_with("multipart/") && boundary(&content_type).is_some() => {
             PartKind::Multipart
         }
-        "message/rfc822" | "message/global" if transfer == Transfer::Identity => PartKind::Message,
+        "message/rfc822" | "message/global"
+            if transfer == Transfer::Identity && header_end < whole.end =>
+        {
+            PartKind::Message
+        }
         _ => PartKind::Leaf,
     };
     Part {
@@ -173,6 +181,25 @@ fn read_part(mail: &Mail, pending: Pending) -> Part {
         names,
         transfer,
         kind,
+    }
+}
+
+/// Which bound on a part's own fields cut the view of it short: what a boundary, a type or a name
+/// behind it says, some client will heed.
+fn cut_short(mail: &Mail, part: &Part) -> Option<&'static str> {
+    let structured = ["Content-Type", "Content-Disposition", "Content-Transfer-Encoding"];
+    let is_cut = |field: &Field| {
+        field.value.len() > LONGEST_VALUE
+            && structured.iter().any(|name| field.is_named(mail, name))
+    };
+    if part.fields.len() >= MOST_FIELDS {
+        Some("10,000 or more fields in a header section")
+    } else if part.fields.iter().any(is_cut) {
+        Some("a content field of more than 16,384 octets")
+    } else if part.names.len() >= MOST_NAMES {
+        Some("256 or more file names for a part")
+    } else {
+        None
     }
 }
 
@@ -208,7 +235,7 @@ fn collect_names(parsed: &ContentType, parameter: &str, names: &mut Vec<String>)
     for (_, value) in parsed.parameters.iter().filter(|(name, _)| name == parameter) {
         let decoded = super::field::decode_words(value.as_bytes());
         for name in [value.clone(), decoded] {
-            if !names.contains(&name) {
+            if names.len() < MOST_NAMES && !names.contains(&name) {
                 names.push(name);
             }
         }
@@ -248,8 +275,8 @@ fn between_delimiters(octets: &[u8], boundary: &[u8]) -> Vec<Range<usize>> {
             continue;
         }
         let rest = octets.get(at + delimiter.len()..).unwrap_or_default();
-        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
-        let line = rest.get(..end).unwrap_or_default().trim_ascii();
+        let line_end = memchr::memchr(b'\n', rest);
+        let line = rest.get(..line_end.unwrap_or(rest.len())).unwrap_or_default().trim_ascii();
         if !matches!(line, b"" | b"--") {
             continue;
         }
@@ -259,12 +286,13 @@ fn between_delimiters(octets: &[u8], boundary: &[u8]) -> Vec<Range<usize>> {
         if line == b"--" {
             return ranges;
         }
-        open = Some(at + delimiter.len() + end);
+        // Without the end of its line a delimiter opens nothing.
+        open = line_end.map(|end| at + delimiter.len() + end + 1);
         if ranges.len() > MOST_PARTS {
             return ranges;
         }
     }
-    ranges.extend(open.filter(|start| *start <= octets.len()).map(|start| start..octets.len()));
+    ranges.extend(open.map(|start| start..octets.len()));
     ranges
 }
 
@@ -340,6 +368,20 @@ mod tests {
         let mail = mail(&text);
         assert_eq!(mail.is_truncated(), Some("parts nested more than 64 deep"));
         assert_eq!(mail.parts().len(), 64);
+    }
+
+    #[test]
+    fn what_hides_behind_a_bound_is_not_passed_over_in_silence() {
+        let truncated = |text: String| mail(&text).is_truncated();
+        let filler = " ".repeat(LONGEST_VALUE);
+        let hidden = format!("Content-Type: multipart/mixed;{filler}boundary=b\n\n--b\n\nx\n");
+        assert_eq!(truncated(hidden), Some("a content field of more than 16,384 octets"));
+        let late = format!("{}Content-Type: multipart/x; boundary=b\n\n", "A: b\n".repeat(10_000));
+        assert_eq!(truncated(late), Some("10,000 or more fields in a header section"));
+        let names: String = (0..256).map(|n| format!(" name=a{n};")).collect();
+        let many = format!("Content-Type: text/plain;{names}\n\n");
+        assert_eq!(truncated(many), Some("256 or more file names for a part"));
+        assert_eq!(truncated(format!("A: {filler}b\nContent-Type: text/plain\n\n")), None);
     }
 
     proptest! {

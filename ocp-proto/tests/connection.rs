@@ -571,3 +571,17 @@ fn a_message_with_a_nesting_bomb_is_refused_early() {
     assert!(sent.contains("fewer nested values"), "{sent}");
     assert!(matches!(seen.last(), Some(Event::Closed(Closed::Violation(_)))));
 }
+
+#[test]
+fn nothing_is_said_after_ce() {
+    let now = Instant::now();
+    let mut server = Connection::new(Role::Server, Config::default(), now);
+    server.input().extend_from_slice(b"CS;\r\nNO ();\r\n");
+    server.handle_input(now);
+    assert_eq!(server.poll_event(), Some(Event::Started));
+    assert!(matches!(server.poll_event(), Some(Event::Offered(_))));
+    server.close(OcpResult::ok());
+    assert_eq!(server.respond(Response::default()), Err(Misuse::Over));
+    assert_eq!(events(&mut server), [Event::Closed(Closed::ByUs)]);
+    assert_eq!(take(&mut server), "CS;\r\nCE;\r\n");
+}

@@ -85,6 +85,9 @@ impl Connection {
     /// # Errors
     /// Without an offer; for a feature that was not offered, or more of one than was.
     pub fn respond(&mut self, response: Response) -> Result<(), Misuse> {
+        if self.is_over() {
+            return Err(Misuse::Over);
+        }
         let Response { feature, rejects, unknowns, pending, .. } = response;
         let offer = self.negotiation.sent_response(pending).ok_or(Misuse::NoOffer)?;
         let group = offer.group;

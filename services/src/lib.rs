@@ -4,6 +4,8 @@
 //! A service gets a [`Request`] and answers with an [`Outcome`]: octets that change, side effects,
 //! and what it found. It knows the SMTP profile's plain data, never a connection.
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod mail;
 mod outcome;
 mod registry;

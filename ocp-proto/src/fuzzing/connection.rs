@@ -1,0 +1,332 @@
+//! Any octets for either end of a connection.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+
+use crate::connection::{Config, Connection, Event, Offer, Response};
+use crate::ids::Xid;
+use crate::message::{AdaptedEnd, AdaptedStart, OcpResult, OriginalStart};
+use crate::role::Role;
+use crate::smtp::{Command, CommandProfile, DialogFacts, DialogFeature, EffectName, Part};
+use crate::wire::{Structure, Value};
+
+/// What a connection may say for each octet that it hears: a TE with its reason answers `TS 0 0;`.
+const ANSWER_FACTOR: usize = 64;
+/// What it may say besides: its CS, and the CE at the end.
+const ANSWER_BASE: usize = 1_024;
+
+/// Octets as a processor may send them to a server: however they are cut, the same happens, what is
+/// answered is bounded, each transaction ends once and nothing follows its end.
+///
+/// # Panics
+/// If that is not so.
+pub fn connection_server(octets: &[u8]) {
+    check(octets, |now| (Connection::new(Role::Server, Config::default(), now), Vec::new()));
+}
+
+/// Octets as a server may send them to a processor that has negotiated the profile and waits for
+/// the answers to a message (xid 1) and a command (xid 2); else as [`connection_server`].
+///
+/// # Panics
+/// If that is not so.
+pub fn connection_processor(octets: &[u8]) {
+    check(octets, |now| processor_with_transactions(now).expect("our own negotiation is valid"));
+}
+
+fn check(octets: &[u8], connection: impl Fn(Instant) -> (Connection, Vec<Xid>)) {
+    let now = Instant::now();
+    let whole = run(octets, octets.len().max(1), connection(now), now);
+    let pieces = run(octets, 1 + octets.len() % 7, connection(now), now);
+    assert_eq!(whole, pieces, "fragmentation changes what happens");
+}
+
+/// What happened, pieces of data joined, and what was sent.
+type Seen = (Vec<Event>, Bytes);
+
+fn run(octets: &[u8], size: usize, start: (Connection, Vec<Xid>), now: Instant) -> Seen {
+    let (mut connection, own) = start;
+    let mut events = Vec::new();
+    for piece in octets.chunks(size) {
+        connection.input().extend_from_slice(piece);
+        connection.handle_input(now);
+        act(&mut connection, &mut events);
+    }
+    connection.handle_end_of_input();
+    act(&mut connection, &mut events);
+    check_events(&events, own);
+    let sent = take(&mut connection);
+    let bound = ANSWER_BASE + ANSWER_FACTOR * octets.len();
+    assert!(sent.len() <= bound, "{} octets in answer to {}", sent.len(), octets.len());
+    check_silence(&mut connection, now);
+    (events, sent)
+}
+
+/// A plausible application: takes every feature that it knows and returns messages unchanged.
+fn act(connection: &mut Connection, events: &mut Vec<Event>) {
+    while let Some(event) = connection.poll_event() {
+        match &event {
+            Event::Offered(offer) => {
+                let known = [crate::smtp::DIALOG, crate::smtp::COMMAND_PROFILE];
+                let feature = known.iter().find_map(|uri| offer.feature(uri)).cloned();
+                // A feature that is known by name alone may be refused.
+                let _ = connection.respond(Response { feature, ..Response::default() });
+            }
+            Event::OriginalEnded { xid, .. } => {
+                return_unchanged(connection, *xid);
+                assert!(!connection.has_transaction(*xid), "we have ended {xid}");
+            }
+            _ => {}
+        }
+        match (events.last_mut(), event) {
+            (
+                Some(Event::Data { xid, part, octets }),
+                Event::Data { xid: next_xid, part: next_part, octets: next },
+            ) if (*xid, *part) == (next_xid, next_part) => {
+                *octets = [&octets[..], &next[..]].concat().into();
+            }
+            (_, event) => events.push(event),
+        }
+    }
+}
+
+fn return_unchanged(connection: &mut Connection, xid: Xid) {
+    let preserved = connection.preserved(xid);
+    connection
+        .start_adapted(xid, Vec::new(), &AdaptedStart::default())
+        .expect("the transaction is open and has no adapted message yet");
+    // A CONNECT has no parts, so that nothing of it can be returned.
+    let _ = connection.use_preserved(xid, preserved, None);
+    connection.end_adapted(xid, &AdaptedEnd::default()).expect("the message is open");
+    connection.end_transaction(xid, &OcpResult::ok(), false).expect("the transaction is open");
+}
+
+/// Each transaction that began ended once, nothing follows its end, and nothing follows the end of
+/// the connection.
+fn check_events(events: &[Event], own: Vec<Xid>) {
+    let mut open = BTreeSet::from_iter(own);
+    let mut ended = BTreeSet::new();
+    for event in events {
+        let xid = transaction(event);
+        assert!(xid.is_none_or(|xid| !ended.contains(&xid)), "{event:?} after its end");
+        match event {
+            Event::TransactionStarted { xid, .. } => assert!(open.insert(*xid), "{xid} twice"),
+            // The application above ends the transaction then.
+            Event::TransactionEnded { xid, .. } | Event::OriginalEnded { xid, .. } => {
+                assert!(open.remove(xid), "{xid} ends without a start");
+                ended.insert(*xid);
+            }
+            _ => assert!(xid.is_none_or(|xid| open.contains(&xid)), "{event:?} before a start"),
+        }
+    }
+    assert!(open.is_empty(), "{open:?} never ended");
+    let closed = events.iter().position(|event| matches!(event, Event::Closed(_)));
+    assert_eq!(closed, events.len().checked_sub(1), "the last event is that all is over");
+}
+
+fn transaction(event: &Event) -> Option<Xid> {
+    match event {
+        Event::TransactionStarted { xid, .. }
+        | Event::OriginalStarted { xid, .. }
+        | Event::AdaptedStarted { xid, .. }
+        | Event::Data { xid, .. }
+        | Event::Preserved { xid, .. }
+        | Event::OriginalEnded { xid, .. }
+        | Event::AdaptedEnded { xid, .. }
+        | Event::TransactionEnded { xid, .. } => Some(*xid),
+        Event::Progress { xid, .. } => *xid,
+        Event::Started
+        | Event::Offered(_)
+        | Event::Responded(_)
+        | Event::GroupCreated { .. }
+        | Event::GroupDestroyed { .. }
+        | Event::DialogStarted { .. }
+        | Event::DialogUpdated { .. }
+        | Event::DialogOutcome { .. }
+        | Event::DialogEnded { .. }
+        | Event::Draining
+        | Event::Closed(_) => None,
+    }
+}
+
+/// A connection that is over says nothing more, whatever comes and whatever is asked of it.
+fn check_silence(connection: &mut Connection, now: Instant) {
+    assert!(connection.is_closed() && connection.transactions() == 0);
+    connection.input().extend_from_slice(b"CS;\r\nPQ;\r\n");
+    connection.handle_input(now);
+    connection.handle_timeout(now + Duration::from_secs(3_600));
+    connection.ping(None);
+    connection.report_progress(None);
+    let _ = connection.respond(Response::default());
+    let _ = connection.offer(Offer::default());
+    connection.close(OcpResult::ok());
+    assert_eq!(connection.poll_event(), None);
+    assert_eq!(connection.poll_timeout(), None);
+    assert_eq!(take(connection), "");
+}
+
+/// A processor with two transactions under way, the first of them with a message.
+fn processor_with_transactions(
+    now: Instant,
+) -> Result<(Connection, Vec<Xid>), crate::connection::Misuse> {
+    let mut processor = Connection::new(Role::Processor, Config::default(), now);
+    let mut server = Connection::new(Role::Server, Config::default(), now);
+    let features = vec![DialogFeature { version: 1 }.to_structure()];
+    processor.offer(Offer { features, ..Offer::default() })?;
+    exchange(&mut processor, &mut server, now);
+    let uri = vec![Value::atom("ocp://service/log")];
+    let service = Structure { members: uri, ..Structure::default() };
+    let group = processor.create_group(vec![service])?;
+    let profile = CommandProfile {
+        commands: vec![Command::Mail, Command::Message],
+        side_effects: vec![EffectName::Quarantine, EffectName::Discard],
+        ..CommandProfile::default()
+    };
+    let features = vec![profile.to_structure()];
+    processor.offer(Offer { features, group: Some(group), pending: false })?;
+    exchange(&mut processor, &mut server, now);
+
+    let dialog = processor.start_dialog(&DialogFacts::default())?;
+    let message = processor.start_transaction(group, now)?;
+    processor.start_original(message, &OriginalStart::new(dialog, Command::Message))?;
+    let header = Bytes::from_static(b"Subject: hi\r\n\r\n");
+    processor.send_original(message, Part::MessageHeader, header, true)?;
+    let body = Bytes::from_static(b"Dear Paul,\r\nhello\r\n");
+    processor.send_original(message, Part::MessageBody, body, true)?;
+    processor.end_original(message, OcpResult::ok())?;
+
+    let dialog = processor.start_dialog(&DialogFacts::default())?;
+    let command = processor.start_transaction(group, now)?;
+    processor.start_original(command, &OriginalStart::new(dialog, Command::Mail))?;
+    let line = Bytes::from_static(b"MAIL FROM:<steve@example.org>");
+    processor.send_original(command, Part::Command, line, true)?;
+    take(&mut processor);
+    Ok((processor, vec![message, command]))
+}
+
+fn exchange(processor: &mut Connection, server: &mut Connection, now: Instant) {
+    for _ in 0..2 {
+        server.input().extend_from_slice(&take(processor));
+        server.handle_input(now);
+        act(server, &mut Vec::new());
+        processor.input().extend_from_slice(&take(server));
+        processor.handle_input(now);
+        act(processor, &mut Vec::new());
+    }
+}
+
+fn take(connection: &mut Connection) -> Bytes {
+    let count = connection.output().remaining();
+    connection.output().copy_to_bytes(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::connection::Closed;
+
+    #[test]
+    fn the_corpora_hold() {
+        crate::fuzzing::run_corpus("connection_server", connection_server);
+        crate::fuzzing::run_corpus("connection_processor", connection_processor);
+    }
+
+    /// What the harness shows of octets in one piece.
+    fn seen(octets: &str, start: (Connection, Vec<Xid>)) -> Seen {
+        run(octets.as_bytes(), octets.len(), start, Instant::now())
+    }
+
+    #[test]
+    fn the_harness_reaches_the_end_of_a_transaction_in_both_roles() {
+        let now = Instant::now();
+        let server = Connection::new(Role::Server, Config::default(), now);
+        let (events, sent) = seen(&PROCESSOR.concat(), (server, Vec::new()));
+        assert!(events.iter().any(|e| matches!(e, Event::OriginalEnded { .. })), "{events:?}");
+        let sent = String::from_utf8_lossy(&sent).into_owned();
+        assert!(sent.contains("AMS 1;\r\nDUY 1 0 17;\r\nAME 1;\r\nTE 1;\r\n"), "{sent}");
+
+        let (events, _) = seen(&SERVER.concat(), processor_with_transactions(now).unwrap());
+        let successes = events
+            .iter()
+            .filter(|e| matches!(e, Event::TransactionEnded { result, .. } if result.is_success()));
+        assert_eq!(successes.count(), 2, "{events:?}");
+        assert!(matches!(events.last(), Some(Event::Closed(Closed::ByPeer(_)))), "{events:?}");
+    }
+
+    /// The messages of a processor, in an order that makes sense.
+    const PROCESSOR: [&str; 16] = [
+        "CS;\r\n",
+        "NO ({\"17:ocp://smtp/dialog\"\r\nVersion: 1\r\n});\r\n",
+        "SGC 1 ({\"17:ocp://service/log\"});\r\n",
+        "NO ({\"18:ocp://smtp/command\"\r\nCommands: (MAIL,MESSAGE)\r\n})\r\nSG: 1\r\n;\r\n",
+        "Dialog-Start 1;\r\n",
+        "TS 1 1;\r\n",
+        "AMS 1\r\nDialog: 1\r\nCommand: MESSAGE\r\n;\r\n",
+        "DUM 1 0\r\nKept: {0 11}\r\nAM-Part: message-header\r\n\r\n11:Subject: x\n\r\n;\r\n",
+        "DUM 1 11\r\nKept: {0 17}\r\nAM-Part: message-body\r\n\r\n6:\n\n\n\n\n\n\r\n;\r\n",
+        "AME 1;\r\n",
+        "DPI 1 0 5;\r\n",
+        "PQ\r\nXid: 1\r\n;\r\n",
+        "TE 1;\r\n",
+        "Dialog-Outcome 1 1 {200};\r\n",
+        "Dialog-End 1;\r\n",
+        "TE 1 {400};\r\n",
+    ];
+
+    /// And those of a server.
+    const SERVER: [&str; 14] = [
+        "AMS 1;\r\n",
+        "PR 1;\r\n",
+        "DUM 1 0\r\nAM-Part: message-header\r\n\r\n6:X: y\r\n\r\n;\r\n",
+        "DUY 1 0 15;\r\n",
+        "DUY 1 15 19;\r\n",
+        "AME 1;\r\n",
+        "TE 1;\r\n",
+        "PQ;\r\n",
+        "AMS 2;\r\n",
+        "DUM 2 0\r\nAM-Part: reply\r\n\r\n16:550 5.1.8 sorry\n\r\n;\r\n",
+        "AME 2;\r\n",
+        "TE 2;\r\n",
+        "Dialog-Drain;\r\n",
+        "CE;\r\n",
+    ];
+
+    fn near_grammar(messages: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+        let message = prop_oneof![
+            8 => proptest::sample::select(messages).prop_map(str::to_owned),
+            2 => (proptest::sample::select(messages), any::<u16>(), any::<u8>()).prop_map(
+                |(message, at, octet)| {
+                    let mut message = message.as_bytes().to_vec();
+                    let at = usize::from(at) % message.len();
+                    message[at] = octet & 0x7f;
+                    String::from_utf8_lossy(&message).into_owned()
+                }
+            ),
+        ];
+        // Mostly in order, so that it gets far.
+        (0..=messages.len(), proptest::collection::vec(message, 0..12)).prop_map(
+            |(sensible, rest)| [messages[..sensible].concat(), rest.concat()].concat().into_bytes(),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_hold(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
+            connection_server(&octets);
+            connection_processor(&octets);
+        }
+
+        #[test]
+        fn near_grammar_holds_for_a_server(octets in near_grammar(&PROCESSOR)) {
+            connection_server(&octets);
+        }
+
+        #[test]
+        fn near_grammar_holds_for_a_processor(octets in near_grammar(&SERVER)) {
+            connection_processor(&octets);
+        }
+    }
+}

@@ -1,2 +1,23 @@
-//! x
-mod demo;
+//! The callout server: OCP connections in, adapted mail out.
+//!
+//! ```text
+//! listen ──▶ driver ──▶ ocp_proto::Connection ──▶ session ──▶ router, chain ──▶ services
+//!   socket ◀── driver ◀── Connection ◀── session ◀── adapt ◀── chain
+//! ```
+//!
+//! [`Config`] says what to listen on and which services there are; [`Server`] is what all
+//! connections share; [`Listeners`] serve it until they are told to stop.
+
+mod adapt;
+mod chain;
+pub mod config;
+mod driver;
+mod listen;
+mod router;
+mod server;
+mod session;
+
+pub use config::{Config, ConfigError};
+pub use listen::{Address, Listeners};
+pub use router::{Entry, Router};
+pub use server::Server;

@@ -253,6 +253,12 @@ impl Connection {
         self.groups.profile(group).map(AsRef::as_ref)
     }
 
+    /// The command profile that this transaction began under; later negotiations do not touch it
+    /// (RFC 4037 section 11.18).
+    pub fn transaction_profile(&self, xid: Xid) -> Option<&CommandProfile> {
+        self.transactions.get(&xid)?.profile.as_deref()
+    }
+
     /// The original octets that a DUY may name now: kept, received and not given up.
     pub fn preserved(&self, xid: Xid) -> std::ops::Range<u32> {
         self.transactions.get(&xid).map_or(0..0, |transaction| {

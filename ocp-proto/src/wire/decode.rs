@@ -25,9 +25,10 @@ pub struct Head {
 /// A piece of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// A message, or the part before its payload. Its values are slices of the octets it came in.
+    /// A message, or the part before its payload. Its values are slices of one copy of its octets,
+    /// which keep nothing else of the input alive.
     Head(Head),
-    /// Octets of the payload as they arrived; never empty.
+    /// Octets of the payload as they arrived, a slice of the input; never empty.
     Chunk(Bytes),
     /// The message with the payload is complete. A message without payload has no `End`.
     End,
@@ -109,8 +110,10 @@ impl Decoder {
             Step::End { length } => (length, None),
             Step::Payload { length, size } => (length, Some(size)),
         };
-        // The head's octets leave the buffer on their own: its values keep them alive, not more.
-        let octets = input.split_to(length).freeze();
+        // A copy of the head alone: what is kept of its values (dialog facts, services, addresses)
+        // must not keep a whole read buffer alive.
+        let octets = Bytes::copy_from_slice(input.get(..length).unwrap_or_default());
+        input.advance(length);
         let head = self.scanner.take(&octets, payload);
         self.stage = match payload {
             None => Stage::Head,

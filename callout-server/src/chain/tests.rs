@@ -1,0 +1,225 @@
+//! What services may do to an event, and what their failures do to the mail.
+
+use futures_util::future::BoxFuture;
+use ocp_proto::smtp::Address;
+use ocp_proto::wire::{Structure, Value};
+use services::mail::Edits;
+use services::{Declaration, Service};
+
+use super::*;
+use crate::router::{Entry, Router};
+
+/// A service that answers with a function.
+struct Scripted<F>(F);
+
+impl<F: Fn(&Request) -> Result<Outcome, ServiceError> + Send + Sync + 'static> Service
+    for Scripted<F>
+{
+    fn declaration(&self) -> Declaration {
+        Declaration::on([Command::Mail, Command::Message, Command::Quit, Command::Connect])
+    }
+
+    fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        async move { (self.0)(request) }.boxed()
+    }
+}
+
+/// A service that never answers.
+struct Hanging;
+
+impl Service for Hanging {
+    fn declaration(&self) -> Declaration {
+        Declaration::on([Command::Mail])
+    }
+
+    fn handle<'a>(&'a self, _request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        std::future::pending().boxed()
+    }
+}
+
+fn chain(services: Vec<(Arc<dyn Service>, FailurePolicy)>) -> Chain {
+    let mut router = Router::default();
+    let mut group = Vec::new();
+    for (index, (service, policy)) in services.into_iter().enumerate() {
+        let mut entry = Entry::new(&format!("s{index}"), "", service, Duration::from_secs(5));
+        entry.on_failure = policy;
+        router.add(entry).unwrap();
+        let members = vec![Value::atom(format!("ocp://service/s{index}"))];
+        group.push(Structure { members, ..Structure::default() });
+    }
+    router.chain(&group).unwrap()
+}
+
+fn scripted(
+    answer: impl Fn(&Request) -> Result<Outcome, ServiceError> + Send + Sync + 'static,
+) -> (Arc<dyn Service>, FailurePolicy) {
+    (Arc::new(Scripted(answer)), FailurePolicy::Tempfail)
+}
+
+fn clean() -> Outcome {
+    Outcome::unchanged(Finding::new("clean"))
+}
+
+fn event(command: Command, input: Input) -> Event {
+    Event {
+        dialog: Arc::default(),
+        command,
+        input,
+        envelope: Envelope { sender: Some(Address::null()), recipients: Vec::new() },
+        granted: Arc::new([EffectName::Quarantine]),
+        observed: false,
+    }
+}
+
+fn mail_from() -> Event {
+    event(Command::Mail, Input::Line(CommandLine::new("MAIL FROM:<a@b>").unwrap()))
+}
+
+fn message() -> Event {
+    let mail = Mail::new("A: b\r\n\r\n".into(), "body".into());
+    event(Command::Message, Input::Content(Arc::new(mail)))
+}
+
+fn prepend(field: &'static str) -> impl Fn(&Request) -> Result<Outcome, ServiceError> {
+    move |request| {
+        let mut edits = Edits::new();
+        edits.insert(0, field.into());
+        let seen = String::from_utf8_lossy(request.mail().unwrap().header()).into_owned();
+        let finding = Finding::new("marked").with_reason(seen);
+        Ok(Outcome::changed(Change::Content(edits), "marked").with_finding(finding))
+    }
+}
+
+fn words(answer: &Answer) -> Vec<&[u8]> {
+    answer.verdicts.iter().map(|verdict| verdict.verdict.as_ref()).collect()
+}
+
+fn reply_of(answer: &Answer) -> Option<String> {
+    match &answer.adapted {
+        Adapted::Reply(reply) => Some(reply.to_string()),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn each_service_sees_what_the_ones_before_it_made() {
+    let chain = chain(vec![scripted(prepend("X: 1\r\n")), scripted(prepend("Y: 2\r\n"))]);
+    let answer = chain.run(message()).await;
+    let Adapted::Content(mail) = &answer.adapted else { panic!("{answer:?}") };
+    assert_eq!(mail.header(), "Y: 2\r\nX: 1\r\nA: b\r\n\r\n");
+    assert_eq!(answer.verdicts[1].reason.as_deref(), Some(&b"X: 1  A: b    "[..]));
+}
+
+#[tokio::test]
+async fn a_rejection_ends_the_chain_and_what_was_asked_for_before() {
+    let quarantine = |_: &Request| Ok(clean().with_effect(SideEffect::Quarantine("why".into())));
+    let reject = |_: &Request| {
+        let reply = Reply::new(550, "5.7.1", "no").unwrap();
+        Ok(Outcome::changed(Change::Reply(reply), "spam"))
+    };
+    let never = |_: &Request| -> Result<Outcome, ServiceError> { panic!("asked") };
+    let chain = chain(vec![scripted(quarantine), scripted(reject), scripted(never)]);
+    let answer = chain.run(message()).await;
+    assert_eq!(reply_of(&answer).as_deref(), Some("550 5.7.1 no"));
+    assert_eq!(words(&answer), [&b"clean"[..], b"spam"]);
+    assert!(answer.effects.is_empty());
+}
+
+#[tokio::test]
+async fn a_failure_ends_in_the_policy_of_its_service() {
+    let fails = |_: &Request| Err(ServiceError::new("clamd", "connection refused"));
+    let cases = [
+        (FailurePolicy::Accept, None),
+        (
+            FailurePolicy::Tempfail,
+            Some("451 4.3.0 Mail inspection is not available now, try again later"),
+        ),
+        (FailurePolicy::Reject, Some("554 5.3.0 Mail inspection failed, mail refused")),
+    ];
+    for (policy, reply) in cases {
+        let failing: Arc<dyn Service> = Arc::new(Scripted(fails));
+        let chain = chain(vec![(failing, policy), scripted(|_| Ok(clean()))]);
+        let answer = chain.run(message()).await;
+        assert_eq!(reply_of(&answer).as_deref(), reply, "{policy}");
+        let reason = answer.verdicts[0].reason.clone().unwrap();
+        assert_eq!(reason, format!("clamd: connection refused; policy: {policy}"));
+        assert_eq!(answer.verdicts.len(), if reply.is_some() { 1 } else { 2 });
+    }
+    let chain = chain(vec![scripted(fails)]);
+    let answer = chain.run(event(Command::Connect, Input::Nothing)).await;
+    assert!(reply_of(&answer).unwrap().starts_with("421 4.3.0 "));
+    let line = Input::Line(CommandLine::new("QUIT").unwrap());
+    let answer = chain.run(event(Command::Quit, line)).await;
+    assert_eq!((reply_of(&answer), words(&answer)), (None, vec![&b"failed"[..]]));
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_of_its_service() {
+    let panics = |_: &Request| -> Result<Outcome, ServiceError> { panic!("oops {}", 1) };
+    let answer = chain(vec![scripted(panics)]).run(mail_from()).await;
+    assert_eq!(answer.verdicts[0].reason.as_deref(), Some(&b"panic: oops 1; policy: tempfail"[..]));
+    assert!(reply_of(&answer).unwrap().starts_with("451 4.3.0 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_hangs_meets_its_deadline() {
+    let answer = chain(vec![(Arc::new(Hanging), FailurePolicy::Reject)]).run(mail_from()).await;
+    let reason = answer.verdicts[0].reason.clone().unwrap();
+    assert_eq!(reason, "deadline: no answer within 5 s; policy: reject");
+    assert!(reply_of(&answer).unwrap().starts_with("554 5.3.0 "));
+}
+
+#[tokio::test]
+async fn an_answer_beyond_what_a_service_may_say_changes_nothing() {
+    let reply = |code, text: &'static str| Change::Reply(Reply::new(code, "", text).unwrap());
+    let line = |text: &'static str| Change::Command(CommandLine::new(text).unwrap());
+    let edits = |range: std::ops::Range<usize>| {
+        let mut edits = Edits::new();
+        edits.delete(range);
+        Change::Content(edits)
+    };
+    let discard = SideEffect::Discard("x".into());
+    let cases = [
+        (mail_from(), reply(250, "ok"), None, "MAIL can't be answered by 250 ok"),
+        (message(), reply(250, "ok"), None, "MESSAGE can't be answered by 250 ok"),
+        (mail_from(), line("RCPT TO:<a@b>"), None, "another verb than the command's"),
+        (message(), line("MAIL FROM:<>"), None, "another verb than the command's"),
+        (mail_from(), edits(0..1), None, "edits of an event without content"),
+        (
+            message(),
+            edits(0..99),
+            None,
+            "the edit of octets 0..99 is not within the 12 octets of the message",
+        ),
+        (message(), Change::None, Some(discard), "discard was not granted"),
+        (
+            Event { observed: true, ..mail_from() },
+            line("MAIL FROM:<c@d>"),
+            None,
+            "an answer to an event that is only observed",
+        ),
+    ];
+    for (event, change, effect, cause) in cases {
+        let service = move |_: &Request| {
+            let mut outcome = Outcome::changed(change.clone(), "x");
+            outcome.effects.extend(effect.clone());
+            Ok(outcome)
+        };
+        let chain = chain(vec![(Arc::new(Scripted(service)), FailurePolicy::Accept)]);
+        let answer = chain.run(event).await;
+        let reason = answer.verdicts[0].reason.clone().unwrap();
+        assert_eq!(reason, format!("answer: {cause}; policy: accept"));
+        assert!(matches!(answer.adapted, Adapted::Unchanged) && answer.effects.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn accepted_and_dropped_needs_the_effect_that_says_so() {
+    let accept = |_: &Request| {
+        let change = Change::Reply(Reply::new(250, "2.0.0", "kept for review").unwrap());
+        Ok(Outcome::changed(change, "infected").with_effect(SideEffect::Quarantine("v".into())))
+    };
+    let answer = chain(vec![scripted(accept)]).run(message()).await;
+    assert_eq!(reply_of(&answer).as_deref(), Some("250 2.0.0 kept for review"));
+    assert_eq!(answer.effects, [SideEffect::Quarantine("v".into())]);
+}

@@ -1,0 +1,105 @@
+//! What the subcommands do.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use callout_server::{Address, Config, Entry, Listeners, Server};
+use miette::{IntoDiagnostic, Result, WrapErr};
+use services::Registry;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::logging;
+
+/// Serves until a signal, then drains.
+pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
+    let mut config = load(file)?;
+    logging::start(&config.log);
+    if !listen.is_empty() {
+        config.listen = listen;
+    }
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
+        let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
+        let listeners = Listeners::bind(&config.listen).await.into_diagnostic()?;
+        for address in listeners.addresses() {
+            info!(%address, "listening");
+        }
+        let server = Arc::new(Server::new(config));
+        let stop = CancellationToken::new();
+        let signalled = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            let seconds = server.config.timeouts.drain.as_secs();
+            info!(dialogs = server.open_dialogs(), seconds, "stopping: open dialogs may end");
+            stop.cancel();
+        };
+        tokio::join!(listeners.serve(server.clone(), stop.clone()), signalled);
+        info!("stopped");
+        Ok(())
+    })
+}
+
+/// Checks a configuration and prints what it means.
+pub(crate) fn check(file: Option<PathBuf>) -> Result<()> {
+    let name = file.as_ref().map_or("embedded defaults".to_owned(), |f| f.display().to_string());
+    let config = load(file)?;
+    println!("{name}: valid");
+    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    println!("listens on {}", addresses.join(", "));
+    for entry in config.router.iter() {
+        println!("service {}", entry.name);
+        print_details(entry);
+        for note in entry.service.notes() {
+            println!("  note: {note}");
+        }
+    }
+    Ok(())
+}
+
+/// Lists the services.
+pub(crate) fn services(file: Option<PathBuf>) -> Result<()> {
+    for entry in load(file)?.router.iter() {
+        println!("{}: {}", entry.name, entry.summary);
+        print_details(entry);
+    }
+    Ok(())
+}
+
+fn print_details(entry: &Entry) {
+    let declaration = &entry.declaration;
+    let uris: Vec<_> = entry.uris.iter().map(|uri| String::from_utf8_lossy(uri)).collect();
+    let events: Vec<&str> = declaration.events.iter().map(|event| event.name()).collect();
+    let effects: Vec<&str> = declaration.effects.iter().map(|effect| effect.name()).collect();
+    println!("  uri         {}", uris.join(", "));
+    println!("  events      {}", events.join(" "));
+    if !effects.is_empty() {
+        println!("  effects     {}", effects.join(" "));
+    }
+    println!(
+        "  on failure  {}, after {} s at the latest",
+        entry.on_failure,
+        entry.deadline.as_secs()
+    );
+}
+
+/// Shows what the server does to a mail of every kind.
+pub(crate) fn demo() -> Result<()> {
+    Ok(())
+}
+
+fn load(file: Option<PathBuf>) -> Result<Config> {
+    let registry = Registry::builtin();
+    Ok(match file {
+        Some(file) => Config::load(&file, &registry)?,
+        None => Config::embedded(&registry)?,
+    })
+}
+
+fn runtime() -> Result<Runtime> {
+    Runtime::new().into_diagnostic().wrap_err("the runtime can't be started")
+}

@@ -1,0 +1,394 @@
+//! From the file to values that can be relied on.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ocp_proto::WireLimits;
+use ocp_proto::smtp::FailurePolicy;
+use serde::Deserialize;
+use services::{Registry, Settings};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
+
+use super::ConfigError;
+use super::raw::{Raw, RawLimits, RawService, RawTimeouts};
+use crate::listen::Address;
+use crate::router::{Entry, Router};
+
+/// Everything that an operator can set.
+#[derive(Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Vec<Address>,
+    /// What may be used up.
+    pub limits: Limits,
+    /// How long to wait.
+    pub timeouts: Timeouts,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// The services by their URIs.
+    pub router: Router,
+}
+
+/// Bounds on what peers can make the server use. Worst case in memory: `content_octets` three times
+/// over (a message, its next version, and decoded parts of it), and for each connection
+/// `unsent_octets`, one message's head and 64 KiB of input.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at a time; more are refused with CE 400.
+    pub connections: usize,
+    /// Service groups of a connection; one more ends it (RFC 4037 section 11.3).
+    pub groups: usize,
+    /// Dialogs of a connection; one more is refused with Dialog-End 400.
+    pub dialogs: usize,
+    /// Transactions of a connection at a time; one more is refused with TE 400.
+    pub transactions: usize,
+    /// Octets of one message; a larger one is refused with TE 400.
+    pub message_octets: u32,
+    /// Octets of all messages that are being worked on; beyond it messages are refused with TE 400
+    /// and Retry.
+    pub content_octets: usize,
+    /// Octets that a peer has not taken yet; beyond it its connection is read no further.
+    pub unsent_octets: usize,
+    /// Bounds on single OCP messages.
+    pub wire: WireLimits,
+}
+
+/// How long to wait.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// For CS and the first offer.
+    pub handshake: Duration,
+    /// For more of a message's octets.
+    pub transaction: Duration,
+    /// For anything from the peer; then it is pinged.
+    pub idle: Duration,
+    /// For the answer to the ping.
+    pub ping: Duration,
+    /// Between signs of life while services work (profile section 7).
+    pub progress: Duration,
+    /// For open dialogs when the server is told to stop.
+    pub drain: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Lines for people or for programs.
+    pub format: LogFormat,
+    /// Directives such as `info` or `info,opes::log=debug`; the variable `RUST_LOG` replaces them.
+    pub level: String,
+}
+
+/// Lines for people or for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Default deadline of a service for one event. Four services in a row stay below the 80 s that a
+/// processor waits (profile section 7).
+const DEADLINE: Duration = Duration::from_secs(15);
+
+impl Config {
+    /// What holds without a configuration file.
+    ///
+    /// # Errors
+    /// If a service of `registry` can't be built without settings.
+    pub fn embedded(registry: &Registry) -> Result<Self, ConfigError> {
+        Self::parse("", Path::new("(embedded defaults)"), registry)
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn load(path: &Path, registry: &Registry) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError::new(path, "", format!("{} can't be read: {error}", path.display()), None)
+        })?;
+        Self::parse(&text, path, registry)
+    }
+
+    /// Checks the text of a file; relative paths in it start at the folder of `path`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn parse(text: &str, path: &Path, registry: &Registry) -> Result<Self, ConfigError> {
+        let checker = Checker { text, path, registry };
+        let mut table =
+            DeTable::parse(text).map_err(|error| checker.error(error.message(), error.span()))?;
+        let services = table.get_mut().remove("services");
+        let raw = Raw::deserialize(Deserializer::from(table))
+            .map_err(|error| checker.error(error.message(), error.span()))?;
+        let listen = match raw.listen {
+            None => vec![Address::default()],
+            Some(addresses) => {
+                addresses.iter().map(|a| checker.value(a, str::parse)).collect::<Result<_, _>>()?
+            }
+        };
+        let level = raw.log.level.as_ref();
+        let level = level.map(|level| checker.value(level, log_directives)).transpose()?;
+        Ok(Self {
+            listen,
+            limits: limits(&raw.limits),
+            timeouts: timeouts(&raw.timeouts),
+            log: LogConfig {
+                format: raw.log.format.unwrap_or_default(),
+                level: level.unwrap_or_else(|| "info".to_owned()),
+            },
+            router: checker.router(services)?,
+        })
+    }
+
+    /// The part that one connection obeys.
+    pub(crate) fn connection(&self) -> ocp_proto::Config {
+        ocp_proto::Config {
+            wire: self.limits.wire.clone(),
+            groups: self.limits.groups,
+            dialogs: self.limits.dialogs,
+            transactions: self.limits.transactions,
+            features: [ocp_proto::smtp::DIALOG, ocp_proto::smtp::COMMAND_PROFILE]
+                .map(bytes::Bytes::from)
+                .to_vec(),
+            handshake_timeout: self.timeouts.handshake,
+            transaction_timeout: self.timeouts.transaction,
+            idle_timeout: self.timeouts.idle,
+            ping_timeout: self.timeouts.ping,
+            ..ocp_proto::Config::default()
+        }
+    }
+}
+
+fn limits(raw: &RawLimits) -> Limits {
+    let wire = WireLimits::default();
+    let or = |value: Option<std::num::NonZeroUsize>, default| value.map_or(default, |n| n.get());
+    Limits {
+        connections: or(raw.connections, 1_024),
+        groups: or(raw.groups, 16),
+        dialogs: or(raw.dialogs, 1_024),
+        transactions: or(raw.transactions, 1_024),
+        message_octets: raw.message_octets.map_or(100 * 1024 * 1024, |n| n.get()),
+        content_octets: or(raw.content_octets, 1024 * 1024 * 1024),
+        unsent_octets: or(raw.unsent_octets, 1024 * 1024),
+        wire: WireLimits {
+            head_octets: or(raw.head_octets, wire.head_octets),
+            values: or(raw.values, wire.values),
+            depth: or(raw.nesting, wire.depth),
+            ..wire
+        },
+    }
+}
+
+fn timeouts(raw: &RawTimeouts) -> Timeouts {
+    let or = |value: Option<std::num::NonZeroU32>, default: u32| {
+        Duration::from_secs(value.map_or(default, |n| n.get()).into())
+    };
+    Timeouts {
+        handshake: or(raw.handshake, 30),
+        transaction: or(raw.transaction, 120),
+        idle: or(raw.idle, 120),
+        ping: or(raw.ping, 30),
+        progress: or(raw.progress, 10),
+        drain: or(raw.drain, 30),
+    }
+}
+
+fn log_directives(directives: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::builder().parse(directives).map(|_| directives.to_owned())
+}
+
+/// One file and what it may name.
+struct Checker<'a> {
+    text: &'a str,
+    path: &'a Path,
+    registry: &'a Registry,
+}
+
+impl Checker<'_> {
+    fn error(&self, message: impl std::fmt::Display, span: Option<Range<usize>>) -> ConfigError {
+        ConfigError::new(self.path, self.text, message, span)
+    }
+
+    /// A value of the file that has a syntax of its own.
+    fn value<T, E: std::fmt::Display>(
+        &self,
+        text: &Spanned<String>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        parse(text.get_ref()).map_err(|error| self.error(error, Some(text.span())))
+    }
+
+    /// The services of the file, and those that it does not mention with their defaults.
+    fn router(&self, services: Option<Spanned<DeValue<'_>>>) -> Result<Router, ConfigError> {
+        let mut router = Router::default();
+        let mut named = Vec::new();
+        if let Some(services) = services {
+            let span = services.span();
+            let DeValue::Table(table) = services.into_inner() else {
+                return Err(self.error("services is a table: write [services.NAME]", Some(span)));
+            };
+            for (name, value) in table {
+                named.push(name.get_ref().to_string());
+                if let Some(entry) = self.service(name.get_ref(), value)? {
+                    let taken = router.add(entry);
+                    taken.map_err(|error| self.error(error, Some(name.span())))?;
+                }
+            }
+        }
+        for kind in self.registry.iter().filter(|kind| !named.iter().any(|name| name == kind.name))
+        {
+            let service = (kind.build)(Settings::none())
+                .map_err(|error| self.error(format!("{}: {error}", kind.name), None))?;
+            let entry = Entry::new(kind.name, kind.summary, service, DEADLINE);
+            router.add(entry).map_err(|error| self.error(error, None))?;
+        }
+        Ok(router)
+    }
+
+    /// One service; `None` if it is switched off.
+    fn service(
+        &self,
+        name: &str,
+        value: Spanned<DeValue<'_>>,
+    ) -> Result<Option<Entry>, ConfigError> {
+        let span = value.span();
+        let DeValue::Table(mut table) = value.into_inner() else {
+            return Err(self.error(format!("{name} is a table: [services.{name}]"), Some(span)));
+        };
+        let settings = table.remove("settings");
+        let raw = RawService::deserialize(Deserializer::from(Spanned::new(span.clone(), table)))
+            .map_err(|error| self.error(error.message(), error.span()))?;
+        let (kind_name, kind_span) = match &raw.kind {
+            Some(kind) => (kind.get_ref().as_str(), kind.span()),
+            None => (name, span),
+        };
+        let kind = self.registry.find(kind_name).ok_or_else(|| {
+            let known: Vec<&str> = self.registry.iter().map(|kind| kind.name).collect();
+            let message =
+                format!("there is no kind of service {kind_name}; known: {}", known.join(", "));
+            self.error(message, Some(kind_span.clone()))
+        })?;
+        let directory = self.path.parent().unwrap_or(Path::new(""));
+        let settings_span = settings.as_ref().map(Spanned::span);
+        let settings = match settings {
+            Some(settings) => Settings::new(ValueDeserializer::from(settings), directory),
+            None => Settings::none(),
+        };
+        let service: Arc<dyn services::Service> = (kind.build)(settings).map_err(|error| {
+            let span = error.span.clone().or(settings_span).or(Some(kind_span));
+            self.error(format!("{name}: {error}"), span)
+        })?;
+        if raw.enabled == Some(false) {
+            return Ok(None);
+        }
+        let deadline = raw.deadline.map_or(DEADLINE, |s| Duration::from_secs(s.get().into()));
+        let mut entry = Entry::new(name, kind.summary, service, deadline);
+        if let Some(policy) = &raw.on_failure {
+            entry.on_failure = self.value(policy, |text| {
+                FailurePolicy::from_name(text.as_bytes())
+                    .ok_or_else(|| format!("{text} is no policy: accept, tempfail or reject"))
+            })?;
+        }
+        for uri in &raw.uris {
+            let uri = self.value(uri, |text| match text.bytes().all(|b| b.is_ascii_graphic()) {
+                true if !text.is_empty() => Ok(text.to_owned().into()),
+                _ => Err("a URI has printable ASCII characters only, and at least one"),
+            })?;
+            entry.uris.push(uri);
+        }
+        Ok(Some(entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("test.toml"), &Registry::builtin())
+    }
+
+    #[test]
+    fn no_file_is_needed() {
+        let config = Config::embedded(&Registry::builtin()).unwrap();
+        assert_eq!(config.listen, [Address::default()]);
+        for kind in Registry::builtin().iter() {
+            let uri = format!("ocp://service/{}", kind.name);
+            assert!(config.router.find(uri.as_bytes()).is_some(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_commented_example_is_valid_and_says_the_defaults() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/callout-server.toml");
+        let config = Config::load(Path::new(path), &Registry::builtin()).unwrap();
+        let defaults = Config::embedded(&Registry::builtin()).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{defaults:?}"));
+        // Uncommented lines that begin with `#key` are examples, and valid too.
+        let text = std::fs::read_to_string(path).unwrap();
+        let uncommented: String = text
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => key,
+                _ => line,
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        if let Err(error) = Config::parse(&uncommented, Path::new(path), &Registry::builtin()) {
+            panic!("{:?}\n{uncommented}", miette::Report::new(error));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_line_and_a_column() {
+        let cases = [
+            ("listen = [\"127.0.0.1:4037\"]\nlisen = 1\n", (2, 1), "unknown field `lisen`"),
+            ("listen = [\n  \"nonsense\"\n]\n", (2, 3), "nonsense"),
+            ("[limits]\nconnections = 0\n", (2, 15), "0"),
+            ("[limits]\nconnections = \"x\"\n", (2, 15), "invalid type"),
+            ("[log]\nlevel = \"opes=loud\"\n", (2, 9), ""),
+            ("[log]\nformat = \"xml\"\n", (2, 10), "xml"),
+            ("services = 3\n", (1, 12), "services is a table"),
+            ("[services.nothing]\n", (1, 1), "there is no kind of service nothing"),
+            ("[services.log]\nkind = \"nothing\"\n", (2, 8), "there is no kind"),
+            ("[services.log]\ndeadlin = 1\n", (2, 1), "unknown field `deadlin`"),
+            ("[services.log]\non-failure = \"drop\"\n", (2, 14), "drop is no policy"),
+            ("[services.log]\nuris = [\"\"]\n", (2, 9), "a URI has"),
+            ("[services.log]\nuris = [\"ocp://service/log\"]\n", (1, 11), "ocp://service/log"),
+            ("[services.log.settings]\nnonsense = 1\n", (2, 1), "unknown field `nonsense`"),
+            ("a = [1\n", (2, 1), ""),
+        ];
+        for (text, position, message) in cases {
+            let error = parse(text).expect_err(text);
+            assert_eq!(error.line_and_column(), Some(position), "{text}: {error}");
+            assert!(error.to_string().contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn services_can_be_mapped_renamed_and_switched_off() {
+        let config = parse(
+            "[services.audit]\nkind = \"log\"\nuris = [\"http://example.com/audit\"]\ndeadline = 3\n\
+             on-failure = \"reject\"\n[services.log]\nenabled = false\n",
+        )
+        .unwrap();
+        assert!(config.router.find(b"ocp://service/log").is_none());
+        let audit = config.router.find(b"http://example.com/audit").unwrap();
+        assert_eq!(audit.name, "audit");
+        assert_eq!(
+            (audit.deadline, audit.on_failure),
+            (Duration::from_secs(3), FailurePolicy::Reject)
+        );
+        assert!(config.router.find(b"ocp://service/audit").is_some());
+    }
+}

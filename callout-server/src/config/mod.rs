@@ -1,0 +1,10 @@
+//! The configuration file: TOML, checked as a whole before anything starts.
+//!
+//! Only [`checked`] sees what stands in the file; the rest of the server sees [`Config`].
+
+mod checked;
+mod error;
+mod raw;
+
+pub use checked::{Config, Limits, LogConfig, LogFormat, Timeouts};
+pub use error::ConfigError;

@@ -1,0 +1,60 @@
+//! What stands in the file: `[limits]`, `[timeouts]`, `[log]` and `[services.NAME]`.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Raw {
+    pub(super) listen: Option<Vec<Spanned<String>>>,
+    pub(super) limits: RawLimits,
+    pub(super) timeouts: RawTimeouts,
+    pub(super) log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RawLimits {
+    pub(super) connections: Option<NonZeroUsize>,
+    pub(super) groups: Option<NonZeroUsize>,
+    pub(super) dialogs: Option<NonZeroUsize>,
+    pub(super) transactions: Option<NonZeroUsize>,
+    pub(super) message_octets: Option<NonZeroU32>,
+    pub(super) content_octets: Option<NonZeroUsize>,
+    pub(super) unsent_octets: Option<NonZeroUsize>,
+    pub(super) head_octets: Option<NonZeroUsize>,
+    pub(super) values: Option<NonZeroUsize>,
+    pub(super) nesting: Option<NonZeroUsize>,
+}
+
+/// In seconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RawTimeouts {
+    pub(super) handshake: Option<NonZeroU32>,
+    pub(super) transaction: Option<NonZeroU32>,
+    pub(super) idle: Option<NonZeroU32>,
+    pub(super) ping: Option<NonZeroU32>,
+    pub(super) progress: Option<NonZeroU32>,
+    pub(super) drain: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RawLog {
+    pub(super) format: Option<super::LogFormat>,
+    pub(super) level: Option<Spanned<String>>,
+}
+
+/// A service without its settings.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RawService {
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) uris: Vec<Spanned<String>>,
+    pub(super) enabled: Option<bool>,
+    pub(super) deadline: Option<NonZeroU32>,
+    pub(super) on_failure: Option<Spanned<String>>,
+}

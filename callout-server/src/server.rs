@@ -1,0 +1,142 @@
+//! What all connections share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use ocp_proto::smtp::{Command, DialogFacts};
+use ocp_proto::{DialogId, Xid};
+
+use crate::config::Config;
+
+/// The configuration, the open dialogs of all connections, and what is used up.
+#[derive(Debug)]
+pub struct Server {
+    /// What was configured.
+    pub config: Config,
+    dialogs: DashMap<(ConnectionId, DialogId), Dialog>,
+    connections: AtomicU64,
+    content: Budget,
+}
+
+/// A connection of this process; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ConnectionId(u64);
+
+impl ConnectionId {
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// What is known of a dialog (profile section 3).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dialog {
+    /// Dialog-Start with every Dialog-Update merged over it.
+    pub(crate) facts: Arc<DialogFacts>,
+    /// The latest event: Dialog-Outcome says what became of it.
+    pub(crate) latest: Option<(Xid, Command)>,
+}
+
+impl Server {
+    /// A server of this configuration, with nothing going on.
+    pub fn new(config: Config) -> Self {
+        let content = Budget { left: Arc::new(AtomicUsize::new(config.limits.content_octets)) };
+        Self { config, dialogs: DashMap::new(), connections: AtomicU64::new(1), content }
+    }
+
+    /// How many dialogs are open on all connections.
+    pub fn open_dialogs(&self) -> usize {
+        self.dialogs.len()
+    }
+
+    pub(crate) fn next_connection(&self) -> ConnectionId {
+        ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The budget for the octets of messages that are being worked on.
+    pub(crate) fn content(&self) -> &Budget {
+        &self.content
+    }
+
+    pub(crate) fn start_dialog(&self, connection: ConnectionId, id: DialogId, facts: DialogFacts) {
+        let dialog = Dialog { facts: Arc::new(facts), latest: None };
+        self.dialogs.insert((connection, id), dialog);
+    }
+
+    pub(crate) fn end_dialog(&self, connection: ConnectionId, id: DialogId) {
+        self.dialogs.remove(&(connection, id));
+    }
+
+    pub(crate) fn dialog(&self, connection: ConnectionId, id: DialogId) -> Option<Dialog> {
+        self.dialogs.get(&(connection, id)).map(|dialog| dialog.value().clone())
+    }
+
+    /// Changes what is known of a dialog, if it is open.
+    pub(crate) fn change_dialog(
+        &self,
+        connection: ConnectionId,
+        id: DialogId,
+        change: impl FnOnce(&mut Dialog),
+    ) {
+        if let Some(mut dialog) = self.dialogs.get_mut(&(connection, id)) {
+            change(dialog.value_mut());
+        }
+    }
+}
+
+/// Octets that may be held at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    left: Arc<AtomicUsize>,
+}
+
+/// Octets taken from a budget; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    budget: Budget,
+    octets: usize,
+}
+
+impl Budget {
+    /// An empty reservation, which can grow.
+    pub(crate) fn reservation(&self) -> Reservation {
+        Reservation { budget: self.clone(), octets: 0 }
+    }
+}
+
+impl Reservation {
+    /// Takes more octets; `false` if there are not that many left.
+    #[must_use]
+    pub(crate) fn grow(&mut self, octets: usize) -> bool {
+        let taken = self
+            .budget
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(octets));
+        if taken.is_ok() {
+            self.octets += octets;
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.octets, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_given_back() {
+        let budget = Budget { left: Arc::new(AtomicUsize::new(10)) };
+        let mut first = budget.reservation();
+        assert!(first.grow(4) && first.grow(6) && !first.grow(1));
+        assert!(!budget.reservation().grow(1));
+        drop(first);
+        assert!(budget.reservation().grow(10));
+    }
+}

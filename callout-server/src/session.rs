@@ -1,0 +1,473 @@
+//! One OCP connection: its groups, dialogs and transactions.
+//!
+//! ```text
+//!               TS           AMS             AME             services done
+//! transaction ─────▶ Started ────▶ Receiving ────▶ Working ────────────────▶ answered, TE
+//! ```
+//!
+//! Services work in tasks of their own; the session only collects octets and hands answers on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use ocp_proto::smtp::{
+    COMMAND_PROFILE, Command, CommandLine, CommandProfile, DIALOG, DialogFeature, Envelope, Part,
+    REPLY_PROFILE,
+};
+use ocp_proto::wire::Structure;
+use ocp_proto::{
+    Closed, Connection, DialogId, Event, GroupId, OcpResult, Offer, OriginalStart, Response, Xid,
+    feature_uri,
+};
+use services::Input;
+use services::mail::Mail;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+
+use crate::adapt::{self, Original};
+use crate::chain::{self, Adapted, Answer, milliseconds};
+use crate::router::{Chain, UnknownService};
+use crate::server::{ConnectionId, Reservation, Server};
+
+/// The application behind one [`Connection`].
+pub(crate) struct Session {
+    id: ConnectionId,
+    server: Arc<Server>,
+    groups: HashMap<GroupId, Result<Arc<Chain>, UnknownService>>,
+    dialogs: HashSet<DialogId>,
+    transactions: HashMap<Xid, Transaction>,
+    tasks: JoinSet<(Xid, Answer)>,
+    draining: bool,
+}
+
+/// One event on its way through the services.
+struct Transaction {
+    chain: Arc<Chain>,
+    stage: Stage,
+    span: Span,
+    started: Instant,
+    /// Its octets in the process's budget.
+    reservation: Reservation,
+}
+
+enum Stage {
+    Started,
+    Receiving { start: OriginalStart, first: BytesMut, body: BytesMut },
+    Working { original: Original, task: AbortHandle, progress: Instant },
+}
+
+impl Session {
+    /// A session for a connection that has just been accepted.
+    pub(crate) fn new(id: ConnectionId, server: Arc<Server>) -> Self {
+        Self {
+            id,
+            server,
+            groups: HashMap::new(),
+            dialogs: HashSet::new(),
+            transactions: HashMap::new(),
+            tasks: JoinSet::new(),
+            draining: false,
+        }
+    }
+
+    /// Acts on what happened on the connection.
+    pub(crate) fn handle(&mut self, connection: &mut Connection, event: Event) {
+        match event {
+            Event::Offered(offer) => self.answer_offer(connection, &offer),
+            Event::GroupCreated { group, services } => self.create_group(group, &services),
+            Event::GroupDestroyed { group } => {
+                self.groups.remove(&group);
+            }
+            Event::DialogStarted { dialog, .. } if self.draining => {
+                let _ = connection.end_dialog(dialog, OcpResult::failure("the server is stopping"));
+            }
+            Event::DialogStarted { dialog, facts } => {
+                self.dialogs.insert(dialog);
+                self.server.start_dialog(self.id, dialog, facts);
+            }
+            Event::DialogUpdated { dialog, update } => {
+                self.server.change_dialog(self.id, dialog, |known| {
+                    Arc::make_mut(&mut known.facts).update(update);
+                });
+            }
+            Event::DialogOutcome { dialog, xid, result, .. } => {
+                self.server.change_dialog(self.id, dialog, |known| match &known.latest {
+                    Some((latest, command)) if *latest == xid && result.is_success() => {
+                        Arc::make_mut(&mut known.facts).after(command);
+                    }
+                    _ => {}
+                });
+            }
+            Event::DialogEnded { dialog, .. } => {
+                self.dialogs.remove(&dialog);
+                self.server.end_dialog(self.id, dialog);
+            }
+            Event::TransactionStarted { xid, group } => self.start(connection, xid, group),
+            Event::OriginalStarted { xid, start } => self.receive(connection, xid, start),
+            Event::Data { xid, part, octets } => self.collect(connection, xid, part, &octets),
+            Event::OriginalEnded { xid, result } => self.work(connection, xid, &result),
+            Event::TransactionEnded { xid, result, .. } => self.forget(xid, &result),
+            Event::Closed(closed) => self.log_end(&closed),
+            Event::Started
+            | Event::Responded(_)
+            | Event::Progress { .. }
+            | Event::Draining
+            | Event::AdaptedStarted { .. }
+            | Event::Preserved { .. }
+            | Event::AdaptedEnded { .. } => {}
+        }
+        self.close_if_drained(connection);
+    }
+
+    /// Waits for services; for ever if none works. Safe to cancel.
+    pub(crate) async fn completed(&mut self) -> Result<(Xid, Answer), JoinError> {
+        match self.tasks.join_next().await {
+            Some(completed) => completed,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Sends a chain's answer, and those of others that are there by now.
+    pub(crate) fn handle_completed(
+        &mut self,
+        connection: &mut Connection,
+        completed: Result<(Xid, Answer), JoinError>,
+    ) {
+        let mut next = Some(completed);
+        while let Some(completed) = next {
+            match completed {
+                Ok((xid, answer)) => self.answer(connection, xid, answer),
+                Err(error) if error.is_cancelled() => {}
+                Err(error) => self.fail(connection, &error),
+            }
+            next = self.tasks.try_join_next();
+        }
+        self.close_if_drained(connection);
+    }
+
+    /// When [`Session::handle_timeout`] wants to be called next.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.transactions.values().filter_map(Transaction::progress).min()
+    }
+
+    /// Says that we are still at work where nothing was said for a while (profile section 7).
+    pub(crate) fn handle_timeout(&mut self, connection: &mut Connection, now: Instant) {
+        let interval = self.server.config.timeouts.progress;
+        for (xid, transaction) in &mut self.transactions {
+            if let Stage::Working { progress, .. } = &mut transaction.stage
+                && *progress <= now
+            {
+                *progress = now + interval;
+                connection.report_progress(Some(*xid));
+            }
+        }
+    }
+
+    /// Takes no new dialogs; the connection ends with its last dialog and transaction.
+    pub(crate) fn drain(&mut self, connection: &mut Connection) {
+        self.draining = true;
+        let _ = connection.drain();
+        self.close_if_drained(connection);
+    }
+
+    fn close_if_drained(&self, connection: &mut Connection) {
+        if self.draining && self.dialogs.is_empty() && connection.transactions() == 0 {
+            connection.close(OcpResult::ok());
+        }
+    }
+
+    fn answer_offer(&mut self, connection: &mut Connection, offer: &Offer) {
+        let mut response = Response::default();
+        for feature in &offer.features {
+            let selected = match feature_uri(feature) {
+                Some(uri) if uri == DIALOG.as_bytes() => select_dialogs(offer, feature),
+                Some(uri) if uri == COMMAND_PROFILE.as_bytes() => {
+                    self.select_commands(offer, feature)
+                }
+                Some(uri) if uri == REPLY_PROFILE.as_bytes() => None,
+                _ => {
+                    response.unknowns.push(named_only(feature));
+                    continue;
+                }
+            };
+            match selected {
+                Some(selected) => {
+                    response.feature = Some(selected);
+                    break;
+                }
+                None => response.rejects.push(named_only(feature)),
+            }
+        }
+        if let Err(misuse) = connection.respond(response) {
+            error!(%misuse, "our response broke a rule");
+        }
+    }
+
+    /// The command profile is one group's: what its services want of what was offered.
+    fn select_commands(&self, offer: &Offer, feature: &Structure) -> Option<Structure> {
+        let chain = self.groups.get(&offer.group?)?.as_ref().ok()?;
+        let offered = CommandProfile::from_structure(feature)?;
+        let selected = chain.profile(&offered);
+        for (service, effect) in chain.missing_effects(&offered) {
+            info!(
+                service = service.name,
+                %effect,
+                "the processor does not offer a side effect that the service can ask for"
+            );
+        }
+        debug!(services = ?chain.names(), profile = ?selected, "negotiated");
+        Some(selected.to_structure())
+    }
+
+    fn create_group(&mut self, group: GroupId, services: &[Structure]) {
+        let chain = self.server.config.router.chain(services).map(Arc::new);
+        if let Err(error) = &chain {
+            warn!(group = group.number(), %error, "its transactions will be refused");
+        }
+        self.groups.insert(group, chain);
+    }
+
+    fn start(&mut self, connection: &mut Connection, xid: Xid, group: GroupId) {
+        let chain = match self.groups.get(&group) {
+            Some(Ok(chain)) => chain.clone(),
+            Some(Err(error)) => return refuse(connection, xid, &error.to_string(), false),
+            None => return refuse(connection, xid, "there is no such service group", false),
+        };
+        let transaction = Transaction {
+            chain,
+            stage: Stage::Started,
+            span: Span::none(),
+            started: Instant::now(),
+            reservation: self.server.content().reservation(),
+        };
+        self.transactions.insert(xid, transaction);
+    }
+
+    fn receive(&mut self, connection: &mut Connection, xid: Xid, start: Option<OriginalStart>) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let Some(start) = start else {
+            return self.refuse(connection, xid, "the group has no SMTP command profile", false);
+        };
+        transaction.span = info_span!(
+            "transaction",
+            connection = self.id.number(),
+            dialog = start.dialog.number(),
+            xid = xid.number(),
+            command = start.command.name(),
+        );
+        let limit = self.server.config.limits.message_octets;
+        if start.body_size.is_some_and(|size| size > limit) {
+            return self.refuse(connection, xid, &too_large(limit), false);
+        }
+        self.server.change_dialog(self.id, start.dialog, |dialog| {
+            dialog.latest = Some((xid, start.command.clone()));
+        });
+        transaction.stage =
+            Stage::Receiving { start, first: BytesMut::new(), body: BytesMut::new() };
+    }
+
+    fn collect(
+        &mut self,
+        connection: &mut Connection,
+        xid: Xid,
+        part: Option<Part>,
+        octets: &[u8],
+    ) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let Stage::Receiving { first, body, .. } = &mut transaction.stage else { return };
+        let limit = self.server.config.limits.message_octets;
+        if first.len() + body.len() + octets.len() > limit as usize {
+            return self.refuse(connection, xid, &too_large(limit), false);
+        }
+        if !transaction.reservation.grow(octets.len()) {
+            return self.refuse(connection, xid, "the server works on too much content", true);
+        }
+        match part {
+            Some(Part::MessageBody) => body.extend_from_slice(octets),
+            _ => first.extend_from_slice(octets),
+        }
+    }
+
+    /// The event is complete: the services get it.
+    fn work(&mut self, connection: &mut Connection, xid: Xid, result: &OcpResult) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
+        let Stage::Receiving { start, first, body } = stage else { return };
+        if result.is_partial() {
+            // A-18: never report an incomplete message as clean.
+            return self.refuse(connection, xid, "the message is incomplete (AME 206)", false);
+        }
+        let Some(dialog) = self.server.dialog(self.id, start.dialog) else { return };
+        let (first, body) = (first.freeze(), body.freeze());
+        let (part, input) = match start.command {
+            Command::Message => {
+                let mail = Mail::new(first.clone(), body.clone());
+                (Part::MessageHeader, Input::Content(Arc::new(mail)))
+            }
+            Command::Connect => (Part::Command, Input::Nothing),
+            _ => match command_line(&start.command, &first) {
+                Ok(line) => (Part::Command, Input::Line(line)),
+                Err(reason) => return self.refuse(connection, xid, &reason, false),
+            },
+        };
+        let profile = connection.transaction_profile(xid);
+        let event = chain::Event {
+            dialog: dialog.facts,
+            observed: profile.is_some_and(|profile| profile.observed.contains(&start.command)),
+            granted: profile.map_or(&[][..], |profile| &profile.side_effects).into(),
+            command: start.command,
+            input,
+            envelope: Envelope { sender: start.sender, recipients: start.recipients },
+        };
+        let chain = transaction.chain.clone();
+        let asked = async move { (xid, chain.run(event).await) };
+        let task = self.tasks.spawn(asked.instrument(transaction.span.clone()));
+        transaction.stage = Stage::Working {
+            original: Original { part, first, body },
+            task,
+            progress: Instant::now() + self.server.config.timeouts.progress,
+        };
+    }
+
+    fn answer(&mut self, connection: &mut Connection, xid: Xid, answer: Answer) {
+        let Some(transaction) = self.transactions.remove(&xid) else { return };
+        let Stage::Working { original, .. } = transaction.stage else { return };
+        let _entered = transaction.span.enter();
+        let decision = match &answer.adapted {
+            Adapted::Unchanged => "unchanged",
+            Adapted::Command(_) | Adapted::Content(_) => "modified",
+            Adapted::Reply(_) => "replied",
+        };
+        let reply = match &answer.adapted {
+            Adapted::Reply(reply) => Some(reply.to_string()),
+            _ => None,
+        };
+        let verdicts = summary(&answer);
+        match adapt::send(connection, xid, &original, answer) {
+            Ok(traffic) => info!(
+                decision,
+                reply,
+                verdicts,
+                octets_received = traffic.received,
+                octets_sent = traffic.sent,
+                took_ms = milliseconds(transaction.started.elapsed()),
+                "adapted"
+            ),
+            Err(misuse) => {
+                error!(%misuse, "our answer broke a rule");
+                refuse(connection, xid, "the server failed", true);
+            }
+        }
+    }
+
+    /// A task that ended without an answer, which no service can cause.
+    fn fail(&mut self, connection: &mut Connection, error: &JoinError) {
+        let failed = self.transactions.iter().find(|(_, transaction)| {
+            matches!(&transaction.stage, Stage::Working { task, .. } if task.id() == error.id())
+        });
+        if let Some(xid) = failed.map(|(xid, _)| *xid) {
+            self.refuse(connection, xid, "the server failed", true);
+        }
+    }
+
+    /// Ends a transaction without an answer: the processor's failure policy decides.
+    fn refuse(&mut self, connection: &mut Connection, xid: Xid, reason: &str, retry: bool) {
+        if let Some(transaction) = self.transactions.remove(&xid) {
+            let _entered = transaction.span.enter();
+            warn!(
+                xid = xid.number(),
+                reason,
+                took_ms = milliseconds(transaction.started.elapsed()),
+                "refused"
+            );
+        }
+        refuse(connection, xid, reason, retry);
+    }
+
+    /// The processor, a violation or a time-out ended it.
+    fn forget(&mut self, xid: Xid, result: &OcpResult) {
+        let Some(transaction) = self.transactions.remove(&xid) else { return };
+        if let Stage::Working { task, .. } = &transaction.stage {
+            task.abort();
+        }
+        let _entered = transaction.span.enter();
+        info!(
+            xid = xid.number(),
+            reason = result.reason(),
+            took_ms = milliseconds(transaction.started.elapsed()),
+            "ended without an answer"
+        );
+    }
+
+    fn log_end(&self, closed: &Closed) {
+        match closed {
+            Closed::ByUs => debug!("connection ended by us"),
+            Closed::ByPeer(result) if result.is_success() => debug!("connection ended by the peer"),
+            Closed::ByPeer(result) => warn!(reason = result.reason(), "the peer gave up"),
+            Closed::Lost { mid_message } => info!(mid_message, "connection lost"),
+            Closed::Violation(violation) => warn!(%violation, "the peer broke a rule"),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for dialog in &self.dialogs {
+            self.server.end_dialog(self.id, *dialog);
+        }
+    }
+}
+
+impl Transaction {
+    fn progress(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Working { progress, .. } => Some(*progress),
+            _ => None,
+        }
+    }
+}
+
+fn refuse(connection: &mut Connection, xid: Xid, reason: &str, retry: bool) {
+    let _ = connection.end_transaction(xid, &OcpResult::failure(reason), retry);
+}
+
+fn too_large(limit: u32) -> String {
+    format!("the message has more than the {limit} octets that this server takes")
+}
+
+/// Dialogs are the connection's, in version 1.
+fn select_dialogs(offer: &Offer, feature: &Structure) -> Option<Structure> {
+    let offered = DialogFeature::from_structure(feature)?;
+    let possible = offer.group.is_none() && offered.version >= 1;
+    possible.then(|| DialogFeature { version: 1 }.to_structure())
+}
+
+/// A feature by its URI alone, for Rejects and Unknowns.
+fn named_only(feature: &Structure) -> Structure {
+    let members = feature.members.iter().take(1).cloned().collect();
+    Structure { members, ..Structure::default() }
+}
+
+fn command_line(command: &Command, octets: &bytes::Bytes) -> Result<CommandLine, String> {
+    let line = CommandLine::new(octets.clone()).map_err(|error| error.to_string())?;
+    match line.command() {
+        Some(verb) if verb == *command => Ok(line),
+        _ => Err(format!("the command line is no {command}")),
+    }
+}
+
+/// Every service's verdict in one line.
+fn summary(answer: &Answer) -> String {
+    let words = answer.verdicts.iter().map(|verdict| {
+        let name = verdict.service.rsplit(|octet| *octet == b'/').next().unwrap_or_default();
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        let mut word = format!("{}={}", text(name), text(&verdict.verdict));
+        for detail in [&verdict.score, &verdict.reason].into_iter().flatten() {
+            word.push_str(&format!(" ({})", text(detail)));
+        }
+        word
+    });
+    words.collect::<Vec<_>>().join(", ")
+}

@@ -24,6 +24,11 @@ const READ_SIZE: usize = 64 * 1024;
 /// How long a peer may take for our last octets, and then to close its side.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The runtime's clock: the system's, or the one that a test drives.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Serves one connection until it is over. `stop` asks to take no new dialogs.
 pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
@@ -33,13 +38,13 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let unsent = server.config.limits.unsent_octets;
     let drain = server.config.timeouts.drain;
-    let mut connection = Connection::new(Role::Server, server.config.connection(), Instant::now());
+    let mut connection = Connection::new(Role::Server, server.config.connection(), now());
     let mut session = Session::new(id, server);
     let mut drained_by: Option<Instant> = None;
     loop {
         // Events that are not asked for leave the input where it is: that is back-pressure on a
         // peer that does not read.
-        while connection.output().remaining() < unsent
+        while (connection.is_over() || connection.output().remaining() < unsent)
             && let Some(event) = connection.poll_event()
         {
             session.handle(&mut connection, event);
@@ -48,7 +53,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
             break;
         }
         let wake = [connection.poll_timeout(), session.poll_timeout(), drained_by];
-        let wake = wake.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + LINGER);
+        let wake = wake.into_iter().flatten().min().unwrap_or_else(|| now() + LINGER);
         let reads = connection.output().remaining() < unsent;
         tokio::select! {
             moved = poll_fn(|cx| poll_octets(&mut stream, &mut connection, reads, cx)) => {
@@ -67,7 +72,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 session.handle_completed(&mut connection, completed);
             }
             () = sleep_until(wake.into()) => {
-                let now = Instant::now();
+                let now = now();
                 connection.handle_timeout(now);
                 session.handle_timeout(&mut connection, now);
                 if drained_by.is_some_and(|end| end <= now) {
@@ -75,7 +80,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 }
             }
             () = stop.cancelled(), if drained_by.is_none() => {
-                drained_by = Some(Instant::now() + drain);
+                drained_by = Some(now() + drain);
                 session.drain(&mut connection);
             }
         }
@@ -86,7 +91,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
 /// Says that there is no room for another connection (RFC 4037 section 13).
 pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, reason: &str) {
     let config = ocp_proto::Config::default();
-    let mut connection = Connection::new(Role::Server, config, Instant::now());
+    let mut connection = Connection::new(Role::Server, config, now());
     connection.close(OcpResult::failure(reason));
     let _ = timeout(LINGER, finish(stream, connection)).await;
 }
@@ -118,7 +123,7 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
         match poll_read_buf(Pin::new(stream), cx, connection.input()) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Moved::End)),
             Poll::Ready(Ok(_)) => {
-                connection.handle_input(Instant::now());
+                connection.handle_input(now());
                 return Poll::Ready(Ok(Moved::Octets));
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -148,3 +153,6 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     while stream.read(&mut dropped).await? > 0 {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use crate::adapt::{self, Original};
 use crate::chain::{self, Adapted, Answer, milliseconds};
+use crate::driver::now;
 use crate::router::{Chain, UnknownService};
 use crate::server::{ConnectionId, Reservation, Server};
 
@@ -239,7 +240,7 @@ impl Session {
             chain,
             stage: Stage::Started,
             span: Span::none(),
-            started: Instant::now(),
+            started: now(),
             reservation: self.server.content().reservation(),
         };
         self.transactions.insert(xid, transaction);
@@ -327,7 +328,7 @@ impl Session {
         transaction.stage = Stage::Working {
             original: Original { part, first, body },
             task,
-            progress: Instant::now() + self.server.config.timeouts.progress,
+            progress: now() + self.server.config.timeouts.progress,
         };
     }
 

@@ -30,10 +30,7 @@ impl Service for Marker {
         }
     }
 
-    fn handle<'a>(
-        &'a self,
-        request: &'a Request,
-    ) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+    fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
         let Some(mail) = request.mail() else {
             let text = |fact: &Option<bytes::Bytes>| {
                 fact.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned()
@@ -69,10 +66,7 @@ impl Service for Gate {
         Declaration::on([Command::Mail])
     }
 
-    fn handle<'a>(
-        &'a self,
-        request: &'a Request,
-    ) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+    fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
         async move {
             if request.line().is_some_and(|line| line.as_bytes().ends_with(b"<slow@b>")) {
                 let guard = Guard(self.given_up.clone());
@@ -235,7 +229,8 @@ async fn kept_octets_stay_at_home_and_others_come_back_as_they_are() {
     // Kept in part: the rest of the range is sent again.
     peer.send(&message(3, "Kept: {2 3}\r\n")).await;
     let answer = peer.until("TE 3;\r\n").await;
-    let split = "As-is: 0\r\nAM-Part: message-header\r\n\r\n2:A:\r\n;\r\nDUY 3 2 3;\r\nDUM 3 16\r\n";
+    let split =
+        "As-is: 0\r\nAM-Part: message-header\r\n\r\n2:A:\r\n;\r\nDUY 3 2 3;\r\nDUM 3 16\r\n";
     assert!(answer.contains(split), "{answer}");
     drop(peer);
     running.finish().await;
@@ -249,7 +244,8 @@ async fn what_can_not_be_done_is_refused_alone() {
     assert_eq!(peer.until("\r\n").await, "TE 1 {400 \"28:there is no service x:y here\"};\r\n");
 
     let large = message(2, "").replace("4:body", "9:body body");
-    let refused = "TE 2 {400 \"62:the message has more than the 16 octets that this server takes\"};\r\n";
+    let refused =
+        "TE 2 {400 \"62:the message has more than the 16 octets that this server takes\"};\r\n";
     peer.send(&large).await;
     assert_eq!(peer.until(";\r\n").await, refused);
     // A size that is known beforehand is refused before any octet comes.
@@ -344,7 +340,8 @@ async fn dialog_facts_are_merged_and_cleared() {
 async fn offers_get_what_is_possible_and_no_more() {
     let running = start("").await;
     let mut peer = running.connect().await;
-    peer.send("CS;\r\nNO ({\"3:x:y\"},{\"16:ocp://smtp/reply\"},{\"18:ocp://smtp/command\"});\r\n").await;
+    peer.send("CS;\r\nNO ({\"3:x:y\"},{\"16:ocp://smtp/reply\"},{\"18:ocp://smtp/command\"});\r\n")
+        .await;
     assert_eq!(
         peer.until(";\r\nNR").await + &peer.until("\r\n;\r\n").await,
         "CS;\r\nNR\r\nRejects: ({\"16:ocp://smtp/reply\"},{\"18:ocp://smtp/command\"})\r\n\

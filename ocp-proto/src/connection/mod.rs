@@ -266,7 +266,8 @@ impl Connection {
         })
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether nothing more is received; events may be left, the last is [`Event::Closed`].
+    pub fn is_over(&self) -> bool {
         self.stage == Stage::Over
     }
 

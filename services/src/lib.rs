@@ -6,10 +6,13 @@
 
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod log;
 pub mod mail;
+pub mod mail_from;
 mod outcome;
 mod registry;
 mod service;
+mod setting;
 
 pub use outcome::{Change, Finding, Outcome};
 pub use registry::{Kind, Registry, Settings, SettingsError};

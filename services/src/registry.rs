@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
 
 use crate::service::Service;
+use crate::{log, mail_from};
 
 /// A kind of service.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +28,7 @@ pub struct Registry(Vec<Kind>);
 impl Registry {
     /// The built-in services. A new one is a line here.
     pub fn builtin() -> Self {
-        Self(Vec::new())
+        Self(vec![log::KIND, mail_from::KIND])
     }
 
     /// Adds a kind; it replaces one of the same name.
@@ -58,6 +60,16 @@ impl<'a> Settings<'a> {
         Self { table: Some(table), directory: directory.to_owned() }
     }
 
+    /// Settings from a TOML text of their own; relative paths in it start at `directory`.
+    ///
+    /// # Errors
+    /// If the text is no TOML.
+    pub fn parse(text: &'a str, directory: &Path) -> Result<Self, SettingsError> {
+        let table = DeTable::parse(text).map_err(SettingsError::from)?;
+        let table = toml::Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+        Ok(Self::new(table.into(), directory))
+    }
+
     /// No settings: every service has defaults that make sense.
     pub fn none() -> Self {
         Self { table: None, directory: PathBuf::new() }
@@ -73,15 +85,10 @@ impl<'a> Settings<'a> {
     /// # Errors
     /// What is wrong, and where.
     pub fn read<T: DeserializeOwned + Default>(self) -> Result<T, SettingsError> {
-        self.table.map_or_else(
-            || Ok(T::default()),
-            |table| {
-                T::deserialize(table).map_err(|error| SettingsError {
-                    message: error.message().to_owned(),
-                    span: error.span(),
-                })
-            },
-        )
+        match self.table {
+            Some(table) => T::deserialize(table).map_err(SettingsError::from),
+            None => Ok(T::default()),
+        }
     }
 }
 
@@ -99,5 +106,16 @@ impl SettingsError {
     /// An error that is in no particular place.
     pub fn new(message: impl ToString) -> Self {
         Self { message: message.to_string(), span: None }
+    }
+
+    /// An error in one value, such as a [`toml::Spanned`] one.
+    pub fn at(span: Range<usize>, message: impl ToString) -> Self {
+        Self { message: message.to_string(), span: Some(span) }
+    }
+}
+
+impl From<toml::de::Error> for SettingsError {
+    fn from(error: toml::de::Error) -> Self {
+        Self { message: error.message().to_owned(), span: error.span() }
     }
 }

@@ -1,0 +1,327 @@
+//! `log`: one structured record for each event and each message; it changes nothing.
+//!
+//! Records go to [`tracing`] with the target `opes::log`. All of them hold the event and what is
+//! known of the client and the envelope; a command adds its line, a message its sizes, parts and
+//! identifying fields. Control characters are replaced, texts are cut at 200 characters, and of
+//! AUTH only the mechanism is shown. The server only watches: nobody waits for these records.
+//!
+//! ```toml
+//! # trace, debug, info (default), warn or error
+//! level = "info"
+//! # Which events; all of them by default. Without MESSAGE no content travels to the server for it.
+//! events = ["CONNECT", "HELO", "MAIL", "RCPT", "MESSAGE", "QUIT"]
+//! ```
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use ocp_proto::smtp::{Address, Command, FailurePolicy};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::mail::{Mail, PartKind};
+use crate::outcome::{Finding, Outcome};
+use crate::registry::{Kind, Settings, SettingsError};
+use crate::service::{Declaration, Request, Service, ServiceError};
+
+/// The kind `log`.
+pub const KIND: Kind = Kind {
+    name: "log",
+    summary: "a structured record for each event and message; changes nothing",
+    build: |settings| Ok(Arc::new(Log::new(settings)?)),
+};
+
+/// The target of the records.
+pub const TARGET: &str = "opes::log";
+
+/// The most characters of one text in a record.
+const LONGEST_TEXT: usize = 200;
+/// The most recipients of one record; their number is always there.
+const MOST_RECIPIENTS: usize = 20;
+
+/// Every event that services see.
+const EVENTS: [Command; 13] = [
+    Command::Connect,
+    Command::Helo,
+    Command::StartTls,
+    Command::Auth,
+    Command::Mail,
+    Command::Rcpt,
+    Command::Data,
+    Command::Message,
+    Command::Rset,
+    Command::Vrfy,
+    Command::Expn,
+    Command::Noop,
+    Command::Quit,
+];
+
+/// The settings, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Config {
+    /// The level of the records.
+    level: Level,
+    /// The events that are recorded; all if absent.
+    events: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Level {
+    Trace,
+    Debug,
+    #[default]
+    Info,
+    Warn,
+    Error,
+}
+
+/// The service.
+#[derive(Debug)]
+pub struct Log {
+    level: Level,
+    events: Vec<Command>,
+}
+
+/// [`tracing::event!`] wants its level at compile time.
+macro_rules! record {
+    ($level:expr, $($fields:tt)*) => {
+        match $level {
+            Level::Trace => tracing::trace!(target: TARGET, $($fields)*),
+            Level::Debug => tracing::debug!(target: TARGET, $($fields)*),
+            Level::Info => tracing::info!(target: TARGET, $($fields)*),
+            Level::Warn => tracing::warn!(target: TARGET, $($fields)*),
+            Level::Error => tracing::error!(target: TARGET, $($fields)*),
+        }
+    };
+}
+
+impl Log {
+    /// The service with these settings.
+    ///
+    /// # Errors
+    /// If a level or an event is unknown.
+    pub fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let Config { level, events } = settings.read()?;
+        let events = match events {
+            None => EVENTS.to_vec(),
+            Some(names) => names.iter().map(event).collect::<Result<_, _>>()?,
+        };
+        Ok(Self { level, events })
+    }
+
+    fn record(&self, request: &Request) {
+        let dialog = &request.dialog;
+        let recipients = &request.envelope.recipients;
+        let line = request.line().map(|line| match request.command {
+            Command::Auth => mechanism_only(line.as_bytes()),
+            _ => printable(line.as_bytes()),
+        });
+        let message = request.mail().map(|mail| Message::of(mail));
+        record!(
+            self.level,
+            event = request.command.name(),
+            client = dialog.client_address.as_deref().map(printable),
+            client_name = dialog.client_name.as_deref().map(printable),
+            helo = dialog.helo.as_deref().map(printable),
+            user = dialog.auth.as_ref().map(|auth| printable(&auth.identity)),
+            queue_id = dialog.queue_id.as_deref().map(printable),
+            line,
+            sender = request.envelope.sender.as_ref().map(|sender| printable(sender.path())),
+            recipient_count = (!recipients.is_empty()).then_some(recipients.len()),
+            recipients = (!recipients.is_empty()).then(|| paths(recipients)),
+            header_octets = message.as_ref().map(|message| message.header_octets),
+            body_octets = message.as_ref().map(|message| message.body_octets),
+            parts = message.as_ref().map(|message| message.parts),
+            message_id = message.as_ref().and_then(|message| message.message_id.as_deref()),
+            from = message.as_ref().and_then(|message| message.from.as_deref()),
+            subject = message.as_ref().and_then(|message| message.subject.as_deref()),
+            "{}",
+            if message.is_some() { "message" } else { "event" },
+        );
+    }
+}
+
+impl Service for Log {
+    fn declaration(&self) -> Declaration {
+        Declaration {
+            observed: self.events.clone(),
+            on_failure: FailurePolicy::Accept,
+            ..Declaration::on(self.events.clone())
+        }
+    }
+
+    fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        self.record(request);
+        ready(Ok(Outcome::unchanged(Finding::new("logged")))).boxed()
+    }
+}
+
+/// What is recorded of a message.
+struct Message {
+    header_octets: usize,
+    body_octets: usize,
+    /// Parts with content of their own.
+    parts: usize,
+    message_id: Option<String>,
+    from: Option<String>,
+    subject: Option<String>,
+}
+
+impl Message {
+    fn of(mail: &Mail) -> Self {
+        let field = |name| mail.field(name).map(|field| printable(field.text(mail).as_bytes()));
+        Self {
+            header_octets: mail.header().len(),
+            body_octets: mail.body().len(),
+            parts: mail.parts().iter().filter(|part| part.kind == PartKind::Leaf).count(),
+            message_id: field("Message-ID"),
+            from: field("From"),
+            subject: field("Subject"),
+        }
+    }
+}
+
+fn event(name: &Spanned<String>) -> Result<Command, SettingsError> {
+    EVENTS.into_iter().find(|event| event.name() == name.get_ref()).ok_or_else(|| {
+        let known: Vec<_> = EVENTS.iter().map(Command::name).collect();
+        let message = format!("{:?} is no event; these are: {}", name.get_ref(), known.join(", "));
+        SettingsError::at(name.span(), message)
+    })
+}
+
+/// A processor leaves initial responses out (profile section 4); if one does not, they are not
+/// recorded all the same.
+fn mechanism_only(line: &[u8]) -> String {
+    let words: Vec<_> = line.split(|octet| *octet == b' ').take(2).collect();
+    printable(&words.join(&b' '))
+}
+
+fn paths(recipients: &[Address]) -> String {
+    let shown = recipients.iter().take(MOST_RECIPIENTS);
+    shown.map(|recipient| printable(recipient.path())).collect::<Vec<_>>().join(" ")
+}
+
+/// Text that can stand in a log: control characters replaced, cut.
+fn printable(octets: &[u8]) -> String {
+    let octets = octets.get(..LONGEST_TEXT * 4).unwrap_or(octets);
+    let text = String::from_utf8_lossy(octets);
+    let replaced = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut shown: String = text.chars().take(LONGEST_TEXT).map(replaced).collect();
+    if text.chars().nth(LONGEST_TEXT).is_some() {
+        shown.push('\u{2026}');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use ocp_proto::smtp::{CommandLine, DialogFacts, Envelope};
+    use ocp_proto::wire::Structure;
+
+    use super::*;
+    use crate::outcome::Change;
+    use crate::service::Input;
+    use crate::setting::documented;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn service(settings: &str) -> Result<Log, SettingsError> {
+        Log::new(Settings::parse(settings, Path::new(""))?)
+    }
+
+    /// The record of one event, as JSON.
+    fn record(settings: &str, command: Command, input: Input) -> String {
+        let request = Request {
+            dialog: Arc::new(DialogFacts {
+                client_address: Some("192.0.2.1".into()),
+                ..DialogFacts::default()
+            }),
+            command,
+            input,
+            envelope: Envelope {
+                sender: Some(Address::null()),
+                recipients: vec![Address::new("<a@example.org>").unwrap(); 30],
+            },
+            parameters: Arc::new(Structure { members: Vec::new(), named: Default::default() }),
+            granted: Arc::new([]),
+        };
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let service = service(settings).unwrap();
+        let handled = tracing::subscriber::with_default(subscriber, || {
+            service.handle(&request).now_or_never()
+        });
+        assert_eq!(handled.unwrap().unwrap().change, Change::None);
+        String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_one_bounded_record() {
+        let header = format!(
+            "From: =?utf-8?Q?J=C3=BCrgen?= <j@example.org>\r\nSubject: a\0b{}\r\n\r\n",
+            "x".repeat(500)
+        );
+        let mail = Arc::new(Mail::new(header.into(), "body".into()));
+        let record = record("level = 'warn'", Command::Message, Input::Content(mail));
+        assert_eq!(record.lines().count(), 1);
+        for part in [
+            "\"level\":\"WARN\"",
+            "\"target\":\"opes::log\"",
+            "\"event\":\"MESSAGE\"",
+            "\"client\":\"192.0.2.1\"",
+            "\"sender\":\"<>\"",
+            "\"recipient_count\":30",
+            "\"body_octets\":4",
+            "\"parts\":1",
+            "J\u{fc}rgen",
+            "a\u{fffd}bx",
+        ] {
+            assert!(record.contains(part), "{part}: {record}");
+        }
+        assert!(!record.contains("message_id") && !record.contains("\"line\""), "{record}");
+        assert!(!record.contains(&"x".repeat(LONGEST_TEXT)), "{record}");
+        assert_eq!(record.matches("<a@example.org>").count(), MOST_RECIPIENTS);
+    }
+
+    #[test]
+    fn of_auth_only_the_mechanism_is_shown() {
+        let line = CommandLine::new("AUTH PLAIN AGEAc2VjcmV0").unwrap();
+        let record = record("", Command::Auth, Input::Line(line));
+        assert!(record.contains("\"line\":\"AUTH PLAIN\""), "{record}");
+        assert!(!record.contains("AGEA"), "{record}");
+    }
+
+    #[test]
+    fn it_watches_what_it_is_told_to_and_never_stops_mail() {
+        let declaration = service("").unwrap().declaration();
+        assert_eq!((declaration.events.len(), declaration.observed.len()), (13, 13));
+        assert_eq!(declaration.on_failure, FailurePolicy::Accept);
+        let declaration = service(&documented(include_str!("log.rs"))).unwrap().declaration();
+        assert_eq!(declaration.events.len(), 6);
+        let error = service("events = ['MAIL', 'mail']").unwrap_err();
+        assert_eq!(error.span, Some(18..24));
+        assert!(error.message.starts_with("\"mail\" is no event; these are: CONNECT, HELO,"));
+    }
+}

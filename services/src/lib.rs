@@ -4,16 +4,22 @@
 //! A service gets a [`Request`] and answers with an [`Outcome`]: octets that change, side effects,
 //! and what it found. It knows the SMTP profile's plain data, never a connection.
 
+mod content;
+#[cfg(test)]
+mod fixtures;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod log;
 pub mod mail;
 pub mod mail_from;
+pub mod mime_strip;
 mod outcome;
 mod registry;
 mod service;
 mod setting;
+pub mod virus_scan;
 
+pub use content::{FileKind, Limits, Policy};
 pub use outcome::{Change, Finding, Outcome};
 pub use registry::{Kind, Registry, Settings, SettingsError};
 pub use service::{Content, Declaration, Input, Request, Service, ServiceError, compute};

@@ -2,6 +2,7 @@
 //! open, a scanner has to see.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::structure::Part;
 use super::version::Mail;
@@ -151,23 +152,46 @@ pub struct Uuencoded {
     pub name: String,
     /// Its octets.
     pub octets: Vec<u8>,
+    /// Its lines in the text, from `begin` to `end`.
+    pub lines: Range<usize>,
 }
 
-/// The uuencoded files in a text.
+/// The uuencoded files in a text. A file without `end` goes on to the next `begin`.
 pub fn uuencoded(text: &[u8]) -> impl Iterator<Item = Uuencoded> {
-    let mut lines = text.split(|octet| *octet == b'\n');
+    let mut lines = Lines { text, at: 0 }.peekable();
     std::iter::from_fn(move || {
-        let name = lines.find_map(uuencode_name)?;
+        let (start, name) =
+            lines.find_map(|(range, line)| Some((range.start, uuencode_name(line)?)))?;
         let mut octets = Vec::new();
-        for line in lines.by_ref() {
+        let mut end = start;
+        while let Some((range, line)) = lines.next_if(|(_, line)| uuencode_name(line).is_none()) {
+            end = range.end;
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line == b"end" {
                 break;
             }
             uudecode_line(line, &mut octets);
         }
-        Some(Uuencoded { name, octets })
+        Some(Uuencoded { name, octets, lines: start..end })
     })
+}
+
+/// Lines with the ranges they take, line ends included in these alone.
+struct Lines<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = (Range<usize>, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.text.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let start = self.at;
+        self.at = self.text.len().min(start + length + 1);
+        Some((start..self.at, rest.get(..length)?))
+    }
 }
 
 /// The name in `begin 644 name`.
@@ -195,29 +219,42 @@ fn uudecode_line(line: &[u8], octets: &mut Vec<u8>) {
 }
 
 /// The contents of `data:` URIs in a text (RFC 2397): a way to carry files inside HTML. A URI ends
-/// where the next one begins, so that each octet is looked at once.
+/// where the next one starts, so all of them together are no larger than the text.
 pub fn data_uris(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
-    let mut starts = memchr::memmem::find_iter(text, SCHEME).peekable();
+    /// Octets before the comma that are looked through.
+    const LONGEST_TYPE: usize = 256;
+    let mut rest = after_scheme(text);
     std::iter::from_fn(move || {
-        let start = starts.next()? + SCHEME.len();
-        let next = starts.peek().copied().unwrap_or(text.len());
-        Some(text.get(start..next).unwrap_or_default())
-    })
-    .filter_map(|rest| {
-        let end = rest
-            .iter()
-            .position(|octet| matches!(octet, b'"' | b'\'' | b'<' | b'>' | b')') || *octet == 0);
-        let uri = rest.get(..end.unwrap_or(rest.len()))?;
-        let comma = memchr::memchr(b',', uri.get(..uri.len().min(256))?)?;
-        let (media_type, data) = (uri.get(..comma)?, uri.get(comma + 1..)?);
-        let plain = percent_decoded(data);
-        let is_base64 = media_type.to_ascii_lowercase().ends_with(b";base64");
-        Some(if is_base64 { decode_base64(&plain, usize::MAX) } else { plain })
+        loop {
+            let uri = rest?;
+            rest = after_scheme(uri);
+            let next = rest.map_or(uri.len(), |rest| uri.len() - rest.len() - DATA_SCHEME.len());
+            let uri = uri.get(..next)?;
+            let end = uri.iter().position(|o| matches!(o, b'"' | b'\'' | b'<' | b'>' | b')' | 0));
+            let uri = uri.get(..end.unwrap_or(uri.len()))?;
+            let Some(comma) = memchr::memchr(b',', uri.get(..uri.len().min(LONGEST_TYPE))?) else {
+                continue;
+            };
+            let (media_type, data) = (uri.get(..comma)?, uri.get(comma + 1..)?);
+            let plain = percent_decoded(data);
+            let is_base64 = media_type.to_ascii_lowercase().ends_with(b";base64");
+            return Some(if is_base64 { decode_base64(&plain, usize::MAX) } else { plain });
+        }
     })
 }
 
-/// What a `data:` URI begins with.
-const SCHEME: &[u8] = b"data:";
+const DATA_SCHEME: &[u8] = b"data:";
+
+/// What follows the next `data:`; case does not matter (RFC 3986 section 3.1).
+fn after_scheme(text: &[u8]) -> Option<&[u8]> {
+    let found = memchr::memchr_iter(b':', text).find(|colon| {
+        colon
+            .checked_sub(DATA_SCHEME.len() - 1)
+            .and_then(|start| text.get(start..=*colon))
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(DATA_SCHEME))
+    })?;
+    text.get(found + 1..)
+}
 
 fn percent_decoded(encoded: &[u8]) -> Vec<u8> {
     let mut octets = Vec::with_capacity(encoded.len());
@@ -265,15 +302,32 @@ mod tests {
             ("a.txt", &b"harmless text\n"[..])
         );
         assert_eq!((found[1].name.as_str(), &found[1].octets[..]), ("b", &b"abc"[..]));
+        assert!(text[found[0].lines.clone()].starts_with(b"begin 644"));
+        assert!(text[found[0].lines.clone()].ends_with(b"\nend\r\n"));
+        assert_eq!(found[1].lines.end, text.len());
+    }
+
+    #[test]
+    fn a_file_without_an_end_hides_no_other() {
+        let text = b"begin 644 a\n#86)C\nbegin 644 b\n#86)C\nend\nrest";
+        let found: Vec<_> = uuencoded(text).collect();
+        assert_eq!(found.len(), 2);
+        assert_eq!(&text[found[0].lines.clone()], b"begin 644 a\n#86)C\n");
+        assert_eq!(&text[found[1].lines.clone()], b"begin 644 b\n#86)C\nend\n");
+        assert_eq!((&found[0].octets[..], &found[1].octets[..]), (&b"abc"[..], &b"abc"[..]));
     }
 
     #[test]
     fn data_uris_are_found_in_html() {
         let html = b"<a href=\"data:application/x;base64,aGVsbG8=\">x</a><img src='data:,a%20b'>";
         assert_eq!(data_uris(html).collect::<Vec<_>>(), [b"hello".to_vec(), b"a b".to_vec()]);
-        // Nothing is read twice, however many begin before one ends.
-        let many = b"data:,xdata:;base64,aGVsbG8=data:no comma, data:,y";
-        let found: Vec<_> = data_uris(many).collect();
-        assert_eq!(found, [&b"x"[..], b"hello", b" ", b"y"]);
+        let text = b"data: no comma here; DATA:,x data:;base64,aGk=";
+        assert_eq!(data_uris(text).collect::<Vec<_>>(), [b"x ".to_vec(), b"hi".to_vec()]);
+    }
+
+    #[test]
+    fn data_uris_are_no_larger_than_the_text() {
+        let text = b"data:,".repeat(100_000);
+        assert_eq!(data_uris(&text).count(), 100_000);
     }
 }

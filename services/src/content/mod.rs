@@ -1,0 +1,18 @@
+//! What is in a mail, as far as a mail client and its user could get: decoded parts, nested
+//! messages, uuencoded files and `data:` URIs in text, and the members of archives, recursively and
+//! within bounds.
+
+mod archive;
+mod limits;
+mod policy;
+mod sniff;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use limits::Limits;
+pub use policy::Policy;
+pub(crate) use policy::{applied, fill, printable};
+pub use sniff::FileKind;
+pub(crate) use sniff::is_archive;
+pub(crate) use walk::{Next, Object, Origin, Remarks, part_labels, walk};

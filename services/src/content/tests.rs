@@ -1,0 +1,167 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::fixtures::{base64, cabinet, gzip, mail, tar, uuencode, with_attachment, zip};
+
+/// Small bounds, so that a walk that ignores them shows.
+fn limits() -> Limits {
+    Limits { depth: 6, members: 50, unpacked: 3_000_000, memory: 1_000_000, ratio: 100 }
+}
+
+/// Every object of a walk: where it is, and what.
+fn objects(octets: Vec<u8>, limits: &Limits) -> (BTreeMap<String, Vec<u8>>, Remarks) {
+    let mut objects = BTreeMap::new();
+    let remarks = walk(&mail(octets), limits, &mut |object| {
+        if *object.origin != Origin::RawPart {
+            objects.insert(object.location(), object.octets.to_vec());
+        }
+        Next::Descend
+    });
+    (objects, remarks)
+}
+
+#[test]
+fn everything_is_shown() {
+    let cab = cabinet(&[("1", b"one"), ("2", b"two")]);
+    let octets = zip(&[("d/", b""), ("t.tar", &tar(&[("c.cab", &cab), ("g", &gzip(b"three"))]))]);
+    let (objects, remarks) = objects(with_attachment("z", &octets), &limits());
+    assert_eq!(remarks, Remarks::default());
+    let place = |rest: &str| format!("part 1.2 (z){rest}");
+    let shown: Vec<_> = objects.keys().cloned().collect();
+    assert_eq!(
+        shown,
+        [
+            "part 1.1".to_owned(),
+            place(""),
+            place(" / d/"),
+            place(" / t.tar"),
+            place(" / t.tar / c.cab"),
+            place(" / t.tar / c.cab / 1"),
+            place(" / t.tar / c.cab / 2"),
+            place(" / t.tar / g"),
+            place(" / t.tar / g / unnamed"),
+        ]
+    );
+    assert_eq!(objects[&place(" / t.tar / c.cab / 2")], b"two");
+    assert_eq!(objects[&place(" / t.tar / g / unnamed")], b"three");
+}
+
+#[test]
+fn a_walk_can_be_left() {
+    let octets = with_attachment("z", &zip(&[("1", b"x"), ("2", b"x")]));
+    let count = |next: Next| {
+        let mut seen = Vec::new();
+        walk(&mail(octets.clone()), &limits(), &mut |object| {
+            seen.push(object.place.len());
+            if seen.len() == 1 { Next::Descend } else { next }
+        });
+        seen
+    };
+    // The text; the archive, its members, its body as it stands.
+    assert_eq!(count(Next::Descend), [1, 1, 2, 2, 1]);
+    assert_eq!(count(Next::Skip), [1, 1, 1]);
+    assert_eq!(count(Next::SkipPart), [1, 1]);
+    assert_eq!(count(Next::Stop), [1, 1]);
+}
+
+/// Unpacked octets are let go before the next member is unpacked.
+#[test]
+fn memory_is_for_what_is_held_at_a_time() {
+    let mut state = 1u64;
+    let half: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_le_bytes()[7]
+    })
+    .take(600_000)
+    .collect();
+    let one_by_one = zip(&[("1", &half), ("2", &half), ("3", &half)]);
+    let (_, remarks) = objects(with_attachment("z", &one_by_one), &limits());
+    assert_eq!(remarks, Remarks::default());
+    let inside_each_other = gzip(&gzip(&half));
+    let (_, remarks) = objects(with_attachment("z", &inside_each_other), &limits());
+    let limit = remarks.limit.unwrap();
+    assert!(limit.starts_with("too many octets to hold: "), "{limit}");
+}
+
+#[test]
+fn a_place_is_short_and_printable() {
+    let name = "\u{1b}[2J".to_owned() + &"x".repeat(500);
+    let (objects, _) = objects(with_attachment("z", &tar(&[(&name[..90], b"x")])), &limits());
+    let place = objects.keys().last().unwrap();
+    assert_eq!(place.chars().count(), "part 1.2 (z) / ".len() + 80);
+    assert!(place.contains(" / ?[2Jxxx"), "{place}");
+}
+
+/// Archives and messages in each other.
+fn wrapped() -> impl Strategy<Value = Vec<u8>> {
+    let leaf = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..100),
+        Just(vec![0; 300_000]),
+        Just(b"From: x\r\nSubject: y\r\n\r\nz".to_vec()),
+    ];
+    leaf.prop_recursive(5, 12, 3, |inner| {
+        (0..8u8, proptest::collection::vec(inner, 1..3)).prop_map(|(kind, inner)| {
+            let files: Vec<(String, &[u8])> =
+                inner.iter().enumerate().map(|(n, o)| (n.to_string(), &o[..])).collect();
+            let files: Vec<(&str, &[u8])> = files.iter().map(|(n, o)| (&n[..], *o)).collect();
+            match kind {
+                0 | 1 => zip(&files),
+                2 => gzip(&inner[0]),
+                3 => tar(&files),
+                4 => cabinet(&files),
+                5 => with_attachment("x", &inner[0]),
+                6 => format!("begin 644 x\n{}`\nend\n", uuencode(&inner[0])).into(),
+                _ => format!("<a href=\"data:x/y;base64,{}\">", base64(&inner[0])).into(),
+            }
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Damaged in any way, archives neither bring the walk down nor past its bounds.
+    #[test]
+    fn damaged_archives_stay_within_bounds(
+        mut octets in wrapped(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        for (place, octet) in damage {
+            if !octets.is_empty() {
+                let place = place.index(octets.len());
+                octets[place] = octet;
+            }
+        }
+        if let Some(cut) = cut {
+            octets.truncate(cut.index(octets.len() + 1));
+        }
+        let limits = limits();
+        let (mut members, mut unpacked) = (0, 0);
+        let remarks = walk(&mail(with_attachment("z", &octets)), &limits, &mut |object| {
+            if object.place.len() > 1 {
+                members += 1;
+                unpacked += object.octets.len();
+                assert!(object.octets.len() <= limits.memory);
+                assert!(object.place.len() <= limits.depth + 1);
+            }
+            Next::Descend
+        });
+        // Parts of nested messages are shown as they stand, too.
+        prop_assert!(members <= 2 * limits.members, "{members} {remarks:?}");
+        prop_assert!(unpacked <= 3 * limits.unpacked, "{unpacked} {remarks:?}");
+    }
+
+    #[test]
+    fn any_octets_with_any_magic_number(
+        magic in prop::sample::select(vec![
+            &b"PK\x03\x04"[..], b"PK\x05\x06", b"\x1f\x8b\x08", b"MSCF\0\0\0\0",
+            b"begin 644 x\n", b"data:,", b"From: x\n\n",
+        ]),
+        octets: Vec<u8>,
+    ) {
+        objects(with_attachment("z", &[magic, &octets].concat()), &limits());
+    }
+}

@@ -1,0 +1,120 @@
+//! Mails and archives for tests.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ocp_proto::smtp::{Command, DialogFacts, EffectName, Envelope};
+use ocp_proto::wire::Structure;
+
+use crate::mail::{Mail, header_length};
+use crate::service::{Input, Request};
+
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")).join(path);
+    path.exists().then_some(path)
+}
+
+pub(crate) fn mail(octets: impl Into<Bytes>) -> Arc<Mail> {
+    let octets = octets.into();
+    let header = header_length(&octets);
+    Arc::new(Mail::new(octets.slice(..header), octets.slice(header..)))
+}
+
+pub(crate) fn request(mail: &Arc<Mail>, granted: &[EffectName]) -> Request {
+    Request {
+        dialog: Arc::new(DialogFacts::default()),
+        command: Command::Message,
+        input: Input::Content(Arc::clone(mail)),
+        envelope: Envelope::default(),
+        parameters: Arc::new(Structure::default()),
+        granted: granted.into(),
+    }
+}
+
+pub(crate) fn base64(octets: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for (index, group) in octets.chunks(3).enumerate() {
+        if index > 0 && index % 19 == 0 {
+            text.push_str("\r\n");
+        }
+        let bits = group.iter().fold(0u32, |bits, octet| bits << 8 | u32::from(*octet));
+        let bits = bits << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let sextet = usize::try_from(bits >> (18 - 6 * place) & 63).unwrap();
+            text.push(if place <= group.len() { char::from(ALPHABET[sextet]) } else { '=' });
+        }
+    }
+    text
+}
+
+/// A message with a text and one attachment.
+pub(crate) fn with_attachment(name: &str, octets: &[u8]) -> Vec<u8> {
+    format!(
+        "From: <a@example.org>\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"b\"\r\n\r\n\
+         --b\r\n\r\nhello\r\n--b\r\nContent-Type: application/octet-stream; name=\"{name}\"\r\n\
+         Content-Transfer-Encoding: base64\r\n\r\n{}\r\n--b--\r\n",
+        base64(octets)
+    )
+    .into()
+}
+
+pub(crate) fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, octets) in files {
+        let options = zip::write::SimpleFileOptions::default();
+        writer.start_file(*name, options).unwrap();
+        writer.write_all(octets).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+pub(crate) fn gzip(octets: &[u8]) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    writer.write_all(octets).unwrap();
+    writer.finish().unwrap()
+}
+
+pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = tar::Builder::new(Vec::new());
+    for (name, octets) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(octets.len() as u64);
+        header.set_cksum();
+        writer.append_data(&mut header, name, *octets).unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+pub(crate) fn cabinet(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = cab::CabinetBuilder::new();
+    let folder = builder.add_folder(cab::CompressionType::MsZip);
+    for (name, _) in files {
+        folder.add_file(*name);
+    }
+    let mut writer = builder.build(std::io::Cursor::new(Vec::new())).unwrap();
+    let mut contents = files.iter();
+    while let Some(mut file) = writer.next_file().unwrap() {
+        file.write_all(contents.next().unwrap().1).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+pub(crate) fn uuencode(octets: &[u8]) -> String {
+    let mut text = String::new();
+    for line in octets.chunks(45) {
+        text.push(char::from(b' ' + u8::try_from(line.len()).unwrap()));
+        for group in line.chunks(3) {
+            let bits = group.iter().fold(0u32, |bits, octet| bits << 8 | u32::from(*octet));
+            let bits = bits << (8 * (3 - group.len()));
+            for place in 0..4 {
+                let sextet = u8::try_from(bits >> (18 - 6 * place) & 63).unwrap();
+                text.push(char::from(b' ' + sextet));
+            }
+        }
+        text.push_str("\r\n");
+    }
+    text
+}

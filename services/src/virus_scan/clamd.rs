@@ -1,0 +1,342 @@
+//! clamd, asked over its INSTREAM command
+//! (<https://docs.clamav.net/manual/Usage/Scanning.html#clamd>).
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clamav_client::tokio::{TransportProtocol, scan_stream};
+use futures_util::stream;
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::mail::Mail;
+use crate::service::ServiceError;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Octets of a piece of the message.
+const CHUNK: usize = 64 * 1024;
+/// The longest answer: `stream: NAME FOUND`.
+const LONGEST_ANSWER: usize = 4_096;
+
+/// Where clamd listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Address {
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+/// A clamd.
+#[derive(Clone, Debug)]
+pub(super) struct Clamd {
+    address: Address,
+    timeout: Duration,
+}
+
+/// What clamd says of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing found.
+    Clean,
+    /// A signature's name.
+    Found(String),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(text.to_owned()))
+            }
+            _ => Err(format!("clamd: {text:?} is neither host:port nor unix:/path")),
+        }
+    }
+}
+
+impl Clamd {
+    /// A clamd at this address, or why it is none.
+    pub(super) fn new(address: &str, timeout: Duration) -> Result<Self, String> {
+        Ok(Self { address: address.parse()?, timeout })
+    }
+
+    /// Asks about a message.
+    pub(super) async fn scan_mail(&self, mail: &Mail) -> Result<Answer, ServiceError> {
+        self.scan(&[mail.header().clone(), mail.body().clone()]).await
+    }
+
+    /// Asks about octets, in pieces. A connection that breaks before there is an answer is tried once
+    /// more: clamd ends connections when it restarts.
+    pub(super) async fn scan(&self, pieces: &[Bytes]) -> Result<Answer, ServiceError> {
+        let attempts = async {
+            match self.attempt(pieces).await {
+                Err(_) => self.attempt(pieces).await,
+                answered => answered,
+            }
+        };
+        let answered = timeout(self.timeout, attempts).await.unwrap_or_else(|_| {
+            let seconds = self.timeout.as_secs();
+            Err(io::Error::new(ErrorKind::TimedOut, format!("no answer within {seconds} s")))
+        });
+        let answer = answered.map_err(|error| self.error(error))?;
+        parse_answer(&answer).map_err(|error| self.error(error))
+    }
+
+    async fn attempt(&self, pieces: &[Bytes]) -> io::Result<Vec<u8>> {
+        let pieces = pieces.iter().filter(|piece| !piece.is_empty()).cloned().map(Ok);
+        let answer =
+            scan_stream(stream::iter(pieces), self, Some(CHUNK)).await.map_err(|error| {
+                let broke = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+                if broke.contains(&error.kind()) {
+                    let hint =
+                        "clamd ended the connection; is its StreamMaxLength below clamd-size?";
+                    return io::Error::new(error.kind(), hint);
+                }
+                error
+            })?;
+        if answer.is_empty() {
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, "no answer"));
+        }
+        Ok(answer)
+    }
+
+    fn error(&self, cause: impl ToString) -> ServiceError {
+        let address = match &self.address {
+            Address::Tcp(address) => address.clone(),
+            Address::Unix(path) => path.display().to_string(),
+        };
+        ServiceError::new("clamd", format!("{address}: {}", cause.to_string()))
+    }
+}
+
+/// `stream: OK`, `stream: NAME FOUND`, or an error.
+fn parse_answer(answer: &[u8]) -> Result<Answer, String> {
+    let text = String::from_utf8_lossy(answer);
+    let text = text.trim_matches(['\0', '\n', '\r', ' ']);
+    let (_, result) = text.split_once(": ").unwrap_or(("", text));
+    match (result, result.strip_suffix(" FOUND")) {
+        ("OK", _) => Ok(Answer::Clean),
+        (_, Some(name)) if !name.is_empty() => Ok(Answer::Found(name.to_owned())),
+        _ => {
+            let shown = text.chars().take(200).map(|c| if c.is_control() { '?' } else { c });
+            Err(format!("answered {:?}", shown.collect::<String>()))
+        }
+    }
+}
+
+impl TransportProtocol for Clamd {
+    type Stream = Connection;
+
+    async fn connect(&self) -> io::Result<Connection> {
+        let connecting = async {
+            Ok(match &self.address {
+                Address::Tcp(address) => {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    Stream::Tcp(stream)
+                }
+                Address::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+            })
+        };
+        let stream = timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
+            let seconds = CONNECT_TIMEOUT.as_secs();
+            let cause = format!("can't be reached within {seconds} s");
+            Err(io::Error::new(ErrorKind::TimedOut, cause))
+        })?;
+        // Room for a piece and its length, so that they leave together.
+        let stream = BufWriter::with_capacity(2 * CHUNK, stream);
+        Ok(Connection { stream, left: LONGEST_ANSWER })
+    }
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection to clamd that reads no more than an answer.
+pub(super) struct Connection {
+    stream: BufWriter<Stream>,
+    left: usize,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = buffer.filled().len() - before;
+        match self.left.checked_sub(read) {
+            Some(left) => self.left = left,
+            None => {
+                buffer.set_filled(before);
+                return Poll::Ready(Err(io::Error::other("an answer without end")));
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, octets)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, octets),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, octets),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A clamd that reads a whole stream and answers so, as often as there are answers.
+    async fn answering(answers: Vec<Vec<u8>>) -> (Clamd, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tokio::spawn(async move {
+            let mut got = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut command = [0; 10];
+                stream.read_exact(&mut command).await.unwrap();
+                assert_eq!(&command, b"zINSTREAM\0");
+                let mut content = Vec::new();
+                loop {
+                    let size = usize::try_from(stream.read_u32().await.unwrap()).unwrap();
+                    let start = content.len();
+                    content.resize(start + size, 0);
+                    stream.read_exact(&mut content[start..]).await.unwrap();
+                    if size == 0 {
+                        break;
+                    }
+                }
+                got.push(content);
+                stream.write_all(&answer).await.unwrap();
+            }
+            got
+        });
+        (Clamd::new(&address, Duration::from_secs(30)).unwrap(), server)
+    }
+
+    async fn ask(answers: &[&[u8]]) -> Result<Answer, String> {
+        let (clamd, server) =
+            answering(answers.iter().map(|answer| answer.to_vec()).collect()).await;
+        let mail = Mail::new("A: b\r\n\r\n".into(), Bytes::from(vec![b'x'; 200_000]));
+        let answer = clamd.scan_mail(&mail).await;
+        for content in server.await.unwrap() {
+            assert_eq!(content.len(), mail.len());
+            assert!(content.starts_with(mail.header()));
+        }
+        answer.map_err(|error| {
+            assert_eq!(error.stage, "clamd");
+            error.cause.split_once(": ").unwrap().1.to_owned()
+        })
+    }
+
+    #[tokio::test]
+    async fn answers_are_clean_found_or_an_error() {
+        assert_eq!(ask(&[b"stream: OK\0"]).await, Ok(Answer::Clean));
+        assert_eq!(ask(&[b"stream: Eicar FOUND\0"]).await, Ok(Answer::Found("Eicar".to_owned())));
+        assert_eq!(
+            ask(&[b"INSTREAM size limit exceeded. ERROR\0"]).await,
+            Err("answered \"INSTREAM size limit exceeded. ERROR\"".to_owned())
+        );
+        assert_eq!(ask(&[b"stream:  FOUND"]).await, Err("answered \"stream:  FOUND\"".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_tried_once_more() {
+        assert_eq!(ask(&[b"", b"stream: OK\0"]).await, Ok(Answer::Clean));
+        assert_eq!(ask(&[b"", b""]).await, Err("no answer".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_an_end() {
+        let endless = vec![b'x'; LONGEST_ANSWER + 1];
+        assert_eq!(ask(&[&endless, &endless]).await, Err("an answer without end".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_clamd_that_says_nothing_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let clamd = Clamd::new(&address, Duration::ZERO).unwrap();
+        let error = clamd.scan(&[Bytes::from_static(b"x")]).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("clamd: {address}: no answer within 0 s"));
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!("unix:/run/x".parse(), Ok(Address::Unix("/run/x".into())));
+        assert_eq!("[::1]:3310".parse(), Ok(Address::Tcp("[::1]:3310".to_owned())));
+        for wrong in ["", "/run/x", "localhost", ":3310", "host:port"] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+    }
+}

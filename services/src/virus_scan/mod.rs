@@ -1,0 +1,267 @@
+//! `virus-scan`: looks for viruses in everything that a user could open.
+//!
+//! It looks at decoded parts, nested messages, uuencoded files and `data:` URIs in text, and into
+//! zip, gzip, tar and cabinet archives, recursively; what octets are is decided by the octets, not
+//! by names. Scanners are the EICAR test file, signatures in ClamAV's text formats, and clamd.
+//!
+//! What could not be looked at is never called clean: the verdict is `infected`, else `too-big`
+//! (something is beyond a limit), `encrypted`, `unreadable` (broken, or an archive of a kind that is
+//! not read), and `clean` only if everything was looked at. When the service itself fails, the
+//! sender has to try again later.
+//!
+//! ```toml
+//! action = "reject"            # infected mail: reject, replace (the part, by a notice), quarantine
+//! on-limit = "reject"          # these three: accept, quarantine, tempfail, reject
+//! on-encrypted = "accept"
+//! on-unreadable = "accept"
+//! signatures = "signatures"    # a folder with .hdb, .hsb and .ndb files
+//! clamd = "unix:/run/clamav/clamd.ctl"    # or "127.0.0.1:3310"
+//! clamd-timeout = 60           # seconds
+//! clamd-size = 26214400        # octets; no more than clamd's StreamMaxLength
+//! scans = 8                    # messages at the same time
+//! notice = "Removed: {virus} in {place}"
+//!
+//! [limits]
+//! depth = 16                   # archives and messages inside each other
+//! members = 10000
+//! unpacked = 268435456         # octets in all
+//! memory = 134217728           # octets at the same time
+//! ratio = 250                  # unpacked to packed, above 16 MiB
+//! ```
+
+mod clamd;
+mod eicar;
+mod scan;
+mod settings;
+mod signatures;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use ocp_proto::smtp::{Command, EffectName};
+use tokio::sync::Semaphore;
+
+pub use settings::{Action, VirusScanSettings};
+
+use crate::content::{Policy, applied, fill, part_labels, printable};
+use crate::mail::{Edits, Mail, Notice, PartKind};
+use crate::outcome::{Change, Finding, Outcome};
+use crate::registry::{Kind, Settings, SettingsError};
+use crate::service::{Declaration, Request, Service, ServiceError, compute};
+use clamd::{Answer, Clamd};
+use scan::{Infection, Report, scan};
+use signatures::Signatures;
+
+/// The kind `virus-scan`.
+pub const KIND: Kind = Kind {
+    name: "virus-scan",
+    summary: "looks for viruses in parts, nested messages and archives",
+    build: |settings| Ok(Arc::new(VirusScan::new(settings)?)),
+};
+
+/// Parts that clamd is asked about one by one, to find which one it means.
+const MOST_PARTS_ASKED: usize = 32;
+
+struct VirusScan {
+    settings: VirusScanSettings,
+    signatures: Arc<Signatures>,
+    clamd: Option<Clamd>,
+    scans: Arc<Semaphore>,
+}
+
+impl VirusScan {
+    fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let directory = settings.directory().to_owned();
+        let settings: VirusScanSettings = settings.read()?;
+        let load = |folder: &Path| {
+            Signatures::load(&directory.join(folder))
+                .map_err(|error| SettingsError::new(format!("signatures: {error}")))
+        };
+        let signatures = settings.signatures.as_deref().map(load).transpose()?;
+        if settings.scans == 0 || settings.scans > Semaphore::MAX_PERMITS {
+            return Err(SettingsError::new(
+                "scans: at least 1 message has to be scanned at a time",
+            ));
+        }
+        let clamd_timeout = Duration::from_secs(settings.clamd_timeout);
+        let clamd = settings.clamd.as_deref().map(|address| Clamd::new(address, clamd_timeout));
+        Ok(Self {
+            signatures: Arc::new(signatures.unwrap_or_default()),
+            clamd: clamd.transpose().map_err(SettingsError::new)?,
+            scans: Arc::new(Semaphore::new(settings.scans)),
+            settings,
+        })
+    }
+
+    async fn report(&self, mail: &Arc<Mail>) -> Result<Report, ServiceError> {
+        let permit = Arc::clone(&self.scans).acquire_owned().await;
+        let permit = Arc::new(permit.map_err(|error| ServiceError::new("waiting", error))?);
+        let all = self.settings.action == Action::Replace;
+        let mut report = {
+            let (mail, signatures) = (Arc::clone(mail), Arc::clone(&self.signatures));
+            let limits = self.settings.limits.clone();
+            let octets = mail.len();
+            // A scan goes on when nobody waits for it any more, and counts until it has ended.
+            let permit = Arc::clone(&permit);
+            let work = move || {
+                let _permit = permit;
+                scan(&mail, &signatures, &limits, all)
+            };
+            compute(octets, work).await?
+        };
+        if let Some(clamd) = self.clamd.as_ref().filter(|_| all || report.infections.is_empty()) {
+            self.ask(clamd, mail, &mut report).await?;
+        }
+        Ok(report)
+    }
+
+    async fn ask(
+        &self,
+        clamd: &Clamd,
+        mail: &Mail,
+        report: &mut Report,
+    ) -> Result<(), ServiceError> {
+        if mail.len() > self.settings.clamd_size {
+            let reason = format!("larger than the {} octets for clamd", self.settings.clamd_size);
+            report.remarks.limit.get_or_insert(reason);
+            return Ok(());
+        }
+        let Answer::Found(name) = clamd.scan_mail(mail).await? else { return Ok(()) };
+        // With clamd's Alert... options: not malware, but what it could not look at.
+        if name.starts_with("Heuristics.Limits.Exceeded") {
+            report.remarks.limit.get_or_insert(format!("clamd: {name}"));
+        } else if name.starts_with("Heuristics.Encrypted") {
+            report.remarks.encrypted.get_or_insert(format!("clamd: {name}"));
+        } else if self.settings.action == Action::Replace {
+            self.ask_for_parts(clamd, mail, name, report).await?;
+        } else {
+            let place = "the message, by clamd".to_owned();
+            report.infections.push(Infection { name, place, part: 0 });
+        }
+        Ok(())
+    }
+
+    /// Finds the parts that clamd means; the message as a whole if it is none alone.
+    async fn ask_for_parts(
+        &self,
+        clamd: &Clamd,
+        mail: &Mail,
+        name: String,
+        report: &mut Report,
+    ) -> Result<(), ServiceError> {
+        let mut found = Vec::new();
+        let mut leaves = mail.parts().iter().enumerate().zip(part_labels(mail));
+        let mut asked = 0;
+        for ((part, of), place) in leaves.by_ref().filter(|((_, p), _)| p.kind == PartKind::Leaf) {
+            asked += 1;
+            if asked > MOST_PARTS_ASKED {
+                found.clear();
+                break;
+            }
+            let octets = Bytes::from(mail.decoded(of, usize::MAX).octets.into_owned());
+            if let Answer::Found(name) = clamd.scan(&[octets]).await? {
+                found.push(Infection { name, place, part });
+            }
+        }
+        if found.is_empty() {
+            found.push(Infection { name, place: "the message, by clamd".to_owned(), part: 0 });
+        }
+        report.infections.append(&mut found);
+        Ok(())
+    }
+
+    /// What happens to the mail. Of several policies the strictest decides, and a mail that was not
+    /// looked at as a whole is never called repaired.
+    fn outcome(
+        &self,
+        request: &Request,
+        mail: &Mail,
+        report: &Report,
+    ) -> Result<Outcome, ServiceError> {
+        let remarks = &report.remarks;
+        let remark = [
+            ("too-big", self.settings.on_limit, &remarks.limit),
+            ("encrypted", self.settings.on_encrypted, &remarks.encrypted),
+            ("unreadable", self.settings.on_unreadable, &remarks.unreadable),
+        ];
+        let mut strictest: Option<(&'static str, Policy, &str)> = None;
+        for (verdict, policy, reason) in remark {
+            let Some(reason) = reason else { continue };
+            if strictest.is_none_or(|(_, known, _)| policy > known) {
+                strictest = Some((verdict, policy, reason));
+            }
+        }
+        let Some(infection) = report.infections.first() else {
+            let Some((verdict, policy, reason)) = strictest else {
+                return Ok(Outcome::unchanged(Finding::new("clean")));
+            };
+            let text = format!("content can't be scanned: {reason}");
+            return applied(request, policy, verdict, reason, &text);
+        };
+        let reason = format!("{} in {}", infection.name, infection.place);
+        let text = format!("message contains {}", infection.name);
+        let policy = match (self.settings.action, strictest) {
+            (Action::Reject, _) => Policy::Reject,
+            (Action::Quarantine, Some((_, policy, _))) => policy.max(Policy::Quarantine),
+            (Action::Quarantine, None) => Policy::Quarantine,
+            (Action::Replace, Some((_, policy, _))) => policy,
+            (Action::Replace, None) => Policy::Accept,
+        };
+        // Infected mail is not worth another attempt.
+        let policy = if policy == Policy::Tempfail { Policy::Reject } else { policy };
+        if policy != Policy::Accept {
+            return applied(request, policy, "infected", &reason, &text);
+        }
+        let change = Change::Content(self.replace(mail, report));
+        let finding = Finding::new("infected").with_reason(printable(&reason));
+        Ok(Outcome::changed(change, "infected").with_finding(finding))
+    }
+
+    fn replace(&self, mail: &Mail, report: &Report) -> Edits {
+        let mut edits = Edits::new();
+        let mut replaced: Vec<usize> = Vec::new();
+        let whole = report.infections.iter().find(|infection| infection.part == 0);
+        for infection in whole.map_or(&report.infections[..], std::slice::from_ref) {
+            let Some(part) = mail.parts().get(infection.part) else { continue };
+            if replaced.contains(&infection.part) {
+                continue;
+            }
+            replaced.push(infection.part);
+            let values = [("{virus}", &infection.name[..]), ("{place}", &infection.place[..])];
+            let text = fill(&self.settings.notice, &values);
+            edits.replace_part(mail, part, Notice { text: &text, filename: Some("removed.txt") });
+        }
+        edits
+    }
+}
+
+impl Service for VirusScan {
+    fn declaration(&self) -> Declaration {
+        let settings = &self.settings;
+        let policies = [settings.on_limit, settings.on_encrypted, settings.on_unreadable];
+        let quarantines =
+            settings.action == Action::Quarantine || policies.contains(&Policy::Quarantine);
+        let effects = if quarantines { vec![EffectName::Quarantine] } else { Vec::new() };
+        Declaration { effects, ..Declaration::on([Command::Message]) }
+    }
+
+    fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        async move {
+            let Some(mail) = request.mail() else {
+                return Ok(Outcome::unchanged(Finding::new("unchanged")));
+            };
+            let report = self.report(mail).await?;
+            self.outcome(request, mail, &report)
+        }
+        .boxed()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.signatures.notes()
+    }
+}

@@ -1,0 +1,72 @@
+//! Settings of `virus-scan`.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::content::{Limits, Policy};
+
+/// Settings of `virus-scan`; every one has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct VirusScanSettings {
+    /// What happens to infected mail; default `reject`.
+    pub action: Action,
+    /// What happens to mail that is beyond a limit, so that something was not looked at; default
+    /// `reject`: a sender who means well hears of it at once.
+    pub on_limit: Policy,
+    /// What happens to mail with something that only a password opens; default `accept`.
+    pub on_encrypted: Policy,
+    /// What happens to mail with a broken archive, or one of a kind that is not read (7z, rar, ...);
+    /// default `accept`. Its octets are searched as they are.
+    pub on_unreadable: Policy,
+    /// A folder with ClamAV signature files (`.hdb`, `.hsb`, `.ndb`), read once; none by default.
+    pub signatures: Option<PathBuf>,
+    /// Where clamd listens, `host:port` or `unix:/path`; none by default.
+    pub clamd: Option<String>,
+    /// Seconds that clamd may take for a message; default 60. While it loads a new database it may
+    /// answer nobody for half a minute.
+    pub clamd_timeout: u64,
+    /// The largest message that clamd gets, in octets; larger ones are beyond a limit. Default 25
+    /// MiB; must not exceed clamd's own `StreamMaxLength`.
+    pub clamd_size: usize,
+    /// Messages that are scanned at the same time; default 8. Others wait. The worst case of memory
+    /// is this many times `limits.memory`, and clamd is asked this often at a time.
+    pub scans: usize,
+    /// The notice in the place of a replaced part; `{virus}` and `{place}` are filled in.
+    pub notice: String,
+    /// Bounds on unpacking.
+    pub limits: Limits,
+}
+
+/// What happens to infected mail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// It is refused.
+    #[default]
+    Reject,
+    /// A notice takes the place of the part, or of the message if no part is to blame alone.
+    Replace,
+    /// The MTA keeps it for review; refused where it can't.
+    Quarantine,
+}
+
+impl Default for VirusScanSettings {
+    fn default() -> Self {
+        Self {
+            action: Action::Reject,
+            on_limit: Policy::Reject,
+            on_encrypted: Policy::Accept,
+            on_unreadable: Policy::Accept,
+            signatures: None,
+            clamd: None,
+            clamd_timeout: 60,
+            clamd_size: 25 * 1024 * 1024,
+            scans: 8,
+            notice: "An infected attachment was removed here.\nFound: {virus}\nIn: {place}\n"
+                .to_owned(),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -5,6 +5,7 @@
 mod archive;
 mod limits;
 mod policy;
+mod scans;
 mod sniff;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod walk;
 pub use limits::Limits;
 pub use policy::Policy;
 pub(crate) use policy::{applied, fill, printable};
+pub(crate) use scans::Scans;
 pub use sniff::FileKind;
 pub(crate) use sniff::is_archive;
 pub(crate) use walk::{Next, Object, Origin, Remarks, part_labels, walk};

@@ -92,7 +92,7 @@ pub(crate) fn walk(
     walker.remarks
 }
 
-/// The parts' labels for people: number as in IMAP (RFC 3501 section 6.4.5) and name.
+/// The parts' labels for people: number and name. The message is 1, the second part in it 1.2.
 pub(crate) fn part_labels(mail: &Mail) -> Vec<String> {
     let mut numbers: Vec<String> = Vec::with_capacity(mail.parts().len());
     let mut children = vec![0usize; mail.parts().len()];
@@ -233,10 +233,9 @@ impl Walker<'_> {
         } else if let Some(kind) = sniff::unread_archive(octets) {
             self.remark_unreadable(&format!("{kind} archives are not read"));
         }
-        if !sniff::is_text(octets) {
-            return ControlFlow::Continue(());
+        if sniff::is_text(octets) || found.declared.starts_with("text/") {
+            self.text(octets)?;
         }
-        self.text(octets)?;
         if found.declared.starts_with("message/") || sniff::is_mail(octets) {
             return self.nested(octets);
         }

@@ -236,8 +236,15 @@ pub fn data_uris(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
                 continue;
             };
             let (media_type, data) = (uri.get(..comma)?, uri.get(comma + 1..)?);
+            // Browsers pass over blanks here, but `data: 1, 2` is just text.
+            let mut media_type = media_type.to_ascii_lowercase();
+            let is_empty = media_type.is_empty();
+            media_type.retain(|octet| !octet.is_ascii_whitespace());
+            let is_base64 = media_type.ends_with(b";base64");
+            if !is_empty && !is_base64 && !media_type.contains(&b'/') {
+                continue;
+            }
             let plain = percent_decoded(data);
-            let is_base64 = media_type.to_ascii_lowercase().ends_with(b";base64");
             return Some(if is_base64 { decode_base64(&plain, usize::MAX) } else { plain });
         }
     })
@@ -321,7 +328,7 @@ mod tests {
     fn data_uris_are_found_in_html() {
         let html = b"<a href=\"data:application/x;base64,aGVsbG8=\">x</a><img src='data:,a%20b'>";
         assert_eq!(data_uris(html).collect::<Vec<_>>(), [b"hello".to_vec(), b"a b".to_vec()]);
-        let text = b"data: no comma here; DATA:,x data:;base64,aGk=";
+        let text = b"data: no comma here; data: 1, 2 DATA:,x data: a/b ; base64,aGk=";
         assert_eq!(data_uris(text).collect::<Vec<_>>(), [b"x ".to_vec(), b"hi".to_vec()]);
     }
 

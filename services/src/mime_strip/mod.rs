@@ -14,6 +14,7 @@
 //! forbidden-types = ["application/x-ms*"]
 //! forbidden-content = ["windows-executable", "elf", "mach-o", "java-class", "windows-shortcut"]
 //! inside-archives = true
+//! scans = 8                                                # messages at the same time
 //! on-limit = "reject"                                      # accept, quarantine, tempfail, reject
 //! notice = "{name} ({type}) was removed: {reason}"
 //!
@@ -35,12 +36,13 @@ use ocp_proto::smtp::{Command, EffectName};
 pub use settings::MimeStripSettings;
 
 use crate::content::{
-    Limits, Next, Object, Origin, Policy, applied, fill, is_archive, part_labels, printable, walk,
+    Limits, Next, Object, Origin, Policy, Scans, applied, fill, is_archive, part_labels, printable,
+    walk,
 };
 use crate::mail::{Edits, Mail, Notice, Part, PartKind, Transfer};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
-use crate::service::{Declaration, Request, Service, ServiceError, compute};
+use crate::service::{Declaration, Request, Service, ServiceError};
 use rules::Rules;
 
 /// The kind `mime-strip`.
@@ -52,6 +54,7 @@ pub const KIND: Kind = Kind {
 
 struct MimeStrip {
     rules: Arc<Rules>,
+    scans: Scans,
     settings: MimeStripSettings,
 }
 
@@ -63,22 +66,28 @@ struct Match {
     lines: Option<Range<usize>>,
     name: String,
     declared: String,
-    /// Why, and where if inside something.
+    /// Why.
     reason: String,
+    /// Where.
     place: String,
 }
 
 impl MimeStrip {
     fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
         let settings: MimeStripSettings = settings.read()?;
-        Ok(Self { rules: Arc::new(Rules::new(&settings)?), settings })
+        Ok(Self {
+            rules: Arc::new(Rules::new(&settings)?),
+            scans: Scans::new(settings.scans)?,
+            settings,
+        })
     }
 
     async fn strip(&self, request: &Request, mail: &Arc<Mail>) -> Result<Outcome, ServiceError> {
         let (found, limit) = {
             let (mail, rules) = (Arc::clone(mail), Arc::clone(&self.rules));
             let (limits, inside) = (self.settings.limits.clone(), self.settings.inside_archives);
-            compute(mail.len(), move || search(&mail, &rules, &limits, inside)).await?
+            let running = self.scans.start().await?;
+            running.run(move || search(&mail, &rules, &limits, inside)).await?
         };
         if let Some(reason) = &limit
             && (found.is_empty() || self.settings.on_limit != Policy::Accept)
@@ -89,7 +98,7 @@ impl MimeStrip {
         let Some(first) = found.first() else {
             return Ok(Outcome::unchanged(Finding::new("clean")));
         };
-        let mut reason = format!("{}: {}", first.place, first.reason);
+        let mut reason = format!("{} in {}", first.reason, first.place);
         if found.len() > 1 {
             reason = format!("{reason}; {} more", found.len() - 1);
         }
@@ -102,9 +111,10 @@ impl MimeStrip {
     }
 
     fn remove(&self, mail: &Mail, found: &Match, edits: &mut Edits) {
+        let reason = format!("{} in {}", found.reason, found.place);
         let text = fill(
             &self.settings.notice,
-            &[("{name}", &found.name), ("{type}", &found.declared), ("{reason}", &found.reason)],
+            &[("{name}", &found.name), ("{type}", &found.declared), ("{reason}", &reason)],
         );
         if let Some(lines) = &found.lines {
             let end = mail.line_ending();
@@ -155,12 +165,9 @@ fn search(
         };
         let Some(part) = mail.parts().get(object.part) else { return Next::SkipPart };
         let lines = plain_lines(mail, part, object);
+        // What is removed with all around it has the name of that.
         let is_inside = object.place.len() > 1 && lines.is_none();
-        let (shown, reason) = if is_inside {
-            (&part.names[..], format!("{reason}: {}", object.location()))
-        } else {
-            (object.names, reason)
-        };
+        let shown = if is_inside { &part.names[..] } else { object.names };
         let next = if lines.is_some() { Next::Skip } else { Next::SkipPart };
         if lines.is_none() {
             // The whole part goes, and these lines with it.

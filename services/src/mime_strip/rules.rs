@@ -48,7 +48,7 @@ impl Rules {
             .or_else(|| self.forbid_type(declared))
             .or_else(|| {
                 let kind = FileKind::of(octets).filter(|kind| self.content.contains(kind))?;
-                Some(format!("its content is forbidden ({})", kind.name()))
+                Some(format!("forbidden content ({})", kind.name()))
             })
     }
 
@@ -56,16 +56,16 @@ impl Rules {
         spellings(name).iter().find_map(|name| {
             let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
             if self.extensions.iter().any(|forbidden| forbidden == extension) {
-                return Some(format!("the extension .{extension} is forbidden"));
+                return Some(format!("forbidden extension .{extension}"));
             }
             let (pattern, _) = self.names.iter().find(|(_, regex)| regex.is_match(name))?;
-            Some(format!("the name is forbidden ({pattern})"))
+            Some(format!("forbidden name ({pattern})"))
         })
     }
 
     fn forbid_type(&self, declared: &str) -> Option<String> {
         let (pattern, _) = self.types.iter().find(|(_, regex)| regex.is_match(declared))?;
-        Some(format!("the type is forbidden ({pattern})"))
+        Some(format!("forbidden type ({pattern})"))
     }
 }
 
@@ -157,14 +157,14 @@ mod tests {
         let forbid = |name: &str, declared: &str, octets: &[u8]| {
             rules.forbid(&[name.to_owned()], declared, octets).unwrap()
         };
-        assert_eq!(forbid("a.exe", "", b""), "the extension .exe is forbidden");
-        assert_eq!(forbid("Secret.txt", "", b""), "the name is forbidden (secret*)");
-        assert_eq!(forbid("x12", "", b""), "the name is forbidden (/^x[0-9]+$/)");
+        assert_eq!(forbid("a.exe", "", b""), "forbidden extension .exe");
+        assert_eq!(forbid("Secret.txt", "", b""), "forbidden name (secret*)");
+        assert_eq!(forbid("x12", "", b""), "forbidden name (/^x[0-9]+$/)");
         assert_eq!(
             forbid("a", "application/x-msdownload", b""),
-            "the type is forbidden (application/x-ms*)"
+            "forbidden type (application/x-ms*)"
         );
-        assert_eq!(forbid("a", "", b"\x7fELF"), "its content is forbidden (elf)");
+        assert_eq!(forbid("a", "", b"\x7fELF"), "forbidden content (elf)");
     }
 
     #[test]

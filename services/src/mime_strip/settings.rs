@@ -20,6 +20,9 @@ pub struct MimeStripSettings {
     pub forbidden_content: Vec<FileKind>,
     /// Whether the files in archives count too: the whole archive is removed; default true.
     pub inside_archives: bool,
+    /// Messages that are looked at in depth at the same time; default 8. Others wait. The worst case
+    /// of memory is this many times `limits.memory`.
+    pub scans: usize,
     /// What happens to mail that is beyond a limit, so that something was not looked at; default
     /// `reject`.
     pub on_limit: Policy,
@@ -47,6 +50,7 @@ impl Default for MimeStripSettings {
                 FileKind::RegistryFile,
             ],
             inside_archives: true,
+            scans: 8,
             on_limit: Policy::Reject,
             notice:
                 "An attachment was removed here.\nName: {name}\nType: {type}\nReason: {reason}\n"

@@ -44,15 +44,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use ocp_proto::smtp::{Command, EffectName};
-use tokio::sync::Semaphore;
 
 pub use settings::{Action, VirusScanSettings};
 
-use crate::content::{Policy, applied, fill, part_labels, printable};
+use crate::content::{Policy, Scans, applied, fill, part_labels, printable};
 use crate::mail::{Edits, Mail, Notice, PartKind};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
-use crate::service::{Declaration, Request, Service, ServiceError, compute};
+use crate::service::{Declaration, Request, Service, ServiceError};
 use clamd::{Answer, Clamd};
 use scan::{Infection, Report, scan};
 use signatures::Signatures;
@@ -71,7 +70,7 @@ struct VirusScan {
     settings: VirusScanSettings,
     signatures: Arc<Signatures>,
     clamd: Option<Clamd>,
-    scans: Arc<Semaphore>,
+    scans: Scans,
 }
 
 impl VirusScan {
@@ -83,36 +82,23 @@ impl VirusScan {
                 .map_err(|error| SettingsError::new(format!("signatures: {error}")))
         };
         let signatures = settings.signatures.as_deref().map(load).transpose()?;
-        if settings.scans == 0 || settings.scans > Semaphore::MAX_PERMITS {
-            return Err(SettingsError::new(
-                "scans: at least 1 message has to be scanned at a time",
-            ));
-        }
         let clamd_timeout = Duration::from_secs(settings.clamd_timeout);
         let clamd = settings.clamd.as_deref().map(|address| Clamd::new(address, clamd_timeout));
         Ok(Self {
             signatures: Arc::new(signatures.unwrap_or_default()),
             clamd: clamd.transpose().map_err(SettingsError::new)?,
-            scans: Arc::new(Semaphore::new(settings.scans)),
+            scans: Scans::new(settings.scans)?,
             settings,
         })
     }
 
     async fn report(&self, mail: &Arc<Mail>) -> Result<Report, ServiceError> {
-        let permit = Arc::clone(&self.scans).acquire_owned().await;
-        let permit = Arc::new(permit.map_err(|error| ServiceError::new("waiting", error))?);
+        let running = self.scans.start().await?;
         let all = self.settings.action == Action::Replace;
         let mut report = {
             let (mail, signatures) = (Arc::clone(mail), Arc::clone(&self.signatures));
             let limits = self.settings.limits.clone();
-            let octets = mail.len();
-            // A scan goes on when nobody waits for it any more, and counts until it has ended.
-            let permit = Arc::clone(&permit);
-            let work = move || {
-                let _permit = permit;
-                scan(&mail, &signatures, &limits, all)
-            };
-            compute(octets, work).await?
+            running.run(move || scan(&mail, &signatures, &limits, all)).await?
         };
         if let Some(clamd) = self.clamd.as_ref().filter(|_| all || report.infections.is_empty()) {
             self.ask(clamd, mail, &mut report).await?;

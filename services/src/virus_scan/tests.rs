@@ -309,7 +309,7 @@ fn settings_that_can_not_be_used() {
     let error = |settings: &str| service_in(settings, Path::new("/base")).err().unwrap().message;
     assert!(error("signatures = \"nowhere\"").starts_with("signatures: /base/nowhere: "));
     assert_eq!(error("clamd = \"x\""), "clamd: \"x\" is neither host:port nor unix:/path");
-    assert_eq!(error("scans = 0"), "scans: at least 1 message has to be scanned at a time");
+    assert_eq!(error("scans = 0"), "scans: must be at least 1");
     assert!(error("on-limit = \"ignore\"").contains("unknown variant `ignore`"));
     assert!(error("limits = { ratios = 1 }").contains("unknown field `ratios`"));
 }

@@ -17,6 +17,7 @@ mod outcome;
 mod registry;
 mod service;
 mod setting;
+pub mod spam_score;
 pub mod virus_scan;
 
 pub use content::{FileKind, Limits, Policy};

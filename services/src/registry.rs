@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use crate::service::Service;
-use crate::{log, mail_from, mime_strip, virus_scan};
+use crate::{log, mail_from, mime_strip, spam_score, virus_scan};
 
 /// A kind of service.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,13 @@ pub struct Registry(Vec<Kind>);
 impl Registry {
     /// The built-in services. A new one is a line here.
     pub fn builtin() -> Self {
-        Self(vec![log::KIND, mail_from::KIND, virus_scan::KIND, mime_strip::KIND])
+        Self(vec![
+            log::KIND,
+            mail_from::KIND,
+            spam_score::KIND,
+            virus_scan::KIND,
+            mime_strip::KIND,
+        ])
     }
 
     /// Adds a kind; it replaces one of the same name.

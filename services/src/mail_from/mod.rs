@@ -36,8 +36,9 @@ mod parse;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use ocp_proto::smtp::{Command, CommandLine, Reply};
+use ocp_proto::smtp::{Address, Command, CommandLine, Reply};
 use regex::bytes::Regex;
 use serde::Deserialize;
 use toml::Spanned;
@@ -177,19 +178,18 @@ impl MailFrom {
         if new == old {
             return Ok(None);
         }
-        let fail = |cause: String| ServiceError::new("rewrite", cause);
-        let shown = String::from_utf8_lossy(&new);
-        let valid = new.is_empty()
-            || Mailbox::parse(&new).is_some_and(|new| command.smtputf8 || !new.needs_smtputf8());
-        if !valid {
-            let old = &mailbox.written;
-            return Err(fail(format!(
-                "the rule {pattern:?} makes {shown:?} of {old:?}: no address"
-            )));
+        let carries = |mailbox: Mailbox| command.smtputf8 || !mailbox.needs_smtputf8();
+        let is_valid = new.is_empty() || Mailbox::parse(&new).is_some_and(carries);
+        let path = Bytes::from([b"<", &new[..], b">"].concat());
+        let line = CommandLine::new(command.with_path(line, &path));
+        let (old, new) = (&mailbox.written, String::from_utf8_lossy(&new));
+        match (Address::new(path), line) {
+            (Ok(_), Ok(line)) if is_valid => Ok(Some((line, format!("<{old}> to <{new}>")))),
+            _ => {
+                let cause = format!("the rule {pattern:?} makes {new:?} of {old:?}: no address");
+                Err(ServiceError::new("rewrite", cause))
+            }
         }
-        let line = CommandLine::new(command.with_path(line, &format!("<{shown}>")))
-            .map_err(|error| fail(format!("the rule {pattern:?}: {error}")))?;
-        Ok(Some((line, format!("<{}> to <{shown}>", mailbox.written))))
     }
 }
 
@@ -302,6 +302,8 @@ mod tests {
         assert!(error.starts_with("error: rewrite: the rule Regex(\"@.*\") makes"), "{error}");
         let beyond = "rewrite = [{pattern = '@.*', replacement = '@\u{fc}'}]";
         assert!(answer(beyond, "MAIL FROM:<a@b>").starts_with("error: "));
+        let two = "rewrite = [{pattern = '@.*', replacement = '@c> X=1'}]";
+        assert!(answer(two, "MAIL FROM:<a@b>").starts_with("error: "));
         assert_eq!(answer(beyond, "MAIL FROM:<a@b> SMTPUTF8"), "MAIL FROM:<a@\u{fc}> SMTPUTF8");
     }
 

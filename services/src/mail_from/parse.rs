@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use bytes::Bytes;
+use ocp_proto::smtp::Address;
 
 /// The longest domain (RFC 5321 section 4.5.3.1.2). Local parts beyond the 64 octets of section
 /// 4.5.3.1.1 are everyday mail (return paths that encode the recipient): only the whole is bounded,
-/// by the command line.
+/// by [`Address`].
 const LONGEST_DOMAIN: usize = 255;
 /// The longest label of a domain (RFC 1035 section 2.3.4).
 const LONGEST_LABEL: usize = 63;
@@ -56,6 +57,8 @@ impl MailCommand {
         let start = line.len() - rest.len();
         let length = path_length(rest).ok_or(MailError::Path)?;
         let (path, parameters) = rest.split_at(length);
+        // The bounds of every address that goes on from here.
+        Address::new(Bytes::copy_from_slice(path)).map_err(|_| MailError::Path)?;
         let mailbox = match path {
             b"<>" => None,
             path => Some(path_mailbox(path).ok_or(MailError::Path)?),
@@ -65,10 +68,10 @@ impl MailCommand {
     }
 
     /// The line with another path; every other octet stays.
-    pub(super) fn with_path(&self, line: &[u8], path: &str) -> Bytes {
+    pub(super) fn with_path(&self, line: &[u8], path: &[u8]) -> Bytes {
         let before = line.get(..self.path.start).unwrap_or_default();
         let after = line.get(self.path.end..).unwrap_or_default();
-        [before, path.as_bytes(), after].concat().into()
+        [before, path, after].concat().into()
     }
 }
 
@@ -260,6 +263,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         use MailError::{Parameters, Path, Verb};
+        let long_path = format!("MAIL FROM:<{}@b>", "v".repeat(1_100));
         let long_label = format!("MAIL FROM:<a@{}.example>", "l".repeat(64));
         let long_domain = format!("MAIL FROM:<a@{}example>", "label.".repeat(50));
         let lines = [
@@ -286,6 +290,7 @@ mod tests {
             ("MAIL FROM:<\"a\tb\"@c>", Path),
             ("MAIL FROM:<x.example:a@b>", Path),
             ("MAIL FROM:<@x.example a@b>", Path),
+            (&long_path, Path),
             (&long_label, Path),
             (&long_domain, Path),
             ("MAIL FROM:<a@b>SIZE=1", Parameters),
@@ -306,7 +311,7 @@ mod tests {
     fn another_path_changes_nothing_else() {
         let line = b"mail From: <@r:a@b>  SIZE=1 X ";
         let command = MailCommand::parse(line).unwrap();
-        assert_eq!(&command.with_path(line, "<c@d>")[..], b"mail From: <c@d>  SIZE=1 X ");
+        assert_eq!(&command.with_path(line, b"<c@d>")[..], b"mail From: <c@d>  SIZE=1 X ");
     }
 
     proptest! {

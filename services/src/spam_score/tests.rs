@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::rules::tests::gtube;
 use super::view::tests::mail;
 use super::*;
+use crate::mail::header_length;
 use crate::setting::documented;
 
 /// One rule, so that a score is what a test says.
@@ -200,19 +201,39 @@ fn the_built_in_rules_let_people_write() {
     }
 }
 
-/// With the sample mails beside the repository: how good the built-in rules are.
+/// The mails of a folder of samples; `None` without the samples beside the repository.
+fn samples(folder: &str) -> Option<Vec<Mail>> {
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/testdata");
+    let files = std::fs::read_dir(format!("{samples}/{folder}")).ok()?;
+    let mails = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "eml"));
+    let mail = |path: std::path::PathBuf| {
+        let octets = bytes::Bytes::from(std::fs::read(path).unwrap());
+        let header = header_length(&octets);
+        Mail::new(octets.slice(..header), octets.slice(header..))
+    };
+    Some(mails.map(mail).collect())
+}
+
+#[test]
+fn every_sample_is_judged_and_its_octets_stay() {
+    for folder in ["torture", "virus", "gtube", "normalise", "auth"] {
+        for mail in samples(folder).unwrap_or_default() {
+            let outcome = ALL_MARKED.0.judge(&mail, &Envelope::default());
+            let Change::Content(edits) = outcome.change else { continue };
+            let next = mail.edited(&edits).unwrap();
+            assert!(next.header().ends_with(mail.header()), "{folder}: {:?}", outcome.finding);
+            assert_eq!(next.body(), mail.body());
+        }
+    }
+}
+
 #[test]
 fn the_built_in_rules_tell_real_ham_from_real_spam() {
-    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/testdata");
     let verdicts = |folder: &str| -> Option<Vec<Finding>> {
-        let files = std::fs::read_dir(format!("{samples}/{folder}")).ok()?;
-        let finding = |file: std::io::Result<std::fs::DirEntry>| {
-            let octets = bytes::Bytes::from(std::fs::read(file.unwrap().path()).unwrap());
-            let header = crate::mail::header_length(&octets);
-            let mail = Mail::new(octets.slice(..header), octets.slice(header..));
-            DEFAULTS.0.judge(&mail, &Envelope::default()).finding
-        };
-        Some(files.map(finding).collect())
+        let judged = |mail: &Mail| DEFAULTS.0.judge(mail, &Envelope::default()).finding;
+        Some(samples(folder)?.iter().map(judged).collect())
     };
     let (Some(ham), Some(spam), Some(gtube)) =
         (verdicts("ham"), verdicts("spam"), verdicts("gtube"))

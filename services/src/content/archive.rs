@@ -3,6 +3,7 @@
 //! The readers of archive formats were not made for octets from enemies: whatever they panic on
 //! counts as a broken archive, and all they hand out is read with a bound by the caller.
 
+use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read};
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,20 +62,50 @@ impl<E: std::error::Error> From<E> for Incomplete {
 /// What comes of handing out members.
 type Handed<B> = Result<ControlFlow<B>, Incomplete>;
 
-/// Hands out the members of an archive, at most about `most`.
+/// What looking into an archive costs besides unpacking, in octets that are searched or copied.
+///
+/// The reader of zip archives tries every end record with everything before it, and reading an
+/// entry of a directory takes as long as searching some 800 octets; that of cabinets reads up to
+/// 65,535 headers of a folder, whatever its size.
+pub(super) fn cost(archive: Archive, octets: &[u8]) -> u64 {
+    let (times, each) = match archive {
+        Archive::Zip => {
+            let entries = memmem::find_iter(octets, ENTRY).count();
+            let ends = memmem::find_iter(octets, END).count();
+            (ends, entries.saturating_mul(800))
+        }
+        Archive::Cabinet => {
+            (read_u16(octets, 26).unwrap_or(0).min(MOST_FOLDERS), 20 * usize::from(u16::MAX))
+        }
+        Archive::Gzip | Archive::Tar => (1, 0),
+    };
+    let [times, each] =
+        [times, each.saturating_add(octets.len())].map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+    times.saturating_mul(each)
+}
+
+/// Hands out the members of an archive, at most about `most`. Without leave to look for its
+/// directory, a zip archive is read without, and a cabinet not at all.
 pub(super) fn members<B>(
     archive: Archive,
     octets: &[u8],
     most: usize,
+    may_search: bool,
     each: &mut dyn FnMut(Member<'_>) -> ControlFlow<B>,
 ) -> Handed<B> {
     match archive {
-        Archive::Zip => zip_members(octets, most, each),
+        Archive::Zip => zip_members(octets, most, may_search, each),
         Archive::Gzip => Ok(gzip_members(octets, each)),
         Archive::Tar => tar_members(octets, each),
-        Archive::Cabinet => cabinet_members(octets, most, each),
+        Archive::Cabinet if may_search => cabinet_members(octets, most, each),
+        Archive::Cabinet => Err(Incomplete::TooMany("folders")),
     }
 }
+
+/// What a local header, an entry of the directory and the end record of a zip archive start with.
+const LOCAL: &[u8] = b"PK\x03\x04";
+const ENTRY: &[u8] = b"PK\x01\x02";
+const END: &[u8] = b"PK\x05\x06";
 
 impl<'r> Member<'r> {
     fn file(names: Vec<String>, content: &'r mut dyn Read) -> Self {
@@ -82,25 +113,53 @@ impl<'r> Member<'r> {
     }
 }
 
+/// First what the directory lists, then whatever else there is: programs differ in which directory
+/// they take, in which of two members of one name, and some don't need a directory at all.
 fn zip_members<B>(
     octets: &[u8],
     most: usize,
+    may_search: bool,
     each: &mut dyn FnMut(Member<'_>) -> ControlFlow<B>,
 ) -> Handed<B> {
     // The reader collects the whole directory, at some ten octets for every one in it.
-    if memmem::find_iter(octets, b"PK\x01\x02").take(most + 1).count() > most {
+    if memmem::find_iter(octets, ENTRY).take(most + 1).count() > most {
         return Err(Incomplete::TooMany("members"));
     }
-    let opened = guarded(|| ZipArchive::new(Cursor::new(octets)));
-    let Ok(Ok(mut archive)) = opened else { return local_members(octets, each) };
-    let mut seen = Vec::with_capacity(archive.len());
+    let mut seen = BTreeMap::new();
+    let opened =
+        if may_search { guarded(|| ZipArchive::new(Cursor::new(octets)))?.ok() } else { None };
+    let is_listed = opened.is_some();
+    if let Some(archive) = opened
+        && let ControlFlow::Break(value) = listed_members(archive, octets, &mut seen, each)?
+    {
+        return Ok(ControlFlow::Break(value));
+    }
+    if let ControlFlow::Break(value) = unlisted_members(octets, &seen, each) {
+        return Ok(ControlFlow::Break(value));
+    }
+    if !is_listed {
+        return Err(Incomplete::Broken(
+            "the directory of the zip archive can't be read".to_owned(),
+        ));
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Hands out the members of the directory; `seen` gets where they start, and their sizes.
+fn listed_members<B>(
+    mut archive: ZipArchive<Cursor<&[u8]>>,
+    octets: &[u8],
+    seen: &mut BTreeMap<usize, usize>,
+    each: &mut dyn FnMut(Member<'_>) -> ControlFlow<B>,
+) -> Handed<B> {
     for index in 0..archive.len() {
-        let (mut names, encrypted, start) = {
+        let (mut names, encrypted, start, size) = {
             let file = guarded(|| archive.by_index_raw(index))??;
             let names = vec![file.name().to_owned(), lossy(file.name_raw())];
-            (names, file.encrypted(), usize::try_from(file.header_start()).unwrap_or(usize::MAX))
+            (names, file.encrypted(), file.header_start(), file.compressed_size())
         };
-        seen.push(start);
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        seen.insert(start, usize::try_from(size).unwrap_or(usize::MAX));
         names.extend(Local::read(octets, start).map(|local| lossy(local.name)));
         let names = distinct(names);
         let flow = match guarded(|| archive.by_index(index)) {
@@ -116,43 +175,51 @@ fn zip_members<B>(
             return Ok(flow);
         }
     }
-    // The reader keeps one of several members of the same name, a user's program perhaps another.
-    seen.sort_unstable();
+    // The reader keeps the last of several entries of the same name.
     let directory = usize::try_from(archive.central_directory_start()).unwrap_or(usize::MAX);
     let offset = usize::try_from(archive.offset()).unwrap_or(usize::MAX);
     let records = octets.get(directory..).unwrap_or_default();
-    for at in memmem::find_iter(records, b"PK\x01\x02") {
-        let Some(start) = read_u32(records, at + 42).map(|start| offset.saturating_add(start))
-        else {
+    for at in memmem::find_iter(records, ENTRY) {
+        let Some(start) = read_u32(records, at + 42) else { continue };
+        let start = offset.saturating_add(start);
+        if seen.contains_key(&start) {
             continue;
-        };
-        let Err(place) = seen.binary_search(&start) else { continue };
+        }
         if let Some(local) = Local::read(octets, start) {
-            seen.insert(place, start);
-            if let (ControlFlow::Break(value), _) = local.hand_out(octets, each) {
-                return Ok(ControlFlow::Break(value));
+            let (flow, end) = local.hand_out(octets, each);
+            if flow.is_break() {
+                return Ok(flow);
             }
+            seen.insert(start, end.saturating_sub(local.data));
         }
     }
     Ok(ControlFlow::Continue(()))
 }
 
-/// The members of a zip archive whose directory is missing or broken: many programs repair these.
-fn local_members<B>(
+/// Hands out the members that no directory lists, as programs find them that go from one local
+/// header to the next.
+fn unlisted_members<B>(
     octets: &[u8],
+    seen: &BTreeMap<usize, usize>,
     each: &mut dyn FnMut(Member<'_>) -> ControlFlow<B>,
-) -> Handed<B> {
+) -> ControlFlow<B> {
     let mut at = 0;
-    while let Some(found) = memmem::find(octets.get(at..).unwrap_or_default(), b"PK\x03\x04") {
+    while let Some(found) = octets.get(at..).and_then(|rest| memmem::find(rest, LOCAL)) {
         at += found;
         let Some(local) = Local::read(octets, at) else { break };
-        let (flow, end) = local.hand_out(octets, each);
-        if flow.is_break() {
-            return Ok(flow);
-        }
+        let end = match seen.get(&at) {
+            // The size in front of the member counts for such programs, if there is one.
+            Some(_) if local.size > 0 => local.data.saturating_add(local.size),
+            Some(size) => local.data.saturating_add(*size),
+            None => {
+                let (flow, end) = local.hand_out(octets, each);
+                flow?;
+                end
+            }
+        };
         at = end.max(at + 4);
     }
-    Err(Incomplete::Broken("the directory of the zip archive can't be read".to_owned()))
+    ControlFlow::Continue(())
 }
 
 /// The header in front of a zip member.
@@ -167,7 +234,7 @@ struct Local<'a> {
 impl<'a> Local<'a> {
     fn read(octets: &'a [u8], at: usize) -> Option<Self> {
         let header = octets.get(at..)?.get(..30)?;
-        if !header.starts_with(b"PK\x03\x04") {
+        if !header.starts_with(LOCAL) {
             return None;
         }
         let (&flags, &method) = (header.get(6)?, header.get(8)?);

@@ -85,6 +85,23 @@ fn memory_is_for_what_is_held_at_a_time() {
     assert!(limit.starts_with("too many octets to hold: "), "{limit}");
 }
 
+/// Many end records, each of which makes the reader go through the directory again.
+#[test]
+fn looking_for_directories_is_bounded() {
+    use super::archive::cost;
+    use super::sniff::Archive;
+
+    let honest = zip(&[("1", b"x"), ("2", b"x")]);
+    assert_eq!(cost(Archive::Zip, &honest), 1_600 + honest.len() as u64);
+    let end = memchr::memmem::find(&honest, b"PK\x05\x06").unwrap();
+    let hostile = [&honest[..], &honest[end..].repeat(50_000)].concat();
+    assert!(cost(Archive::Zip, &hostile) > 50_000_000_000);
+    let (objects, remarks) = objects(with_attachment("z", &hostile), &limits());
+    assert!(objects.contains_key("part 1.2 (z) / 2"), "{:?}", objects.keys());
+    let unreadable = remarks.unreadable.unwrap();
+    assert!(unreadable.contains("directory of the zip archive"), "{unreadable}");
+}
+
 #[test]
 fn a_place_is_short_and_printable() {
     let name = "\u{1b}[2J".to_owned() + &"x".repeat(500);

@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
-use super::archive::{File, Incomplete, Member, members};
+use super::archive::{File, Incomplete, Member, cost, members};
 use super::limits::Limits;
 use super::sniff;
 use crate::mail::{Mail, Part, PartKind, Transfer, data_uris, header_length, uuencoded};
@@ -87,6 +87,7 @@ pub(crate) fn walk(
         members: 0,
         unpacked: 0,
         held: 0,
+        search: MOST_SEARCH,
     };
     let _ = walker.mail(mail);
     walker.remarks
@@ -153,7 +154,12 @@ struct Walker<'v> {
     members: usize,
     unpacked: usize,
     held: usize,
+    /// What is left for the directories of archives.
+    search: u64,
 }
+
+/// What the directories of all archives in a message may cost: a second or two.
+const MOST_SEARCH: u64 = 8_000_000_000;
 
 impl Walker<'_> {
     fn mail(&mut self, mail: &Mail) -> Flow {
@@ -296,8 +302,10 @@ impl Walker<'_> {
         }
         let mut allowance = self.limits.allowance(octets.len());
         let left = self.limits.members.saturating_sub(self.members);
-        let handed =
-            members(archive, octets, left, &mut |member| self.member(member, &mut allowance));
+        let search = self.search.checked_sub(cost(archive, octets));
+        self.search = search.unwrap_or(self.search);
+        let mut each = |member: Member<'_>| self.member(member, &mut allowance);
+        let handed = members(archive, octets, left, search.is_some(), &mut each);
         match handed {
             Ok(flow) => flow,
             Err(Incomplete::TooMany(what)) => {

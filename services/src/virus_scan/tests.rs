@@ -94,6 +94,13 @@ async fn zip_members_can_not_hide() {
     let mut headless = zip(&[("y", b"1"), ("a.com", &eicar::text())]);
     headless.truncate(memchr::memmem::find(&headless, b"PK\x01\x02").unwrap());
     assert_eq!(verdict(&service, with_attachment("z", &headless)).await.0, "infected");
+    // An empty directory behind the true one, and a member that only its own header tells of.
+    let empty = [&zip(&[("a.com", &eicar::text())])[..], &zip(&[])].concat();
+    assert_eq!(verdict(&service, with_attachment("z", &empty)).await.0, "infected");
+    let hidden = zip(&[("a.com", &eicar::text())]);
+    let hidden = &hidden[..memchr::memmem::find(&hidden, b"PK\x01\x02").unwrap()];
+    let behind = [hidden, &zip(&[("y", b"1")])].concat();
+    assert_eq!(verdict(&service, with_attachment("z", &behind)).await.0, "infected");
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ pub(crate) struct OutOfSteps;
 impl Steps {
     /// Enough for every honest content of this size: worst case about 100 ns for each octet.
     pub(crate) fn for_octets(octets: usize) -> Self {
-        Self(octets.saturating_mul(64).saturating_add(1_000_000))
+        Self(octets.saturating_mul(64).saturating_add(100_000))
     }
 
     /// Uses up some.

@@ -1,1 +1,24 @@
-//! x
+//! The OPES processor: brings mail to a callout server and carries out its answers.
+//!
+//! ```text
+//!  front end ──▶ event::Event ──▶ consult::consult ──▶ ocp::Dialog ──▶ driver ──▶ Connection ──▶ server
+//!  front end ◀── Adaptation  ◀─── apply (checked) ◀─── ocp::AdaptedFlow ◀─ driver ◀─ Connection ◀──┘
+//! ```
+//!
+//! - [`front`]: where mail comes from; stored mail ([`front::file`]) is the first.
+//! - [`event`]: what every front end makes of it.
+//! - [`consult`]: the one way from an event to its adaptation: deadline, failure policy, bypass.
+//! - [`ocp`]: the client. One connection carries many dialogs at a time.
+//! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
+//! - [`report`]: what became of a mail.
+//!
+//! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
+//! effect before it has committed the whole answer.
+
+pub mod apply;
+pub mod consult;
+pub mod event;
+pub mod front;
+pub mod kept;
+pub mod ocp;
+pub mod report;

@@ -1,2 +1,43 @@
-//! x
-fn main() {}
+//! `opes-mta`: the OPES processor.
+
+mod adapt;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The OPES processor: brings mail to an OPES callout server and carries out its answers.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Adapt(adapt::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Command::Adapt(arguments) = Arguments::parse().command;
+    match adapt::main(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("opes-mta: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,563 @@
+//! What a server answered, put together and checked before it can touch anything.
+//!
+//! A callout server may be as hostile as any peer: what it sends is bounded while it arrives, and what
+//! could reach an SMTP peer is checked. One violation voids the whole answer.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use ocp_proto::AdaptedEnd;
+use ocp_proto::smtp::{
+    Address, Command, CommandLine, CommandLineError, EffectName, Part, Reply, ReplyError,
+    SideEffect, Verdict,
+};
+
+use crate::event::{Content, Event, Message, PathError, address_of, check_path, header_end};
+use crate::kept::Kept;
+
+/// The most stretches that one answer may consist of. Services make a handful of edits; the bound
+/// is what stops a server that returns a message octet by octet. Worst case an answer: 65,536 ×
+/// about 40 octets, 2.6 MB.
+const MOST_PIECES: usize = 65_536;
+
+/// The longest line of a header field that is new, without its line end (RFC 5322 section 2.1.1).
+const LONGEST_HEADER_LINE: usize = 998;
+
+/// What becomes of an event's octets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// They stay as they are.
+    Unchanged,
+    /// Another command line with the same verb.
+    Line(CommandLine),
+    /// Another message.
+    Message(Adapted),
+    /// This reply goes to the peer; the event is not executed.
+    Reply(Reply),
+}
+
+/// An adapted message: slices of the original and new octets in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adapted {
+    /// The header section with the empty line that ends it.
+    pub header: Vec<Bytes>,
+    /// The rest.
+    pub body: Vec<Bytes>,
+}
+
+/// A whole, checked answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// What becomes of the octets.
+    pub answer: Answer,
+    /// What to do besides, in this order.
+    pub effects: Vec<SideEffect>,
+    /// What each service found.
+    pub verdicts: Vec<Verdict>,
+    /// Whether no more events of this envelope are wanted.
+    pub envelope_done: bool,
+}
+
+/// Why an answer is void.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// More octets than allowed.
+    #[error("more than {0} octets came back")]
+    TooLarge(usize),
+    /// Too many stretches.
+    #[error("the message came back in more than {MOST_PIECES} pieces")]
+    TooManyPieces,
+    /// DUY of what was not kept.
+    #[error("octets {0:?} of the original were not kept")]
+    NotKept(Range<u32>),
+    /// Several adapted messages.
+    #[error("several adapted messages were not negotiated")]
+    Several,
+    /// Octets without a part.
+    #[error("octets that belong to no part")]
+    NoPart,
+    /// Nothing came back.
+    #[error("nothing came back for {0}")]
+    Empty(Command),
+    /// No reply.
+    #[error("the reply is none: {0}")]
+    Reply(#[from] ReplyError),
+    /// A reply that this event can't get.
+    #[error("{reply} is no answer to {command} (SMTP profile section 4)")]
+    Satisfaction {
+        /// The event.
+        command: Command,
+        /// The reply's code.
+        reply: u16,
+    },
+    /// No command line.
+    #[error("the command is none: {0}")]
+    Line(#[from] CommandLineError),
+    /// Another verb.
+    #[error("{expected} became another command")]
+    Verb {
+        /// The event.
+        expected: Command,
+    },
+    /// MAIL or RCPT without a path.
+    #[error("the command names no address: {0}")]
+    Path(#[from] PathError),
+    /// An address that an SMTP peer would misread.
+    #[error("address {address}: {error}")]
+    Address {
+        /// The address.
+        address: Address,
+        /// What is wrong with it.
+        error: PathError,
+    },
+    /// A header section that ends too early or not at all.
+    #[error("the header section does not end where its part ends")]
+    HeaderEnd,
+    /// NUL, or CR without LF.
+    #[error("octet 0x{0:02x} is not allowed in new header fields")]
+    HeaderOctet(u8),
+    /// A line too long.
+    #[error(
+        "a line of new header fields has at most {LONGEST_HEADER_LINE} octets, not {0} (RFC 5322 section 2.1.1)"
+    )]
+    HeaderLine(usize),
+}
+
+/// An answer on its way in.
+#[derive(Debug)]
+pub(crate) struct Assembly {
+    kept: Kept,
+    /// What comes from the server itself is copied: a slice would hold back the whole buffer that
+    /// it arrived in.
+    fresh: BytesMut,
+    pieces: Vec<Piece>,
+    octets: usize,
+    limit: usize,
+    end: Option<AdaptedEnd>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    part: Part,
+    octets: Stretch,
+}
+
+#[derive(Debug)]
+enum Stretch {
+    /// A slice of the original.
+    Kept(Bytes),
+    /// A range of [`Assembly::fresh`].
+    Fresh(Range<usize>),
+}
+
+impl Assembly {
+    /// An answer to an event of which `kept` was sent. At most `allowance` octets more than that
+    /// may come back.
+    pub(crate) fn new(kept: Kept, allowance: usize) -> Self {
+        let limit = kept.octets().saturating_add(allowance);
+        Self { kept, fresh: BytesMut::new(), pieces: Vec::new(), octets: 0, limit, end: None }
+    }
+
+    /// Octets of the server (DUM).
+    pub(crate) fn data(&mut self, part: Option<Part>, octets: &[u8]) -> Result<(), AnswerError> {
+        let part = part.ok_or(AnswerError::NoPart)?;
+        self.count(octets.len())?;
+        let start = self.fresh.len();
+        self.fresh.extend_from_slice(octets);
+        let end = self.fresh.len();
+        match self.pieces.last_mut() {
+            // One DUM may arrive in several pieces.
+            Some(Piece { part: last, octets: Stretch::Fresh(range) }) if *last == part => {
+                range.end = end;
+                Ok(())
+            }
+            _ => self.push(part, Stretch::Fresh(start..end)),
+        }
+    }
+
+    /// Octets of the original (DUY).
+    pub(crate) fn preserved(
+        &mut self,
+        part: Option<Part>,
+        range: Range<u32>,
+    ) -> Result<(), AnswerError> {
+        let not_kept = || AnswerError::NotKept(range.clone());
+        let start = usize::try_from(range.start).map_err(|_| not_kept())?;
+        let end = usize::try_from(range.end).map_err(|_| not_kept())?;
+        self.count(end.saturating_sub(start))?;
+        let slices: Vec<_> = self.kept.slices(start..end).ok_or_else(not_kept)?.collect();
+        for (own, octets) in slices {
+            self.push(part.unwrap_or(own), Stretch::Kept(octets))?;
+        }
+        Ok(())
+    }
+
+    /// The end of the message (AME).
+    pub(crate) fn end(&mut self, end: AdaptedEnd) {
+        self.end = Some(end);
+    }
+
+    /// The answer, once the server has committed it with TE 200.
+    pub(crate) fn finish(self, event: &Event) -> Result<Checked, AnswerError> {
+        let Self { fresh, pieces, end, .. } = self;
+        let fresh = fresh.freeze();
+        let AdaptedEnd { side_effects, envelope_done, verdicts, .. } = end.unwrap_or_default();
+        check_effects(&side_effects)?;
+        let is_reply = matches!(pieces.first(), Some(Piece { part: Part::Reply, .. }));
+        let answer = if is_reply {
+            let reply = Reply::parse(fresh)?;
+            check_satisfaction(&event.command, &reply, &side_effects)?;
+            Answer::Reply(reply)
+        } else {
+            match &event.content {
+                Content::Nothing => Answer::Unchanged,
+                Content::Line(line) => adapted_line(event, line, &pieces, &fresh)?,
+                Content::Message(message) => adapted_message(message, pieces, &fresh)?,
+            }
+        };
+        Ok(Checked { answer, effects: side_effects, verdicts, envelope_done })
+    }
+
+    fn count(&mut self, octets: usize) -> Result<(), AnswerError> {
+        self.octets = self.octets.saturating_add(octets);
+        (self.octets <= self.limit).then_some(()).ok_or(AnswerError::TooLarge(self.limit))
+    }
+
+    fn push(&mut self, part: Part, octets: Stretch) -> Result<(), AnswerError> {
+        if self.pieces.len() >= MOST_PIECES {
+            return Err(AnswerError::TooManyPieces);
+        }
+        self.pieces.push(Piece { part, octets });
+        Ok(())
+    }
+}
+
+impl Piece {
+    fn take(self, fresh: &Bytes) -> Bytes {
+        match self.octets {
+            Stretch::Kept(octets) => octets,
+            Stretch::Fresh(range) => fresh.slice(range),
+        }
+    }
+
+    fn octets<'a>(&'a self, fresh: &'a Bytes) -> &'a [u8] {
+        match &self.octets {
+            Stretch::Kept(octets) => octets,
+            Stretch::Fresh(range) => fresh.get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl Adapted {
+    /// All octets in their order.
+    pub fn octets(self) -> Vec<Bytes> {
+        [self.header, self.body].concat()
+    }
+}
+
+fn adapted_line(
+    event: &Event,
+    line: &CommandLine,
+    pieces: &[Piece],
+    fresh: &Bytes,
+) -> Result<Answer, AnswerError> {
+    let octets: Vec<u8> = pieces.iter().flat_map(|p| p.octets(fresh)).copied().collect();
+    let adapted = CommandLine::new(octets)?;
+    if adapted == *line {
+        return Ok(Answer::Unchanged);
+    }
+    if adapted.command().as_ref() != Some(&event.command) {
+        return Err(AnswerError::Verb { expected: event.command.clone() });
+    }
+    if matches!(event.command, Command::Mail | Command::Rcpt) {
+        address_of(&adapted)?;
+    }
+    Ok(Answer::Line(adapted))
+}
+
+fn adapted_message(
+    original: &Message,
+    pieces: Vec<Piece>,
+    fresh: &Bytes,
+) -> Result<Answer, AnswerError> {
+    let mut adapted = Adapted::default();
+    let mut new_header = Vec::new();
+    for piece in pieces {
+        let is_new = matches!(piece.octets, Stretch::Fresh(_));
+        let is_header = piece.part == Part::MessageHeader;
+        let octets = piece.take(fresh);
+        if is_header && is_new {
+            new_header.push(octets.clone());
+        }
+        if is_header { adapted.header.push(octets) } else { adapted.body.push(octets) }
+    }
+    if is_same(&adapted.header, &original.header) && is_same(&adapted.body, &original.body) {
+        return Ok(Answer::Unchanged);
+    }
+    if adapted.header.is_empty() && adapted.body.is_empty() {
+        return Err(AnswerError::Empty(Command::Message));
+    }
+    new_header.iter().try_for_each(|octets| check_new_header(octets))?;
+    let header = adapted.header.concat();
+    let ends = match header_end(&header) {
+        Some(end) => end == header.len(),
+        // A header section alone may come back as it was: without an empty line.
+        None => adapted.body.is_empty() && header_end(&original.header).is_none(),
+    };
+    if !ends {
+        return Err(AnswerError::HeaderEnd);
+    }
+    Ok(Answer::Message(adapted))
+}
+
+fn is_same(slices: &[Bytes], original: &Bytes) -> bool {
+    let mut rest = original.as_ref();
+    for slice in slices {
+        match rest.strip_prefix(slice.as_ref()) {
+            Some(after) => rest = after,
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+/// New header fields hold nothing that an SMTP peer reads otherwise than we do. What the original
+/// held stays: its line ends are the front end's policy.
+fn check_new_header(octets: &[u8]) -> Result<(), AnswerError> {
+    for line in octets.split(|&octet| octet == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > LONGEST_HEADER_LINE {
+            return Err(AnswerError::HeaderLine(line.len()));
+        }
+        if let Some(&octet) = line.iter().find(|octet| matches!(octet, 0 | b'\r')) {
+            return Err(AnswerError::HeaderOctet(octet));
+        }
+    }
+    Ok(())
+}
+
+/// Profile section 4, "What may be answered".
+fn check_satisfaction(
+    command: &Command,
+    reply: &Reply,
+    effects: &[SideEffect],
+) -> Result<(), AnswerError> {
+    let takes_over = effects.iter().any(|effect| {
+        matches!(effect.name(), EffectName::Discard | EffectName::Quarantine | EffectName::Hold)
+    });
+    let fits = reply.is_temporary()
+        || reply.is_permanent()
+        || match command {
+            Command::Message => reply.is_success() && takes_over,
+            Command::Mail | Command::Rcpt | Command::Data => false,
+            // Their successes change the session's state: 220 and 235 are never altered.
+            Command::StartTls | Command::Auth => false,
+            _ => reply.is_success(),
+        };
+    let wrong = || AnswerError::Satisfaction { command: command.clone(), reply: reply.code() };
+    fits.then_some(()).ok_or_else(wrong)
+}
+
+/// The connection has refused effects that were not negotiated; here their addresses are checked.
+fn check_effects(effects: &[SideEffect]) -> Result<(), AnswerError> {
+    let addresses = effects.iter().flat_map(|effect| match effect {
+        SideEffect::AddRecipient(address)
+        | SideEffect::DeleteRecipient(address)
+        | SideEffect::ChangeSender(address) => std::slice::from_ref(address),
+        SideEffect::SetRecipients(addresses) => addresses,
+        SideEffect::Route { recipients, .. } => recipients,
+        _ => &[],
+    });
+    for address in addresses {
+        check_path(address)
+            .map_err(|error| AnswerError::Address { address: address.clone(), error })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ocp_proto::smtp::Envelope;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(text: &'static str) -> Event {
+        Event::message(Message::split(text.into()), Envelope::default())
+    }
+
+    fn line(text: &'static str) -> Event {
+        Event::command(CommandLine::new(text).unwrap(), Envelope::default()).unwrap()
+    }
+
+    fn assembly(event: &Event) -> Assembly {
+        let mut kept = Kept::default();
+        event.parts().for_each(|(part, octets)| kept.push(part, octets));
+        Assembly::new(kept, 4_096)
+    }
+
+    fn answer(event: &Event, data: &[(Part, &[u8])]) -> Result<Answer, AnswerError> {
+        let mut assembly = assembly(event);
+        for (part, octets) in data {
+            assembly.data(Some(*part), octets)?;
+        }
+        assembly.finish(event).map(|checked| checked.answer)
+    }
+
+    #[test]
+    fn a_reply_fits_the_event_or_voids_the_answer() {
+        let reply = |command: &'static str, text: &str| {
+            let event = if command == "MESSAGE" { message("A: b\n\n") } else { line(command) };
+            answer(&event, &[(Part::Reply, text.as_bytes())])
+        };
+        for (command, text) in [
+            ("MAIL FROM:<>", "550 no\r\n"),
+            ("RCPT TO:<a@b>", "450-a\r\n450 b\r\n"),
+            ("NOOP", "250 ok\r\n"),
+            ("MESSAGE", "554 no\r\n"),
+        ] {
+            let expected = Answer::Reply(Reply::parse(text).unwrap());
+            assert_eq!(reply(command, text), Ok(expected), "{command}");
+        }
+        for (command, text, code) in [
+            ("MAIL FROM:<>", "250 ok\r\n", 250),
+            ("DATA", "354 go\r\n", 354),
+            ("MESSAGE", "250 ok\r\n", 250),
+            ("STARTTLS", "220 go\r\n", 220),
+            ("AUTH PLAIN", "235 in\r\n", 235),
+            ("NOOP", "334 x\r\n", 334),
+        ] {
+            let found = reply(command, text);
+            assert!(
+                matches!(found, Err(AnswerError::Satisfaction { reply, .. }) if reply == code),
+                "{command}: {found:?}"
+            );
+        }
+        assert_eq!(
+            reply("NOOP", "550 a\r\n250 b\r\n"),
+            Err(AnswerError::Reply(ReplyError::Continuation))
+        );
+    }
+
+    #[test]
+    fn content_is_accepted_only_by_whom_takes_it_over() {
+        let event = message("A: b\n\n");
+        let mut assembly = assembly(&event);
+        assembly.data(Some(Part::Reply), b"250 kept\r\n").unwrap();
+        let effects = vec![SideEffect::Quarantine("why".into())];
+        assembly.end(AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() });
+        let checked = assembly.finish(&event).unwrap();
+        assert_eq!(checked.answer, Answer::Reply(Reply::parse("250 kept\r\n").unwrap()));
+    }
+
+    #[test]
+    fn a_command_keeps_its_verb_and_is_one_line() {
+        let event = line("MAIL FROM:<a@b>");
+        let part = Part::Command;
+        assert_eq!(
+            answer(&event, &[(part, b"mail from:<c@d>")]),
+            Ok(Answer::Line(CommandLine::new("mail from:<c@d>").unwrap()))
+        );
+        assert_eq!(answer(&event, &[(part, b"MAIL FROM:<a@b>")]), Ok(Answer::Unchanged));
+        assert_eq!(
+            answer(&event, &[(part, b"RCPT TO:<c@d>")]),
+            Err(AnswerError::Verb { expected: Command::Mail })
+        );
+        assert_eq!(
+            answer(&event, &[(part, b"MAIL FROM:<c@d>\r\nRCPT TO:<e@f>")]),
+            Err(AnswerError::Line(CommandLineError::Octet(b'\r')))
+        );
+        assert_eq!(
+            answer(&event, &[(part, b"MAIL FROM:<c@d> <e@f>")]),
+            Err(AnswerError::Path(PathError::Syntax))
+        );
+        assert_eq!(answer(&event, &[]), Err(AnswerError::Line(CommandLineError::Length(0))));
+    }
+
+    #[test]
+    fn a_header_ends_where_its_part_ends() {
+        let event = message("A: b\n\nbody");
+        let header = |octets: &'static [u8]| {
+            answer(&event, &[(Part::MessageHeader, octets), (Part::MessageBody, b"body")])
+        };
+        assert_eq!(header(b"A: b\n\n"), Ok(Answer::Unchanged));
+        assert!(matches!(header(b"A: c\r\n\r\n"), Ok(Answer::Message(_))));
+        assert_eq!(header(b"A: c\n"), Err(AnswerError::HeaderEnd));
+        assert_eq!(header(b"A: c\n\nB: d\n\n"), Err(AnswerError::HeaderEnd));
+        assert_eq!(header(b"A: c\0\n\n"), Err(AnswerError::HeaderOctet(0)));
+        assert_eq!(header(b"A: c\rB: d\n\n"), Err(AnswerError::HeaderOctet(b'\r')));
+        assert_eq!(
+            answer(&event, &[(Part::MessageHeader, &[b'A'; 999][..])]),
+            Err(AnswerError::HeaderLine(999))
+        );
+        assert_eq!(
+            answer(&event, &[(Part::MessageBody, b"body")]),
+            Err(AnswerError::HeaderEnd),
+            "a body never becomes the header"
+        );
+        assert_eq!(answer(&event, &[]), Err(AnswerError::Empty(Command::Message)));
+    }
+
+    #[test]
+    fn what_comes_back_is_bounded() {
+        let event = message("A: b\n\nbody");
+        let mut assembly = assembly(&event);
+        assembly.data(Some(Part::MessageBody), &[b'x'; 4_096]).unwrap();
+        assert_eq!(assembly.preserved(None, 0..11), Err(AnswerError::TooLarge(4_106)));
+
+        let octets = Bytes::from(vec![b'x'; 200_000]);
+        let event = Event::message(Message::split(octets), Envelope::default());
+        let mut assembly = self::assembly(&event);
+        let error = (0..70_000u32).find_map(|at| assembly.preserved(None, at..at + 1).err());
+        assert_eq!(error, Some(AnswerError::TooManyPieces));
+    }
+
+    #[test]
+    fn an_address_smuggles_nothing() {
+        let event = message("A: b\n\n");
+        let mut assembly = assembly(&event);
+        assembly.preserved(None, 0..6).unwrap();
+        let address = Address::new("<a@b> NOTIFY=<x>").unwrap();
+        let effects = vec![SideEffect::AddRecipient(address.clone())];
+        assembly.end(AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() });
+        let error = PathError::Syntax;
+        assert_eq!(assembly.finish(&event), Err(AnswerError::Address { address, error }));
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_is_put_together_in_order(
+            body in proptest::collection::vec(any::<u8>(), 0..60),
+            edits in proptest::collection::vec(
+                (any::<bool>(), 0usize..70, 0usize..70, proptest::collection::vec(any::<u8>(), 1..9)),
+                0..12,
+            ),
+        ) {
+            let octets = Bytes::from([b"A: b\r\n\r\n", &body[..]].concat());
+            let event = Event::message(Message::split(octets.clone()), Envelope::default());
+            let mut assembly = assembly(&event);
+            assembly.preserved(None, 0..8).unwrap();
+            let mut naive = octets[..8].to_vec();
+            for (keeps, a, b, fresh) in edits {
+                if keeps {
+                    let range = a.min(b).max(8)..a.max(b).max(8);
+                    let (start, end) = (range.start as u32, range.end as u32);
+                    let result = assembly.preserved(Some(Part::MessageBody), start..end);
+                    match octets.get(range) {
+                        Some(slice) => naive.extend_from_slice(slice),
+                        None => prop_assert_eq!(result, Err(AnswerError::NotKept(start..end))),
+                    }
+                } else {
+                    assembly.data(Some(Part::MessageBody), &fresh).unwrap();
+                    naive.extend_from_slice(&fresh);
+                }
+            }
+            let found = match assembly.finish(&event).unwrap().answer {
+                Answer::Unchanged => octets.to_vec(),
+                Answer::Message(adapted) => adapted.octets().concat(),
+                other => panic!("{other:?}"),
+            };
+            prop_assert_eq!(found, naive);
+        }
+    }
+}

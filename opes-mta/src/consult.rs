@@ -1,0 +1,372 @@
+//! Asking the callout server: the one way from an event to its adaptation.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Reply, SideEffect, Verdict};
+use ocp_proto::{DialogId, OcpResult, OriginalStart, Traffic, Xid};
+use tokio::time::{Instant, timeout_at};
+
+use crate::apply::{Answer, AnswerError, Assembly, Checked};
+use crate::event::{Content, Event};
+use crate::kept::Kept;
+use crate::ocp::{AdaptedFlow, Client, ClientError, Dialog, Ended, OriginalFlow, Piece};
+
+/// How long to wait and what to do when nothing comes of it.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// For the answer to a command, from its first octet on (profile section 7).
+    pub command_deadline: Duration,
+    /// For the answer to content, all in all (profile section 7).
+    pub content_deadline: Duration,
+    /// What happens when adaptation fails, if that is stricter than what the server says.
+    pub on_failure: FailurePolicy,
+    /// How many octets more than it was sent a server may return. Worst case an event: the size of
+    /// its content and that much.
+    pub answer_allowance: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            command_deadline: Duration::from_secs(20),
+            content_deadline: Duration::from_secs(80),
+            on_failure: FailurePolicy::Accept,
+            answer_allowance: 1024 * 1024,
+        }
+    }
+}
+
+/// What a server made of an event; checked, and committed by its TE 200.
+#[derive(Clone, Debug)]
+pub struct Adaptation {
+    /// What becomes of its octets.
+    pub answer: Answer,
+    /// What to do besides, in this order; only what was offered.
+    pub effects: Vec<SideEffect>,
+    /// What each service found.
+    pub verdicts: Vec<Verdict>,
+    /// Whether the services want no more events of this envelope.
+    pub envelope_done: bool,
+    /// The transaction, for [`Dialog::report`]; `None` if nobody wanted the event.
+    pub xid: Option<Xid>,
+    /// What it cost on the wire.
+    pub traffic: Traffic,
+}
+
+/// An event that could not be adapted; all of the answer is void.
+#[derive(Debug, thiserror::Error)]
+#[error("{command}, {stage}: {cause}")]
+pub struct Failure {
+    /// The event.
+    pub command: Command,
+    /// The transaction, once it had begun.
+    pub xid: Option<Xid>,
+    /// How far it had come.
+    pub stage: Stage,
+    /// What went wrong.
+    pub cause: Cause,
+    /// What to do about it: the stricter one of the server's policy and ours.
+    pub policy: FailurePolicy,
+    /// Whether another server may try.
+    pub retry: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What it cost on the wire.
+    pub traffic: Traffic,
+}
+
+/// How far a transaction has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The dialog or the transaction begins.
+    Start,
+    /// The event goes out.
+    Send,
+    /// All is sent, nothing has come back.
+    Wait,
+    /// The answer comes in.
+    Receive,
+    /// The answer is there and is checked.
+    Check,
+}
+
+/// Why an event could not be adapted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// The deadline passed.
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+    /// The server, the connection, or the protocol between.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer can't be carried out.
+    #[error("the answer is void: {0}")]
+    Answer(#[from] AnswerError),
+}
+
+/// Asks the services about an event.
+///
+/// Events that the server does not want cost nothing and stay as they are. The answer to an event
+/// that the server only observes changes nothing.
+///
+/// # Errors
+/// When the answer is late, missing or void. [`Failure::policy`] says what to do; a line in the log
+/// says what happened.
+pub async fn consult(
+    dialog: &Dialog,
+    event: &Event,
+    policy: &Policy,
+) -> Result<Adaptation, Failure> {
+    let profile = dialog.client().profile();
+    if !profile.commands.contains(&event.command) {
+        return Ok(Adaptation::unchanged());
+    }
+    let begin = Instant::now();
+    let limit =
+        if event.command.has_content() { policy.content_deadline } else { policy.command_deadline };
+    let attempt = Attempt { dialog, event, policy, limit, deadline: begin + limit };
+    attempt.run().await.map_err(|broken| {
+        let on_failure = failure_policy(dialog.client(), policy);
+        let failure = broken.into_failure(event.command.clone(), on_failure, begin.elapsed());
+        failure.log(dialog.client(), Some(dialog.id()));
+        failure
+    })
+}
+
+/// Starts a dialog.
+///
+/// # Errors
+/// As [`consult`]; the event is CONNECT.
+pub async fn begin(
+    client: &Client,
+    facts: DialogFacts,
+    policy: &Policy,
+) -> Result<Dialog, Failure> {
+    let begin = Instant::now();
+    let limit = policy.command_deadline;
+    let started = timeout_at(begin + limit, client.start_dialog(facts)).await;
+    let cause = match started {
+        Ok(Ok(dialog)) => return Ok(dialog),
+        Ok(Err(error)) => error.into(),
+        Err(_) => Cause::Deadline(limit),
+    };
+    let on_failure = failure_policy(client, policy);
+    let broken = Broken::new(Stage::Start, cause);
+    let failure = broken.into_failure(Command::Connect, on_failure, begin.elapsed());
+    failure.log(client, None);
+    Err(failure)
+}
+
+/// The stricter of the server's policy and ours (profile section 2, On-Failure).
+pub fn failure_policy(client: &Client, policy: &Policy) -> FailurePolicy {
+    client.profile().on_failure.unwrap_or_default().max(policy.on_failure)
+}
+
+impl Adaptation {
+    /// An event that stays as it is.
+    pub fn unchanged() -> Self {
+        Self {
+            answer: Answer::Unchanged,
+            effects: Vec::new(),
+            verdicts: Vec::new(),
+            envelope_done: false,
+            xid: None,
+            traffic: Traffic::default(),
+        }
+    }
+}
+
+impl Failure {
+    /// What the peer gets; `None` if the event goes on as it is.
+    pub fn reply(&self) -> Option<Reply> {
+        failure_reply(self.policy)
+    }
+
+    fn log(&self, client: &Client, dialog: Option<DialogId>) {
+        tracing::warn!(
+            server = %client.server(),
+            services = %client.services().join(" "),
+            dialog = dialog.map(DialogId::number),
+            xid = self.xid.map(Xid::number),
+            event = %self.command,
+            stage = %self.stage,
+            cause = %self.cause,
+            milliseconds = u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
+            policy = %self.policy,
+            "adaptation failed"
+        );
+    }
+}
+
+/// What a peer gets when its mail can't be adapted.
+pub fn failure_reply(policy: FailurePolicy) -> Option<Reply> {
+    let (code, enhanced, text) = match policy {
+        FailurePolicy::Accept => return None,
+        FailurePolicy::Tempfail => (451, "4.3.0", "Message could not be checked, try again later"),
+        FailurePolicy::Reject => (554, "5.3.0", "Message could not be checked"),
+    };
+    Reply::new(code, enhanced, text).ok()
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Send => "sending",
+            Self::Wait => "waiting for the answer",
+            Self::Receive => "receiving the answer",
+            Self::Check => "checking the answer",
+        })
+    }
+}
+
+/// One transaction.
+struct Attempt<'a> {
+    dialog: &'a Dialog,
+    event: &'a Event,
+    policy: &'a Policy,
+    limit: Duration,
+    deadline: Instant,
+}
+
+/// A transaction that came to nothing.
+struct Broken {
+    xid: Option<Xid>,
+    stage: Stage,
+    cause: Cause,
+    retry: bool,
+    traffic: Traffic,
+}
+
+impl Attempt<'_> {
+    async fn run(&self) -> Result<Adaptation, Broken> {
+        let early = |cause| Broken::new(Stage::Start, cause);
+        let (original, mut adapted) = timeout_at(self.deadline, self.dialog.transact(self.start()))
+            .await
+            .map_err(|_| early(Cause::Deadline(self.limit)))?
+            .map_err(|error| early(error.into()))?;
+        let xid = adapted.xid();
+        let all_sent = AtomicBool::new(false);
+        let mut answer = Incoming::new(self.event, self.policy.answer_allowance);
+        let exchange = self.exchange(original, &mut adapted, &mut answer, &all_sent);
+        let exchanged = timeout_at(self.deadline, exchange).await;
+        let stage = match (answer.started, all_sent.load(Ordering::Relaxed)) {
+            (true, _) => Stage::Receive,
+            (false, true) => Stage::Wait,
+            (false, false) => Stage::Send,
+        };
+        let cause = match exchanged {
+            Ok(Ok(())) => {
+                let Ended { result, retry, traffic } = adapted.ended().await;
+                let broken = |stage, cause| Broken { xid: Some(xid), stage, cause, retry, traffic };
+                result.map_err(|error| broken(stage, error.into()))?;
+                let checked = answer.assembly.finish(self.event);
+                let checked = checked.map_err(|error| self.void(xid, error));
+                let checked = checked.map_err(|cause| broken(Stage::Check, cause))?;
+                return Ok(self.adaptation(checked, xid, traffic));
+            }
+            Ok(Err(error)) => Cause::Answer(error),
+            Err(_) => Cause::Deadline(self.limit),
+        };
+        let Ended { traffic, .. } = adapted.give_up(cause.to_string()).await;
+        Err(Broken { xid: Some(xid), stage, cause, retry: false, traffic })
+    }
+
+    fn start(&self) -> OriginalStart {
+        let Event { command, content, envelope, bypass } = self.event;
+        let body = match content {
+            Content::Message(message) => u32::try_from(message.body.len()).ok(),
+            _ => None,
+        };
+        OriginalStart {
+            sender: envelope.sender.clone(),
+            recipients: envelope.recipients.clone(),
+            bypass: bypass.clone(),
+            body_size: body,
+            ..OriginalStart::new(self.dialog.id(), command.clone())
+        }
+    }
+
+    /// Sends and receives at the same time: neither may wait for the other, since the server is free
+    /// to answer before it has everything. Done when the transaction has ended.
+    async fn exchange(
+        &self,
+        original: OriginalFlow,
+        adapted: &mut AdaptedFlow,
+        answer: &mut Incoming,
+        all_sent: &AtomicBool,
+    ) -> Result<(), AnswerError> {
+        let send = async {
+            for (part, octets) in self.event.parts() {
+                original.send(part, octets).await;
+            }
+            original.end().await;
+            all_sent.store(true, Ordering::Relaxed);
+        };
+        let mut receive = pin!(answer.receive(adapted));
+        tokio::select! {
+            received = &mut receive => received,
+            () = send => receive.await,
+        }
+    }
+
+    /// An answer that the server has committed and that can't be carried out: it is told so.
+    fn void(&self, xid: Xid, error: AnswerError) -> Cause {
+        self.dialog.report(xid, OcpResult::failure(error.to_string()), None);
+        error.into()
+    }
+
+    fn adaptation(&self, checked: Checked, xid: Xid, traffic: Traffic) -> Adaptation {
+        let Checked { answer, effects, verdicts, envelope_done } = checked;
+        let xid = Some(xid);
+        let observed = &self.dialog.client().profile().observed;
+        if observed.contains(&self.event.command) {
+            return Adaptation { verdicts, xid, traffic, ..Adaptation::unchanged() };
+        }
+        Adaptation { answer, effects, verdicts, envelope_done, xid, traffic }
+    }
+}
+
+impl Broken {
+    fn new(stage: Stage, cause: Cause) -> Self {
+        Self { xid: None, stage, cause, retry: false, traffic: Traffic::default() }
+    }
+
+    fn into_failure(self, command: Command, policy: FailurePolicy, elapsed: Duration) -> Failure {
+        let Self { xid, stage, cause, retry, traffic } = self;
+        Failure { command, xid, stage, cause, policy, retry, elapsed, traffic }
+    }
+}
+
+/// The answer, as it comes in.
+struct Incoming {
+    assembly: Assembly,
+    started: bool,
+}
+
+impl Incoming {
+    fn new(event: &Event, allowance: usize) -> Self {
+        let mut kept = Kept::default();
+        event.parts().for_each(|(part, octets)| kept.push(part, octets));
+        Self { assembly: Assembly::new(kept, allowance), started: false }
+    }
+
+    async fn receive(&mut self, adapted: &mut AdaptedFlow) -> Result<(), AnswerError> {
+        while let Some(piece) = adapted.next().await {
+            self.started = true;
+            match piece {
+                Piece::Started(start) => {
+                    if start.id.is_some() || start.role.is_some() {
+                        return Err(AnswerError::Several);
+                    }
+                }
+                Piece::Data(part, octets) => self.assembly.data(part, &octets)?,
+                Piece::Preserved(part, range) => self.assembly.preserved(part, range)?,
+                Piece::Ended(end) => self.assembly.end(end),
+            }
+        }
+        Ok(())
+    }
+}

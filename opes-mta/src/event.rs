@@ -1,0 +1,232 @@
+//! The front-neutral SMTP event: every front end ends here.
+
+use bytes::Bytes;
+use ocp_proto::smtp::{Address, AddressError, Command, CommandLine, Envelope, Part};
+
+/// One thing that happens in a dialog and that services may adapt.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Which event it is.
+    pub command: Command,
+    /// Its octets.
+    pub content: Content,
+    /// The envelope in force: what was accepted before this event, after all adaptations.
+    pub envelope: Envelope,
+    /// URIs of the services that this sender may skip (profile section 8).
+    pub bypass: Vec<Bytes>,
+}
+
+/// The octets of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// CONNECT has none.
+    Nothing,
+    /// A command line.
+    Line(CommandLine),
+    /// A message.
+    Message(Message),
+}
+
+/// A message's octets as they came in, in two parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The header section with the empty line that ends it.
+    pub header: Bytes,
+    /// The rest.
+    pub body: Bytes,
+}
+
+impl Event {
+    /// A command; `None` if the line does not start with a verb.
+    pub fn command(line: CommandLine, envelope: Envelope) -> Option<Self> {
+        let command = line.command()?;
+        Some(Self { command, content: Content::Line(line), envelope, bypass: Vec::new() })
+    }
+
+    /// A message.
+    pub fn message(message: Message, envelope: Envelope) -> Self {
+        let content = Content::Message(message);
+        Self { command: Command::Message, content, envelope, bypass: Vec::new() }
+    }
+
+    /// The octets by parts; empty parts are absent (profile section 4).
+    pub fn parts(&self) -> impl Iterator<Item = (Part, Bytes)> {
+        let parts = match &self.content {
+            Content::Nothing => [None, None],
+            Content::Line(line) => [Some((Part::Command, line.as_bytes().clone())), None],
+            Content::Message(Message { header, body }) => [
+                Some((Part::MessageHeader, header.clone())),
+                Some((Part::MessageBody, body.clone())),
+            ],
+        };
+        parts.into_iter().flatten().filter(|(_, octets)| !octets.is_empty())
+    }
+}
+
+impl Message {
+    /// Splits octets behind the first empty line. Without one everything is header.
+    pub fn split(octets: Bytes) -> Self {
+        let at = header_end(&octets).unwrap_or(octets.len());
+        Self { header: octets.slice(..at), body: octets.slice(at..) }
+    }
+
+    /// Octets of both parts.
+    pub fn len(&self) -> usize {
+        self.header.len() + self.body.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value of the first field of this name on its first line, or `None`.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.header.split(|&octet| octet == b'\n').find_map(|line| {
+            let (found, value) = line.split_at_checked(name.len())?;
+            let value = value.strip_prefix(b":")?;
+            found.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
+        })
+    }
+}
+
+/// Where the header section ends: behind the first empty line, CRLF or LF.
+pub(crate) fn header_end(octets: &[u8]) -> Option<usize> {
+    let mut line = 0;
+    for end in memchr::memchr_iter(b'\n', octets) {
+        if matches!(octets.get(line..end), Some(b"" | b"\r")) {
+            return Some(end + 1);
+        }
+        line = end + 1;
+    }
+    None
+}
+
+/// The address of a `MAIL FROM:` or `RCPT TO:` line with its parameters; the source route is removed
+/// (profile section 2).
+///
+/// # Errors
+/// If the line is neither, or its path could smuggle something behind the address.
+pub fn address_of(line: &CommandLine) -> Result<Address, PathError> {
+    let octets = line.as_bytes();
+    let start = ["MAIL FROM:", "RCPT TO:"]
+        .iter()
+        .find(|prefix| {
+            octets
+                .get(..prefix.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+        })
+        .map(|prefix| prefix.len())
+        .ok_or(PathError::Line)?;
+    let rest = octets.get(start..).unwrap_or_default().trim_ascii_start();
+    let end = path_end(rest).ok_or(PathError::Syntax)?;
+    let (path, parameters) = rest.split_at(end);
+    if !matches!(parameters.first(), None | Some(b' ')) {
+        return Err(PathError::Syntax);
+    }
+    let parameters: Vec<Bytes> = parameters
+        .split(|&octet| octet == b' ')
+        .filter(|parameter| !parameter.is_empty())
+        .map(|parameter| octets.slice_ref(parameter))
+        .collect();
+    // RFC 5321 section 4.1.2: esmtp-keyword.
+    if !parameters.iter().all(|p| p.first().is_some_and(u8::is_ascii_alphanumeric)) {
+        return Err(PathError::Syntax);
+    }
+    let mailbox = path.get(1..path.len() - 1).unwrap_or_default();
+    let path = match mailbox.first() {
+        Some(b'@') => {
+            let colon = memchr::memchr(b':', mailbox).ok_or(PathError::Syntax)?;
+            Bytes::from([b"<", mailbox.get(colon + 1..).unwrap_or_default(), b">"].concat())
+        }
+        _ => octets.slice_ref(path),
+    };
+    Ok(Address::new(path)?.with_parameters(parameters)?)
+}
+
+/// An address given by a person, with or without angle brackets.
+///
+/// # Errors
+/// If it is none.
+pub fn parse_address(text: &str) -> Result<Address, PathError> {
+    let text = text.trim();
+    let path = if text.starts_with('<') { text.to_owned() } else { format!("<{text}>") };
+    let address = Address::new(path)?;
+    check_path(&address)?;
+    Ok(address)
+}
+
+/// Whether an SMTP peer would read this path as one path.
+///
+/// # Errors
+/// If something stands behind its end.
+pub(crate) fn check_path(address: &Address) -> Result<(), PathError> {
+    let path = address.path();
+    (path_end(path) == Some(path.len())).then_some(()).ok_or(PathError::Syntax)
+}
+
+/// Octets of the path in angle brackets that `text` starts with: blanks and brackets stand in quotes
+/// only (RFC 5321 section 4.1.2).
+fn path_end(text: &[u8]) -> Option<usize> {
+    let mut quoted = false;
+    let mut octets = text.iter().enumerate();
+    octets.next().filter(|(_, first)| **first == b'<')?;
+    while let Some((at, octet)) = octets.next() {
+        match octet {
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => {
+                octets.next()?;
+            }
+            b'>' if !quoted => return Some(at + 1),
+            b'<' | b' ' if !quoted => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Why octets hold no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// Another command.
+    #[error("the line is neither MAIL FROM: nor RCPT TO:")]
+    Line,
+    /// No path, or more than one.
+    #[error("an address is one path without blanks and brackets outside of quotes")]
+    Syntax,
+    /// See there.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_ends_at_the_first_empty_line() {
+        for (text, header) in
+            [("A: b\r\n\r\nx\r\n\r\n", 8), ("A: b\n\n\n", 6), ("\nx", 1), ("A: b\n", 5), ("", 0)]
+        {
+            assert_eq!(Message::split(text.into()).header.len(), header, "{text:?}");
+        }
+        let message = Message::split("A: b\r\nreturn-path: <x@y> \r\n\r\nTo: z\n".into());
+        assert_eq!(message.field("Return-Path"), Some(&b"<x@y>"[..]));
+        assert_eq!(message.field("To"), None);
+    }
+
+    #[test]
+    fn a_path_ends_where_an_smtp_peer_ends_it() {
+        let address = |line: &str| address_of(&CommandLine::new(line.to_owned()).unwrap());
+        let found = address("mail from: <@r,@s:\"a> b\"@c> SIZE=1  SMTPUTF8").unwrap();
+        assert_eq!(found.path(), "<\"a> b\"@c>");
+        assert_eq!(found.parameters, ["SIZE=1", "SMTPUTF8"]);
+        assert!(address("MAIL FROM:<>").unwrap().is_null());
+        for wrong in ["MAIL FROM:a@b", "RCPT TO:<a@b> <c@d", "RCPT TO:<a@b>x", "RCPT TO:<a b@c>"] {
+            assert_eq!(address(wrong), Err(PathError::Syntax), "{wrong}");
+        }
+        assert_eq!(address("QUIT"), Err(PathError::Line));
+        assert_eq!(parse_address("<a@b> X=<y>"), Err(PathError::Syntax));
+        assert_eq!(parse_address("a@b").unwrap().path(), "<a@b>");
+    }
+}

@@ -1,0 +1,5 @@
+//! The front ends: ways by which mail comes in.
+
+pub mod file;
+pub mod mbox;
+pub mod source;

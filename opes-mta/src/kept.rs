@@ -1,0 +1,105 @@
+//! The octets of an original message that we promised to keep (RFC 4037 section 11.9).
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use ocp_proto::smtp::Part;
+
+/// What was sent of an original message, so that the server can refer to it (DUY).
+///
+/// It holds references to the front end's octets, never copies.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    segments: Vec<Segment>,
+    octets: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Segment {
+    /// Offset of the octet behind it.
+    end: usize,
+    part: Part,
+    octets: Bytes,
+}
+
+impl Kept {
+    /// Keeps the next octets of the message.
+    pub fn push(&mut self, part: Part, octets: Bytes) {
+        if octets.is_empty() {
+            return;
+        }
+        self.octets += octets.len();
+        self.segments.push(Segment { end: self.octets, part, octets });
+    }
+
+    /// Octets that are kept.
+    pub fn octets(&self) -> usize {
+        self.octets
+    }
+
+    /// These octets and the part that each piece belongs to, or `None` if not all of them are kept.
+    pub fn slices(&self, range: Range<usize>) -> Option<impl Iterator<Item = (Part, Bytes)>> {
+        if range.start > range.end || range.end > self.octets {
+            return None;
+        }
+        let first = self.segments.partition_point(|segment| segment.end <= range.start);
+        let segments = self.segments.get(first..).unwrap_or_default();
+        Some(segments.iter().map_while(move |Segment { end, part, octets }| {
+            let start = end - octets.len();
+            let from = range.start.max(start);
+            let to = range.end.min(*end);
+            (from < to).then(|| (*part, octets.slice(from - start..to - start)))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_slice_is_no_copy() {
+        let octets = Bytes::from(vec![b'x'; 10_000]);
+        let mut kept = Kept::default();
+        kept.push(Part::MessageBody, octets.clone());
+        let slices: Vec<_> = kept.slices(5..9_000).unwrap().collect();
+        assert_eq!(slices.len(), 1);
+        assert_eq!(slices[0].1.as_ptr(), octets[5..].as_ptr());
+        assert!(kept.slices(5..10_001).is_none());
+        #[allow(clippy::reversed_empty_ranges)]
+        let reversed = 6..5;
+        assert!(kept.slices(reversed).is_none());
+        assert_eq!(kept.slices(7..7).unwrap().count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn slices_are_the_octets_of_the_message(
+            header in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..5),
+            body in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..5),
+            a in 0usize..80,
+            b in 0usize..80,
+        ) {
+            let mut kept = Kept::default();
+            header.iter().for_each(|o| kept.push(Part::MessageHeader, o.clone().into()));
+            body.iter().for_each(|o| kept.push(Part::MessageBody, o.clone().into()));
+            let split = header.concat().len();
+            let whole = [header.concat(), body.concat()].concat();
+            prop_assert_eq!(kept.octets(), whole.len());
+            let range = a.min(b)..a.max(b);
+            let naive = whole.get(range.clone());
+            let slices: Option<Vec<_>> = kept.slices(range.clone()).map(Iterator::collect);
+            prop_assert_eq!(naive.is_some(), slices.is_some());
+            let mut at = range.start;
+            for (part, octets) in slices.unwrap_or_default() {
+                prop_assert!(!octets.is_empty());
+                prop_assert_eq!(part == Part::MessageHeader, at < split);
+                prop_assert_eq!(Some(&octets[..]), whole.get(at..at + octets.len()));
+                at += octets.len();
+            }
+            prop_assert!(naive.is_none() || at == range.end);
+        }
+    }
+}

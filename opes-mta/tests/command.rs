@@ -1,0 +1,135 @@
+//! The program `opes-mta` against a scripted server.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+#[allow(dead_code)] // What the other tests use of it.
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command as Process, Output, Stdio};
+
+use ocp_proto::smtp::{Command, Part};
+use support::{Script, Server, Step, answer, keep, reply, script, wants};
+
+fn opes_mta(folder: &Path, arguments: &[&str]) -> Output {
+    Process::new(env!("CARGO_BIN_EXE_opes-mta"))
+        .current_dir(folder)
+        .env_remove("RUST_LOG")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Marks, refuses or lies, by the first word of the mail.
+fn play() -> Script {
+    script(|_, octets| match octets {
+        [b'M', ..] => answer([
+            Step::Data(Part::MessageHeader, "X-Mark: 1\n".into()),
+            Step::Keep(0..octets.len() as u32),
+        ]),
+        [b'R', ..] => answer([reply("550 5.7.1 refused\r\n")]),
+        [b'L', ..] => answer([reply("250 swallowed\r\n")]),
+        _ => keep(octets),
+    })
+}
+
+fn rows(output: &Output) -> Vec<serde_json::Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_folder_goes_through_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mails = folder.path().join("mails/deep");
+    fs::create_dir_all(&mails).unwrap();
+    let mut expected = Vec::new();
+    for number in 0..30 {
+        let (word, decision) =
+            [("Mark", "modify"), ("Ham", "accept"), ("Refuse", "reject")][number % 3];
+        // The first ones take longest.
+        let text = format!("{word}: x\n\n{}", "x".repeat((30 - number) * 20_000));
+        fs::write(mails.join(format!("{number:02}.eml")), text).unwrap();
+        expected.push((format!("deep/{number:02}.eml"), decision));
+    }
+    let server = Server::start(1, wants([Command::Message]), play());
+    let address = server.address.to_string();
+    let output = opes_mta(
+        folder.path(),
+        &["adapt", "--json", "--server", &address, "--services", "test", "--out", "out", "mails"],
+    );
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let rows = rows(&output);
+    let found: Vec<_> = rows
+        .iter()
+        .map(|row| (row["file"].as_str().unwrap().to_owned(), row["decision"].as_str().unwrap()))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(rows[2]["reply"], "550 5.7.1 refused");
+    assert_eq!(rows[0]["error"], serde_json::Value::Null);
+    assert!(rows[0]["octets_returned"].as_u64().unwrap() < 300);
+    let marked = fs::read(folder.path().join("out/deep/00.eml")).unwrap();
+    assert_eq!(marked, [b"X-Mark: 1\n", &fs::read(mails.join("00.eml")).unwrap()[..]].concat());
+    assert_eq!(fs::read_dir(folder.path().join("out/deep")).unwrap().count(), 20);
+    let summary = String::from_utf8(output.stderr).unwrap();
+    assert!(summary.starts_with("30 mails: 10 accept, 10 modify, 10 reject; "), "{summary}");
+}
+
+#[test]
+fn a_mailbox_goes_through_message_by_message() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("box"),
+        "From a@b Mon\nHam: 1\n\nx\n\nFrom c@d Tue\nLie: 2\n\ny\n",
+    )
+    .unwrap();
+    let server = Server::start(1, wants([Command::Message]), play());
+    let address = server.address.to_string();
+    let output = opes_mta(folder.path(), &["adapt", "--server", &address, "--out", ".", "box"]);
+    // A mail that could not be processed.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("accept      box#1  sent "), "{text}");
+    assert!(
+        lines[1].starts_with("error       box#2  sent ")
+            && lines[1].ends_with("250 is no answer to MESSAGE (SMTP profile section 4)"),
+        "{text}"
+    );
+    assert_eq!(fs::read(folder.path().join("box#1")).unwrap(), b"Ham: 1\n\nx\n");
+    assert!(!folder.path().join("box#2").exists());
+    let log = String::from_utf8(output.stderr).unwrap();
+    let line: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["fields"]["event"], "MESSAGE");
+    assert_eq!(line["fields"]["stage"], "checking the answer");
+    assert_eq!(line["fields"]["policy"], "tempfail");
+}
+
+#[test]
+fn what_does_not_work_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("mail"), "A: b\n\n").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let output = opes_mta(folder.path(), &["adapt", "--server", &address, "mail"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error
+            .starts_with(&format!("opes-mta: cannot connect to the callout server at {address}: "))
+            && error.contains(&format!("Start it with `callout-server serve --listen {address}`")),
+        "{error}"
+    );
+    let output = opes_mta(folder.path(), &["adapt", "none"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("none: No such file"));
+    for wrong in
+        [&["adapt"][..], &["adapt", "--server", "x", "mail"], &["adapt", "--to", "<>", "mail"]]
+    {
+        assert_eq!(opes_mta(folder.path(), wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}

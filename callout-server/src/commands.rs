@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::logging;
+use crate::{demo, logging};
 
 /// Serves until a signal, then drains.
 pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
@@ -89,7 +89,10 @@ fn print_details(entry: &Entry) {
 
 /// Shows what the server does to a mail of every kind.
 pub(crate) fn demo() -> Result<()> {
-    Ok(())
+    let mut config = load(None)?;
+    config.log.level = "error".to_owned();
+    logging::start(&config.log);
+    runtime()?.block_on(demo::run(config))
 }
 
 fn load(file: Option<PathBuf>) -> Result<Config> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use ocp_proto::{Connection, OcpResult, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
@@ -127,6 +127,10 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
                 return Poll::Ready(Ok(Moved::Octets));
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            // A connection that waits holds no buffer.
+            Poll::Pending if connection.input().is_empty() => {
+                *connection.input() = BytesMut::new();
+            }
             Poll::Pending => {}
         }
     }

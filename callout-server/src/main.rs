@@ -1,6 +1,7 @@
 //! `callout-server`: serves OPES processors, checks its configuration, shows what it can do.
 
 mod commands;
+mod demo;
 mod logging;
 
 use std::path::PathBuf;

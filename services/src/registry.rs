@@ -28,13 +28,7 @@ pub struct Registry(Vec<Kind>);
 impl Registry {
     /// The built-in services. A new one is a line here.
     pub fn builtin() -> Self {
-        Self(vec![
-            log::KIND,
-            mail_from::KIND,
-            spam_score::KIND,
-            virus_scan::KIND,
-            mime_strip::KIND,
-        ])
+        Self(vec![log::KIND, mail_from::KIND, spam_score::KIND, virus_scan::KIND, mime_strip::KIND])
     }
 
     /// Adds a kind; it replaces one of the same name.

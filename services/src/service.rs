@@ -1,11 +1,13 @@
 //! What a service is: [`Service`], what it sees ([`Request`]) and what it declares
 //! ([`Declaration`]).
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock};
 
 use futures_util::future::BoxFuture;
 use ocp_proto::smtp::{Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy};
 use ocp_proto::wire::Structure;
+use tokio::sync::Semaphore;
 
 use crate::mail::Mail;
 use crate::outcome::Outcome;
@@ -180,7 +182,15 @@ impl ServiceError {
 /// the work costs more than doing it.
 const INLINE_OCTETS: usize = 64 * 1024;
 
-/// Runs work that takes time in proportion to `octets`, without holding up other connections.
+/// What [`compute`] works on at a time: more would only share the processors, and hold memory
+/// meanwhile.
+static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Arc::new(Semaphore::new(processors * 2))
+});
+
+/// Runs work that takes time in proportion to `octets`, without holding up other connections. Work
+/// that has begun goes on when nobody waits for it any more, and keeps its place until it ends.
 ///
 /// # Errors
 /// If the work panics.
@@ -191,5 +201,11 @@ pub async fn compute<T: Send + 'static>(
     if octets <= INLINE_OCTETS {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|error| ServiceError::new("compute", error))
+    let failed = |error: &dyn std::fmt::Display| ServiceError::new("compute", error);
+    let place = Arc::clone(&PLACES).acquire_owned().await.map_err(|error| failed(&error))?;
+    let work = move || {
+        let _place = place;
+        work()
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))
 }

@@ -1,1 +1,224 @@
-//! Helpers that the whole-system stories share.
+//! Helpers that the whole-system stories share: the real programs, their logs and their reports.
+
+#![allow(clippy::indexing_slicing)]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long a program may take for anything that a story waits for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A program of this workspace, built by `tests/run` beside the tests.
+///
+/// # Panics
+/// If it has not been built.
+pub fn program(name: &str) -> Command {
+    let tests = std::env::current_exe().expect("tests know their own path");
+    let folder = tests.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not there: cargo build --workspace --bins", path.display());
+    let mut command = Command::new(path);
+    command.env_remove("RUST_LOG").env_remove("CALLOUT_SERVER_CONFIG").stdin(Stdio::null());
+    command
+}
+
+/// A running `callout-server`, killed at the end if it has not stopped.
+pub struct CalloutServer {
+    child: Child,
+    log: Receiver<Value>,
+    /// Every line of its log that was read so far.
+    pub lines: Vec<Value>,
+    /// Where it listens, in the order of its configuration.
+    pub addresses: Vec<String>,
+}
+
+impl CalloutServer {
+    /// Starts the server with a configuration; it listens on a free port of its own, and on `more`.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn start(folder: &Path, config: &str, more: &[String]) -> Self {
+        let file = folder.join("callout-server.toml");
+        std::fs::write(&file, config).expect("the configuration can be written");
+        let mut command = program("callout-server");
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        for address in more {
+            command.args(["--listen", address]);
+        }
+        command.arg("--config").arg(&file).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("callout-server can be started");
+        let stderr = child.stderr.take().expect("its standard error is a pipe");
+        let (sender, log) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let parsed = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if sender.send(parsed).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut server = Self { child, log, lines: Vec::new(), addresses: Vec::new() };
+        for _ in 0..=more.len() {
+            let line = server.wait_for("listening");
+            server.addresses.push(text(&line, "address"));
+        }
+        server
+    }
+
+    /// The TCP address.
+    pub fn address(&self) -> &str {
+        &self.addresses[0]
+    }
+
+    /// The next log line with this message.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for(&mut self, message: &str) -> Value {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no {message:?} in {:#?}", self.lines));
+            self.lines.push(line.clone());
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Octets of memory in use, as the kernel counts them (VmRSS).
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("the kernel says VmRSS") * 1024
+    }
+
+    /// Asks it to stop (SIGTERM).
+    ///
+    /// # Panics
+    /// If it runs no more.
+    pub fn terminate(&self) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits until it has ended: its exit code and its log.
+    ///
+    /// # Panics
+    /// If it does not end by itself.
+    pub fn ended(mut self) -> (Option<i32>, Vec<Value>) {
+        // The log ends when the process does.
+        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
+            self.lines.push(line);
+        }
+        let status = self.child.wait().expect("it is our child");
+        (status.code(), std::mem::take(&mut self.lines))
+    }
+
+    /// Runs `opes-mta adapt --json` against it.
+    pub fn adapt<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Adapted {
+        adapt(self.address(), arguments)
+    }
+}
+
+impl Drop for CalloutServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What `opes-mta adapt --json` said.
+pub struct Adapted {
+    /// One object a message, in order.
+    pub reports: Vec<Value>,
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Adapted {
+    /// The only report.
+    ///
+    /// # Panics
+    /// If there is none, or more.
+    pub fn only(&self) -> &Value {
+        assert_eq!(self.reports.len(), 1, "{:#?} {}", self.reports, self.stderr);
+        &self.reports[0]
+    }
+}
+
+/// Runs `opes-mta adapt --json` against a server.
+///
+/// # Panics
+/// If it prints something else than JSON.
+pub fn adapt<I: IntoIterator<Item: AsRef<OsStr>>>(server: &str, arguments: I) -> Adapted {
+    let mut command = program("opes-mta");
+    command.args(["adapt", "--json", "--server", server]).args(arguments);
+    let Output { status, stdout, stderr } = command.output().expect("opes-mta can be started");
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    let reports = String::from_utf8_lossy(&stdout).lines().map(parse).collect();
+    Adapted { reports, code: status.code(), stderr }
+}
+
+/// A member of an object as text; empty if it is none.
+pub fn text(object: &Value, member: &str) -> String {
+    object[member].as_str().unwrap_or_default().to_owned()
+}
+
+/// What a service found, in a report: `(verdict, score, reason)`.
+pub fn found(report: &Value, service: &str) -> Option<(String, String, String)> {
+    let uri = format!("ocp://service/{service}");
+    let services = report["services"].as_array()?;
+    let found = services.iter().rev().find(|found| found["uri"] == uri.as_str())?;
+    Some((text(found, "verdict"), text(found, "score"), text(found, "reason")))
+}
+
+/// Mails that the tests carry.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data")
+}
+
+/// A folder of the development mails beside the project. Where it is not, the caller says so by
+/// [`not_run`].
+pub fn shared(folder: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/testdata").join(folder);
+    path.exists().then_some(path)
+}
+
+/// Says plainly that something was not run; `tests/run` repeats it at the end.
+pub fn not_run(what: &str, why: &str) {
+    println!("not run: {what}: {why}");
+}
+
+/// The files below a folder, sorted.
+///
+/// # Panics
+/// If the folder can't be read.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the folder can be read") {
+            let path = entry.expect("its entries too").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}

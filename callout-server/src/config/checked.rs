@@ -228,7 +228,8 @@ impl Checker<'_> {
         parse(text.get_ref()).map_err(|error| self.error(error, Some(text.span())))
     }
 
-    /// The services of the file, and those that it does not mention with their defaults.
+    /// The services of the file, and with their defaults those that it does not mention; a URI that
+    /// the file gives to another service is that service's.
     fn router(&self, services: Option<Spanned<DeValue<'_>>>) -> Result<Router, ConfigError> {
         let mut router = Router::default();
         let mut named = Vec::new();
@@ -364,9 +365,13 @@ mod tests {
             ("[services.log]\ndeadlin = 1\n", (2, 1), "unknown field `deadlin`"),
             ("[services.log]\non-failure = \"drop\"\n", (2, 14), "drop is no policy"),
             ("[services.log]\nuris = [\"\"]\n", (2, 9), "a URI has"),
-            ("[services.log]\nuris = [\"ocp://service/log\"]\n", (1, 11), "ocp://service/log"),
+            (
+                "[services.a]\nkind = \"log\"\nuris = [\"ocp://service/log\"]\n[services.log]\n",
+                (4, 11),
+                "ocp://service/log belongs to the service a already",
+            ),
             ("[services.log.settings]\nnonsense = 1\n", (2, 1), "unknown field `nonsense`"),
-            ("a = [1\n", (2, 1), ""),
+            ("a = [1\n", (1, 7), ""),
         ];
         for (text, position, message) in cases {
             let error = parse(text).expect_err(text);

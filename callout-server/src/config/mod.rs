@@ -1,6 +1,6 @@
 //! The configuration file: TOML, checked as a whole before anything starts.
 //!
-//! Only [`checked`] sees what stands in the file; the rest of the server sees [`Config`].
+//! Only `checked.rs` sees what stands in the file; the rest of the server sees [`Config`].
 
 mod checked;
 mod error;

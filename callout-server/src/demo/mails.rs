@@ -147,16 +147,16 @@ fn spam() -> Vec<u8> {
     let header = "Date: Tue, 3 Nov 2026 08:05:00 +0100\n\
         From: \"Prize Office\" <claims@lucky-draw.example>\n\
         Reply-To: barrister.johnson@mail-box.example\n\
-        To: undisclosed-recipients:;\n\
-        Subject: CONGRATULATIONS!!! YOU HAVE WON $850,000.00 USD\n\
+        To: ben@example.com\n\
+        Message-ID: <4821@lucky-draw.example>\n\
+        Subject: CONGRATULATIONS!!! YOU HAVE WON\n\
         Content-Type: text/html; charset=utf-8\n\
         Content-Transfer-Encoding: 8bit\n";
     let body = "<html><body><font color=\"red\" size=\"7\">DEAR FRIEND,</font>\n\
         <p>You are the lucky WINNER of our online lottery. This is 100% FREE and risk free,\n\
         there is no obligation! Act now: this is a limited time offer.</p>\n\
-        <p><a href=\"http://203.0.113.77/claim.php?id=4821\">CLICK HERE</a> to claim your prize\n\
+        <p><a href=\"http://lucky-draw.example/claim?id=4821\">CLICK HERE</a> to claim your prize\n\
         of $850,000.00 by bank transfer. Send your bank account number today.</p>\n\
-        <p>You may also order cheap Viagra and Cialis without prescription.</p>\n\
         </body></html>\n";
     mail(header, body)
 }

@@ -1,0 +1,148 @@
+//! `callout-server` as an operator meets it.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Output;
+
+use tempfile::tempdir;
+use tests::{CalloutServer, fixtures, program, text};
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } =
+        program("callout-server").args(arguments).output().unwrap();
+    let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn help_and_version_are_good_enough_to_work_from() {
+    let (code, help, _) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    for word in [
+        "serve",
+        "check",
+        "services",
+        "demo",
+        "--listen",
+        "--config",
+        "127.0.0.1:4037",
+        "unix:PATH",
+    ] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    let (code, version, _) = run(&["--version"]);
+    assert_eq!(
+        (code, version.as_str()),
+        (Some(0), concat!("callout-server ", env!("CARGO_PKG_VERSION"), "\n"))
+    );
+    assert_eq!(run(&["--nonsense"]).0, Some(2));
+}
+
+#[test]
+fn services_are_listed() {
+    let (code, list, _) = run(&["services"]);
+    assert_eq!(code, Some(0));
+    for name in ["log", "mail-from", "spam-score", "virus-scan", "mime-strip"] {
+        assert!(list.contains(&format!("ocp://service/{name}")), "{list}");
+    }
+}
+
+#[test]
+fn a_configuration_is_checked_with_line_and_column() {
+    let (code, said, _) = run(&["check"]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("embedded defaults: valid") && said.contains("127.0.0.1:4037"), "{said}");
+
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("wrong.toml");
+    std::fs::write(&file, "# one\n[limits]\n  conections = 5\n").unwrap();
+    let (code, _, error) = run(&["check", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("wrong.toml:3:3") && error.contains("unknown field `conections`"),
+        "{error}"
+    );
+    let (code, _, error) = run(&["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("wrong.toml:3:3"), "{error}");
+
+    // Signature lines that are not supported do not stop the server, but nobody should think them used.
+    std::fs::create_dir(folder.path().join("signatures")).unwrap();
+    std::fs::write(folder.path().join("signatures/a.ndb"), "Name:0:EP+0:aabbccdd\n").unwrap();
+    std::fs::write(&file, "[services.virus-scan.settings]\nsignatures = \"signatures\"\n").unwrap();
+    let (code, said, _) = run(&["check", file.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("note: ") && said.contains("a.ndb") && said.contains("EP+0"), "{said}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let folder = tempdir().unwrap();
+    let server = CalloutServer::start(folder.path(), "", &[]);
+    let (code, _, error) = run(&["serve", "--listen", server.address()]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains(server.address()) && error.contains("can't be listened on"), "{error}");
+}
+
+#[test]
+fn sigterm_drains_and_exits_with_0() {
+    let folder = tempdir().unwrap();
+    let mut server = CalloutServer::start(folder.path(), "", &[]);
+    let mut peer = TcpStream::connect(server.address()).unwrap();
+    peer.write_all(b"CS;\r\nNO ({\"17:ocp://smtp/dialog\"});\r\nDialog-Start 1;\r\nPQ;\r\n")
+        .unwrap();
+    let mut read = Vec::new();
+    let mut octet = [0];
+    while !read.ends_with(b"PA;\r\n") {
+        assert_eq!(peer.read(&mut octet).unwrap(), 1);
+        read.push(octet[0]);
+    }
+    server.wait_for("connected");
+    server.terminate();
+    let stopping = server.wait_for("stopping: open dialogs may end");
+    assert_eq!(stopping["dialogs"], 1, "{stopping}");
+    let mut rest = Vec::new();
+    while !rest.ends_with(b"Dialog-Drain;\r\n") {
+        assert_eq!(peer.read(&mut octet).unwrap(), 1);
+        rest.push(octet[0]);
+    }
+    peer.write_all(b"Dialog-End 1;\r\n").unwrap();
+    rest.clear();
+    peer.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"CE;\r\n");
+    drop(peer);
+    let (code, lines) = server.ended();
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert_eq!(lines.last().map(|line| text(line, "message")).as_deref(), Some("stopped"));
+}
+
+/// Every line about a mail says which connection, dialog and transaction it is about.
+#[test]
+fn log_lines_say_what_they_are_about() {
+    let folder = tempdir().unwrap();
+    let mut server = CalloutServer::start(folder.path(), "", &[]);
+    let adapted = server.adapt([fixtures().join("plain.eml")]);
+    assert_eq!(adapted.code, Some(0), "{}", adapted.stderr);
+    let line = loop {
+        let line = server.wait_for("adapted");
+        if line["span"]["command"] == "MESSAGE" {
+            break line;
+        }
+    };
+    for member in ["connection", "dialog", "xid"] {
+        assert!(line["span"][member].is_u64(), "{member}: {line}");
+    }
+    for member in ["octets_received", "octets_sent", "took_ms"] {
+        assert!(line[member].is_u64(), "{member}: {line}");
+    }
+    assert!(text(&line, "verdicts").contains("virus-scan=clean"), "{line}");
+}
+
+#[test]
+fn the_demo_shows_a_mail_of_every_kind() {
+    let (code, table, error) = run(&["demo"]);
+    assert_eq!(code, Some(0), "{table}{error}");
+    assert!(table.contains("10 of 10 mails as expected"), "{table}");
+}

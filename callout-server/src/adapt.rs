@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use ocp_proto::smtp::Part;
+use ocp_proto::smtp::{Part, Verdict};
 use ocp_proto::{AdaptedEnd, AdaptedStart, Connection, Misuse, OcpResult, Traffic, Xid};
 use services::mail::Segment;
 
-use crate::chain::{Adapted, Answer};
+use crate::branch::Branch;
+use crate::chain::Adapted;
 
 /// The octets of an event, as they came.
 #[derive(Clone, Debug)]
@@ -43,11 +44,12 @@ pub(crate) fn send(
     connection: &mut Connection,
     xid: Xid,
     original: &Original,
-    answer: Answer,
+    branch: Branch,
+    verdicts: Vec<Verdict>,
 ) -> Result<Traffic, Misuse> {
     connection.start_adapted(xid, Vec::new(), &AdaptedStart::default())?;
     let mut flow = Flow { connection, xid, original };
-    match answer.adapted {
+    match branch.adapted {
         Adapted::Unchanged => {
             flow.keep(original.part, 0..original.first.len())?;
             flow.keep(Part::MessageBody, original.first.len()..original.len())?;
@@ -59,11 +61,7 @@ pub(crate) fn send(
             flow.segments(Part::MessageBody, &mail.version().body)?;
         }
     }
-    let end = AdaptedEnd {
-        side_effects: answer.effects,
-        verdicts: answer.verdicts,
-        ..AdaptedEnd::default()
-    };
+    let end = AdaptedEnd { side_effects: branch.effects, verdicts, ..AdaptedEnd::default() };
     connection.end_adapted(xid, &end)?;
     connection.end_transaction(xid, &OcpResult::ok(), false)
 }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use ocp_proto::smtp::{
-    Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, Reply, SideEffect,
-    Verdict,
+    Address, Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, Reply,
+    SideEffect, Verdict,
 };
 use services::mail::Mail;
 use services::{Change, Finding, Input, Outcome, Request, ServiceError};
 use tracing::{debug, warn};
 
+use crate::branch::{self, Abilities, Branch};
 use crate::router::{Chain, Link};
 
 /// One event, as the processor vectored it out.
@@ -27,6 +28,8 @@ pub(crate) struct Event {
     pub(crate) envelope: Envelope,
     /// The side effects that were negotiated.
     pub(crate) granted: Arc<[EffectName]>,
+    /// What the answer can say of several recipients.
+    pub(crate) abilities: Abilities,
     /// Whether the processor does not wait for the answer: it can't be changed then.
     pub(crate) observed: bool,
 }
@@ -34,13 +37,13 @@ pub(crate) struct Event {
 /// What the chain makes of an event.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) adapted: Adapted,
-    pub(crate) effects: Vec<SideEffect>,
+    /// One, or several with disjoint recipients where these differ.
+    pub(crate) branches: Vec<Branch>,
     pub(crate) verdicts: Vec<Verdict>,
 }
 
 /// What becomes of the event's octets.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Adapted {
     /// They stay.
     Unchanged,
@@ -57,45 +60,77 @@ const LONGEST_REASON: usize = 512;
 
 impl Chain {
     /// Every interested service in its order, each seeing what the ones before it made. A reply
-    /// ends the chain, so nothing later weakens a rejection.
+    /// ends its branch, so nothing later weakens a rejection.
     pub(crate) async fn run(&self, event: Event) -> Answer {
-        let mut answer =
-            Answer { adapted: Adapted::Unchanged, effects: Vec::new(), verdicts: Vec::new() };
         let mut request = Request {
             dialog: event.dialog,
             command: event.command,
-            input: event.input,
+            input: Input::Nothing,
             envelope: event.envelope,
             parameters: Arc::default(),
             granted: event.granted,
         };
+        let recipients = std::mem::take(&mut request.envelope.recipients);
+        let mut branches = vec![Branch::new(recipients, event.input)];
+        let mut verdicts = Vec::new();
         for link in self.interested(&request.command.clone()) {
+            let named = link.entry.recipients.as_ref();
+            if let Some(named) = named.filter(|_| event.abilities.variants) {
+                branch::fork(&mut branches, |recipient| named.find(recipient).is_some());
+            }
             request.parameters = link.parameters.clone();
-            let started = Instant::now();
-            let outcome = match link.ask(&request).await {
-                Ok(outcome) => link.apply(outcome, &mut request, &mut answer, event.observed),
-                Err(error) => Err(error),
-            };
-            let took = started.elapsed();
-            let finding = match outcome {
-                Ok(finding) => {
-                    debug!(service = link.entry.name, verdict = %finding.verdict, took_ms = milliseconds(took), "asked");
-                    finding
+            for branch in &mut branches {
+                if branch.has_ended() || !link.is_for(branch) {
+                    continue;
                 }
-                Err(error) => {
-                    link.fail(&error, took, &request.command, &mut answer, event.observed)
-                }
-            };
-            answer.verdicts.push(verdict(link.entry.uri(), finding, took));
-            if matches!(answer.adapted, Adapted::Reply(_)) {
+                let started = Instant::now();
+                let finding = link.work(&mut request, branch, event.observed, started).await;
+                verdicts.push(verdict(link.entry.uri(), finding, started.elapsed()));
+            }
+            branch::join(&mut branches);
+            if branches.iter().all(Branch::has_ended) {
                 break;
             }
         }
-        answer
+        branch::settle(&mut branches, event.abilities, &request.granted);
+        Answer { branches, verdicts }
     }
 }
 
 impl Link {
+    /// Whether the service is for one of the branch's recipients; commands before the first
+    /// recipient are for all services.
+    fn is_for(&self, branch: &Branch) -> bool {
+        let Some(named) = &self.entry.recipients else { return true };
+        let is_named = |recipient: &Address| named.find(recipient).is_some();
+        branch.recipients.is_empty() || branch.recipients.iter().any(is_named)
+    }
+
+    /// Asks the service about a branch, and does what it says.
+    async fn work(
+        &self,
+        request: &mut Request,
+        branch: &mut Branch,
+        observed: bool,
+        started: Instant,
+    ) -> Finding {
+        request.input = std::mem::replace(&mut branch.input, Input::Nothing);
+        request.envelope.recipients = std::mem::take(&mut branch.recipients);
+        let outcome = self.ask(request).await;
+        branch.input = std::mem::replace(&mut request.input, Input::Nothing);
+        branch.recipients = std::mem::take(&mut request.envelope.recipients);
+        let outcome = outcome.and_then(|outcome| self.apply(outcome, request, branch, observed));
+        let took = started.elapsed();
+        match outcome {
+            Ok(finding) => {
+                let (service, verdict) = (&self.entry.name, &finding.verdict);
+                debug!(service, %verdict, took_ms = milliseconds(took), "asked");
+                finding
+            }
+            Err(error) => self.fail(&error, took, &request.command, branch, observed),
+        }
+    }
+
     /// Asks the service, within its deadline; a panic is a failure of this service alone.
     async fn ask(&self, request: &Request) -> Result<Outcome, ServiceError> {
         let asked = AssertUnwindSafe(async { self.entry.service.handle(request).await });
@@ -114,8 +149,8 @@ impl Link {
     fn apply(
         &self,
         outcome: Outcome,
-        request: &mut Request,
-        answer: &mut Answer,
+        request: &Request,
+        branch: &mut Branch,
         observed: bool,
     ) -> Result<Finding, ServiceError> {
         let Outcome { change, effects, finding } = outcome;
@@ -126,40 +161,37 @@ impl Link {
         if let Some(effect) = effects.iter().find(|effect| !request.may(effect.name())) {
             return wrong(format!("{} was not granted", effect.name()));
         }
-        let (adapted, next) = match change {
-            Change::None => (None, None),
+        match change {
+            Change::None => {}
             Change::Command(line) => {
-                if request.line().is_none() || line.command().as_ref() != Some(&request.command) {
+                let is_command = matches!(branch.input, Input::Line(_));
+                if !is_command || line.command().as_ref() != Some(&request.command) {
                     return wrong("another verb than the command's".to_owned());
                 }
-                (Some(Adapted::Command(line.clone())), Some(Input::Line(line)))
+                branch.adapted = Adapted::Command(line.clone());
+                branch.input = Input::Line(line);
             }
             Change::Content(edits) => {
-                let Some(mail) = request.mail() else {
+                let Input::Content(mail) = &branch.input else {
                     return wrong("edits of an event without content".to_owned());
                 };
                 let mail = match mail.edited(&edits) {
                     Ok(mail) => Arc::new(mail),
                     Err(error) => return wrong(error.to_string()),
                 };
-                (Some(Adapted::Content(mail.clone())), Some(Input::Content(mail)))
+                branch.adapted = Adapted::Content(mail.clone());
+                branch.input = Input::Content(mail);
             }
             Change::Reply(reply) => {
                 if !may_reply(&request.command, &reply, &effects) {
                     return wrong(format!("{} can't be answered by {reply}", request.command));
                 }
                 // What was asked for before concerns a message that is not taken.
-                answer.effects.clear();
-                (Some(Adapted::Reply(reply)), None)
+                branch.effects.clear();
+                branch.adapted = Adapted::Reply(reply);
             }
-        };
-        if let Some(adapted) = adapted {
-            answer.adapted = adapted;
         }
-        if let Some(input) = next {
-            request.input = input;
-        }
-        answer.effects.extend(effects);
+        branch.effects.extend(effects);
         Ok(finding)
     }
 
@@ -169,7 +201,7 @@ impl Link {
         error: &ServiceError,
         took: Duration,
         command: &Command,
-        answer: &mut Answer,
+        branch: &mut Branch,
         observed: bool,
     ) -> Finding {
         let policy = match refusable(command) && !observed {
@@ -185,8 +217,8 @@ impl Link {
             "service failed"
         );
         if let Some(reply) = failure_reply(policy, command) {
-            answer.effects.clear();
-            answer.adapted = Adapted::Reply(reply);
+            branch.effects.clear();
+            branch.adapted = Adapted::Reply(reply);
         }
         Finding::new("failed").with_reason(format!("{error}; policy: {policy}"))
     }

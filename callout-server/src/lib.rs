@@ -9,6 +9,7 @@
 //! connections share; [`Listeners`] serve it until they are told to stop.
 
 mod adapt;
+mod branch;
 mod chain;
 pub mod config;
 mod driver;
@@ -17,6 +18,7 @@ mod router;
 mod server;
 mod session;
 
+pub use branch::Fallback;
 pub use config::{Config, ConfigError};
 pub use listen::{Address, Listeners};
 pub use router::{Entry, Router};

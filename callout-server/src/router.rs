@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ocp_proto::feature_uri;
 use ocp_proto::smtp::{Command, CommandProfile, EffectName, FailurePolicy};
 use ocp_proto::wire::Structure;
-use services::{Declaration, Service};
+use services::{AddressList, Declaration, Service};
 
 /// A configured service.
 pub struct Entry {
@@ -22,6 +22,8 @@ pub struct Entry {
     pub deadline: Duration,
     /// What happens to the mail when it fails.
     pub on_failure: FailurePolicy,
+    /// The only recipients whose mail it is for; all if `None`.
+    pub recipients: Option<AddressList>,
     /// What it wants.
     pub declaration: Declaration,
     /// The service itself.
@@ -43,6 +45,7 @@ impl Entry {
             uris: vec![format!("ocp://service/{name}").into()],
             deadline,
             on_failure: declaration.on_failure,
+            recipients: None,
             declaration,
             service,
         }
@@ -61,6 +64,7 @@ impl fmt::Debug for Entry {
             .field("uris", &self.uris)
             .field("deadline", &self.deadline)
             .field("on_failure", &self.on_failure)
+            .field("recipients", &self.recipients)
             .field("declaration", &self.declaration)
             .finish_non_exhaustive()
     }

@@ -41,7 +41,7 @@ pub(crate) struct Dialog {
 impl Server {
     /// A server of this configuration, with nothing going on.
     pub fn new(config: Config) -> Self {
-        let content = Budget { left: Arc::new(AtomicUsize::new(config.limits.content_octets)) };
+        let content = Budget::new(config.limits.content_octets);
         Self { config, dialogs: DashMap::new(), connections: AtomicU64::new(1), content }
     }
 
@@ -99,6 +99,17 @@ pub(crate) struct Reservation {
 }
 
 impl Budget {
+    /// That many octets.
+    pub(crate) fn new(octets: usize) -> Self {
+        Self { left: Arc::new(AtomicUsize::new(octets)) }
+    }
+
+    /// Octets that nobody holds.
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// An empty reservation, which can grow.
     pub(crate) fn reservation(&self) -> Reservation {
         Reservation { budget: self.clone(), octets: 0 }
@@ -118,6 +129,13 @@ impl Reservation {
         }
         taken.is_ok()
     }
+
+    /// Gives octets back.
+    pub(crate) fn shrink(&mut self, octets: usize) {
+        let octets = octets.min(self.octets);
+        self.octets -= octets;
+        self.budget.left.fetch_add(octets, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Reservation {
@@ -132,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_given_back() {
-        let budget = Budget { left: Arc::new(AtomicUsize::new(10)) };
+        let budget = Budget::new(10);
         let mut first = budget.reservation();
         assert!(first.grow(4) && first.grow(6) && !first.grow(1));
         assert!(!budget.reservation().grow(1));

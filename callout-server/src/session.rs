@@ -27,6 +27,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use crate::adapt::{self, Original};
+use crate::branch::Abilities;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
 use crate::router::{Chain, UnknownService};
@@ -318,6 +319,7 @@ impl Session {
             dialog: dialog.facts,
             observed: profile.is_some_and(|profile| profile.observed.contains(&start.command)),
             granted: profile.map_or(&[][..], |profile| &profile.side_effects).into(),
+            abilities: Abilities::default(),
             command: start.command,
             input,
             envelope: Envelope { sender: start.sender, recipients: start.recipients },
@@ -332,21 +334,22 @@ impl Session {
         };
     }
 
-    fn answer(&mut self, connection: &mut Connection, xid: Xid, answer: Answer) {
+    fn answer(&mut self, connection: &mut Connection, xid: Xid, mut answer: Answer) {
         let Some(transaction) = self.transactions.remove(&xid) else { return };
         let Stage::Working { original, .. } = transaction.stage else { return };
         let _entered = transaction.span.enter();
-        let decision = match &answer.adapted {
+        let Some(branch) = answer.branches.pop() else { return };
+        let decision = match &branch.adapted {
             Adapted::Unchanged => "unchanged",
             Adapted::Command(_) | Adapted::Content(_) => "modified",
             Adapted::Reply(_) => "replied",
         };
-        let reply = match &answer.adapted {
+        let reply = match &branch.adapted {
             Adapted::Reply(reply) => Some(reply.to_string()),
             _ => None,
         };
         let verdicts = summary(&answer);
-        match adapt::send(connection, xid, &original, answer) {
+        match adapt::send(connection, xid, &original, branch, answer.verdicts) {
             Ok(traffic) => info!(
                 decision,
                 reply,

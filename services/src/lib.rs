@@ -21,6 +21,7 @@ pub mod spam_score;
 pub mod virus_scan;
 
 pub use content::{FileKind, Limits, Policy};
+pub use mail_from::AddressList;
 pub use outcome::{Change, Finding, Outcome};
 pub use registry::{Kind, Registry, Settings, SettingsError};
 pub use service::{Content, Declaration, Input, Request, Service, ServiceError, compute};

@@ -67,6 +67,7 @@ fn event(command: Command, input: Input) -> Event {
         input,
         envelope: Envelope { sender: Some(Address::null()), recipients: Vec::new() },
         granted: Arc::new([EffectName::Quarantine]),
+        abilities: Abilities::default(),
         observed: false,
     }
 }
@@ -95,7 +96,7 @@ fn words(answer: &Answer) -> Vec<&[u8]> {
 }
 
 fn reply_of(answer: &Answer) -> Option<String> {
-    match &answer.adapted {
+    match &answer.branches[0].adapted {
         Adapted::Reply(reply) => Some(reply.to_string()),
         _ => None,
     }
@@ -105,7 +106,7 @@ fn reply_of(answer: &Answer) -> Option<String> {
 async fn each_service_sees_what_the_ones_before_it_made() {
     let chain = chain(vec![scripted(prepend("X: 1\r\n")), scripted(prepend("Y: 2\r\n"))]);
     let answer = chain.run(message()).await;
-    let Adapted::Content(mail) = &answer.adapted else { panic!("{answer:?}") };
+    let Adapted::Content(mail) = &answer.branches[0].adapted else { panic!("{answer:?}") };
     assert_eq!(mail.header(), "Y: 2\r\nX: 1\r\nA: b\r\n\r\n");
     assert_eq!(answer.verdicts[1].reason.as_deref(), Some(&b"X: 1  A: b    "[..]));
 }
@@ -122,7 +123,7 @@ async fn a_rejection_ends_the_chain_and_what_was_asked_for_before() {
     let answer = chain.run(message()).await;
     assert_eq!(reply_of(&answer).as_deref(), Some("550 5.7.1 no"));
     assert_eq!(words(&answer), [&b"clean"[..], b"spam"]);
-    assert!(answer.effects.is_empty());
+    assert!(answer.branches[0].effects.is_empty());
 }
 
 #[tokio::test]
@@ -209,7 +210,10 @@ async fn an_answer_beyond_what_a_service_may_say_changes_nothing() {
         let answer = chain.run(event).await;
         let reason = answer.verdicts[0].reason.clone().unwrap();
         assert_eq!(reason, format!("answer: {cause}; policy: accept"));
-        assert!(matches!(answer.adapted, Adapted::Unchanged) && answer.effects.is_empty());
+        assert!(
+            matches!(answer.branches[0].adapted, Adapted::Unchanged)
+                && answer.branches[0].effects.is_empty()
+        );
     }
 }
 
@@ -221,5 +225,83 @@ async fn accepted_and_dropped_needs_the_effect_that_says_so() {
     };
     let answer = chain(vec![scripted(accept)]).run(message()).await;
     assert_eq!(reply_of(&answer).as_deref(), Some("250 2.0.0 kept for review"));
-    assert_eq!(answer.effects, [SideEffect::Quarantine("v".into())]);
+    assert_eq!(answer.branches[0].effects, [SideEffect::Quarantine("v".into())]);
+}
+
+/// Marks for recipients at x.example, and refuses whatever else is said.
+fn for_some(
+    answer: impl Fn(&Request) -> Result<Outcome, ServiceError> + Send + Sync + 'static,
+) -> Chain {
+    let mut router = Router::default();
+    let service: Arc<dyn Service> = Arc::new(Scripted(answer));
+    let mut entry = Entry::new("some", "", service, Duration::from_secs(5));
+    let named = [toml::Spanned::new(0..0, "x.example".to_owned())];
+    entry.recipients = Some(services::AddressList::new(&named).unwrap());
+    router.add(entry).unwrap();
+    let all: Arc<dyn Service> = Arc::new(Scripted(prepend("Y: 2\r\n")));
+    router.add(Entry::new("all", "", all, Duration::from_secs(5))).unwrap();
+    let group = ["ocp://service/some", "ocp://service/all"]
+        .map(|uri| Structure { members: vec![Value::atom(uri)], ..Structure::default() });
+    router.chain(&group).unwrap()
+}
+
+fn to(recipients: &[&'static str], variants: bool, replies: bool) -> Event {
+    let recipients = recipients.iter().map(|path| Address::new(*path).unwrap()).collect();
+    Event {
+        envelope: Envelope { sender: Some(Address::null()), recipients },
+        abilities: Abilities { variants, replies, ..Abilities::default() },
+        ..message()
+    }
+}
+
+fn shown(answer: &Answer) -> Vec<(Vec<String>, String)> {
+    let show = |branch: &Branch| {
+        let adapted = match &branch.adapted {
+            Adapted::Content(mail) => String::from_utf8_lossy(mail.header()).into_owned(),
+            Adapted::Reply(reply) => reply.to_string(),
+            other => format!("{other:?}"),
+        };
+        (branch.recipients.iter().map(ToString::to_string).collect(), adapted)
+    };
+    answer.branches.iter().map(show).collect()
+}
+
+#[tokio::test]
+async fn recipients_get_their_own_version_if_the_processor_can() {
+    let both = ["<a@x.example>", "<b@y.example>"];
+    let marked = "Y: 2\r\nX: 1\r\nA: b\r\n\r\n";
+    let answer = for_some(prepend("X: 1\r\n")).run(to(&both, true, true)).await;
+    assert_eq!(
+        shown(&answer),
+        [
+            (vec!["<b@y.example>".to_owned()], "Y: 2\r\nA: b\r\n\r\n".to_owned()),
+            (vec!["<a@x.example>".to_owned()], marked.to_owned()),
+        ]
+    );
+    assert_eq!(answer.verdicts.len(), 3);
+    // One version for all: whoever is named, the service is asked.
+    let answer = for_some(prepend("X: 1\r\n")).run(to(&both, false, false)).await;
+    let all = both.map(str::to_owned).to_vec();
+    assert_eq!(shown(&answer), [(all, marked.to_owned())]);
+    let answer = for_some(prepend("X: 1\r\n")).run(to(&both[1..], true, true)).await;
+    assert_eq!(answer.branches.len(), 1);
+    assert_eq!(answer.verdicts.len(), 1, "nobody is named");
+    // What does not differ in the end is one version.
+    let answer = for_some(|_| Ok(clean())).run(to(&both, true, true)).await;
+    assert_eq!(answer.branches.len(), 1);
+}
+
+#[tokio::test]
+async fn some_recipients_are_refused_alone_or_all_of_them() {
+    let refuse = |_: &Request| {
+        let reply = Reply::new(550, "5.7.1", "no").unwrap();
+        Ok(Outcome::changed(Change::Reply(reply), "spam"))
+    };
+    let both = ["<a@x.example>", "<b@y.example>"];
+    let answer = for_some(refuse).run(to(&both, true, true)).await;
+    let replies: Vec<String> = shown(&answer).into_iter().map(|(_, shown)| shown).collect();
+    assert_eq!(replies, ["Y: 2\r\nA: b\r\n\r\n", "550 5.7.1 no"]);
+    let answer = for_some(refuse).run(to(&both, true, false)).await;
+    assert_eq!(shown(&answer)[0].1, "550 5.7.1 no");
+    assert_eq!((answer.branches.len(), answer.branches[0].recipients.len()), (1, 2));
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use ocp_proto::WireLimits;
 use ocp_proto::smtp::FailurePolicy;
 use serde::Deserialize;
-use services::{Registry, Settings};
+use services::{AddressList, Registry, Settings};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use super::ConfigError;
 use super::raw::{Raw, RawLimits, RawService, RawTimeouts};
+use crate::branch::Fallback;
 use crate::listen::Address;
 use crate::router::{Entry, Router};
 
@@ -28,6 +29,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// What happens where some recipients are refused and the processor has one reply for all.
+    pub recipients_differ: Fallback,
     /// The services by their URIs.
     pub router: Router,
 }
@@ -146,6 +149,7 @@ impl Config {
                 format: raw.log.format.unwrap_or_default(),
                 level: level.unwrap_or_else(|| "info".to_owned()),
             },
+            recipients_differ: raw.recipients_differ.unwrap_or_default(),
             router: checker.router(services)?,
         })
     }
@@ -299,6 +303,10 @@ impl Checker<'_> {
                 FailurePolicy::from_name(text.as_bytes())
                     .ok_or_else(|| format!("{text} is no policy: accept, tempfail or reject"))
             })?;
+        }
+        if let Some(recipients) = &raw.recipients {
+            let list = AddressList::new(recipients);
+            entry.recipients = Some(list.map_err(|error| self.error(error.message, error.span))?);
         }
         for uri in &raw.uris {
             let uri = self.value(uri, |text| match text.bytes().all(|b| b.is_ascii_graphic()) {

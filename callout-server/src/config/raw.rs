@@ -12,6 +12,7 @@ pub(super) struct Raw {
     pub(super) limits: RawLimits,
     pub(super) timeouts: RawTimeouts,
     pub(super) log: RawLog,
+    pub(super) recipients_differ: Option<crate::branch::Fallback>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,4 +58,5 @@ pub(super) struct RawService {
     pub(super) enabled: Option<bool>,
     pub(super) deadline: Option<NonZeroU32>,
     pub(super) on_failure: Option<Spanned<String>>,
+    pub(super) recipients: Option<Vec<Spanned<String>>>,
 }

@@ -1,5 +1,6 @@
-//! Lists of senders.
+//! Lists of addresses.
 
+use ocp_proto::smtp::Address;
 use regex::bytes::Regex;
 use toml::Spanned;
 
@@ -7,9 +8,10 @@ use super::parse::{Mailbox, is_domain};
 use crate::registry::SettingsError;
 use crate::setting::pattern;
 
-/// A list of senders, in the order of the settings.
+/// A list of addresses, domains (`example.org`), domains with all below them (`.example.org`) and
+/// patterns over the mailbox (`/^bulk-/`), in the order of the settings.
 #[derive(Debug)]
-pub(super) struct List(Vec<Entry>);
+pub struct AddressList(Vec<Entry>);
 
 /// One entry and how it is written.
 #[derive(Debug)]
@@ -30,12 +32,12 @@ enum Test {
     Pattern(Regex),
 }
 
-impl List {
+impl AddressList {
     /// The list with these entries.
     ///
     /// # Errors
     /// If an entry is no address, domain or pattern.
-    pub(super) fn new(entries: &[Spanned<String>]) -> Result<Self, SettingsError> {
+    pub fn new(entries: &[Spanned<String>]) -> Result<Self, SettingsError> {
         let entry = |written: &Spanned<String>| {
             let test = Test::new(written.get_ref())
                 .map_err(|message| SettingsError::at(written.span(), message))?;
@@ -44,8 +46,12 @@ impl List {
         entries.iter().map(entry).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The first entry that names this sender, as it is written.
-    pub(super) fn find(&self, mailbox: &Mailbox) -> Option<&str> {
+    /// The first entry that names this address, as it is written.
+    pub fn find(&self, address: &Address) -> Option<&str> {
+        self.find_mailbox(&Mailbox::parse(address.mailbox())?)
+    }
+
+    pub(super) fn find_mailbox(&self, mailbox: &Mailbox) -> Option<&str> {
         let canonical = mailbox.canonical();
         let entry = self.0.iter().find(|entry| entry.test.names(mailbox, &canonical))?;
         Some(&entry.written)
@@ -95,9 +101,12 @@ mod tests {
     use super::*;
 
     fn finds(entry: &str, mailbox: &str) -> bool {
-        let list = List::new(&[Spanned::new(0..1, entry.to_owned())]).unwrap();
-        let mailbox = Mailbox::parse(mailbox.as_bytes()).unwrap();
-        list.find(&mailbox).inspect(|written| assert_eq!(*written, entry)).is_some()
+        let list = AddressList::new(&[Spanned::new(0..1, entry.to_owned())]).unwrap();
+        let octets = mailbox.as_bytes();
+        let mailbox = Mailbox::parse(octets).unwrap();
+        let path = Address::new(format!("<{}>", String::from_utf8_lossy(octets))).unwrap();
+        assert_eq!(list.find(&path), list.find_mailbox(&mailbox));
+        list.find_mailbox(&mailbox).inspect(|written| assert_eq!(*written, entry)).is_some()
     }
 
     #[test]
@@ -123,7 +132,7 @@ mod tests {
     #[test]
     fn a_wrong_entry_is_shown_where_it_stands() {
         for entry in ["", ".", "a b", "a@", "/(/", "*@example.org.", "*.example.org"] {
-            let error = List::new(&[Spanned::new(4..7, entry.to_owned())]).unwrap_err();
+            let error = AddressList::new(&[Spanned::new(4..7, entry.to_owned())]).unwrap_err();
             assert_eq!(error.span, Some(4..7), "{entry}");
             assert!(error.message.contains(" is no "), "{entry}: {error}");
         }

@@ -43,7 +43,7 @@ use regex::bytes::Regex;
 use serde::Deserialize;
 use toml::Spanned;
 
-use self::list::List;
+pub use self::list::AddressList;
 use self::parse::{MailCommand, MailError, Mailbox};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
@@ -93,8 +93,8 @@ struct Rewrite {
 /// The service.
 #[derive(Debug)]
 pub struct MailFrom {
-    allow: List,
-    deny: List,
+    allow: AddressList,
+    deny: AddressList,
     deny_reply: Option<Reply>,
     null_sender: NullSender,
     rewrite: Vec<(Regex, String)>,
@@ -112,8 +112,8 @@ impl MailFrom {
             Err(message) => Err(SettingsError::at(text.span(), message)),
         };
         Ok(Self {
-            allow: List::new(&allow)?,
-            deny: List::new(&deny)?,
+            allow: AddressList::new(&allow)?,
+            deny: AddressList::new(&deny)?,
             deny_reply: deny_reply.as_ref().map(refusal).transpose()?,
             null_sender,
             rewrite: rewrite.into_iter().map(rule).collect::<Result<_, _>>()?,
@@ -143,9 +143,9 @@ impl MailFrom {
             let text = "A sender address beyond ASCII needs SMTPUTF8";
             return refused(553, "5.6.7", text, "malformed");
         }
-        let allowed = self.allow.find(mailbox);
+        let allowed = self.allow.find_mailbox(mailbox);
         if allowed.is_none()
-            && let Some(entry) = self.deny.find(mailbox)
+            && let Some(entry) = self.deny.find_mailbox(mailbox)
         {
             let outcome = match &self.deny_reply {
                 Some(reply) => Outcome::changed(Change::Reply(reply.clone()), "denied"),

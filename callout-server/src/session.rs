@@ -112,13 +112,8 @@ impl Session {
             Event::OriginalEnded { xid, result } => self.work(connection, xid, &result),
             Event::TransactionEnded { xid, result, .. } => self.forget(xid, &result),
             Event::Closed(closed) => self.log_end(&closed),
-            Event::Started
-            | Event::Responded(_)
-            | Event::Progress { .. }
-            | Event::Draining
-            | Event::AdaptedStarted { .. }
-            | Event::Preserved { .. }
-            | Event::AdaptedEnded { .. } => {}
+            // What is left is for processors, or a wish that the answer need not follow.
+            _ => {}
         }
         self.close_if_drained(connection);
     }

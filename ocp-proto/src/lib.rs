@@ -28,11 +28,12 @@ mod violation;
 pub mod wire;
 
 pub use connection::{
-    Closed, Config, Connection, Event, Misuse, Offer, Output, Response, feature_uri,
+    AdaptedData, Closed, Config, Connection, Event, Misuse, Offer, OriginalData, Output, Response,
+    feature_uri,
 };
 pub use ids::{AdaptedMessageId, DialogId, GroupId, MAXIMUM, Xid, parse_number};
-pub use limits::WireLimits;
+pub use limits::{Allowance, UselessLimits, WireLimits};
 pub use message::{AdaptedEnd, AdaptedRole, AdaptedStart, DataLabel, OcpResult, OriginalStart};
 pub use role::Role;
 pub use transaction::Traffic;
-pub use violation::{Rule, Scope, Violation};
+pub use violation::{Rule, Scope, Useless, Violation};

@@ -24,3 +24,43 @@ impl Default for WireLimits {
         Self { head_octets: 256 * 1024, depth: 64, values: 16_384, payload: MAXIMUM }
     }
 }
+
+/// A stock of messages: each one takes from it, time and useful messages refill it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many may come at once.
+    pub burst: u32,
+    /// How many a second in the long run.
+    pub per_second: u32,
+}
+
+/// What a peer may send without use before its connection ends. RFC 4037 has no bound; section 13
+/// asks for some. Late messages of a transaction that has ended are none of these: they were on
+/// their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UselessLimits {
+    /// DUM without octets, DWP, DPM, DWM, DPI, DWSR, DWSS and DSS; each DUM with octets and each
+    /// AMS and AME gives one back. Worst case: one DPM of up to 17 octets for each.
+    pub signals: Allowance,
+    /// PQ, PA, PR, AQ and AA. Worst case: one PA of up to 40 octets for each.
+    pub queries: Allowance,
+    /// NO. Worst case: one NR for each, as large as the offer.
+    pub offers: Allowance,
+    /// What has no name, no meaning, or the wrong sender. Worst case: reading it.
+    pub unknown_messages: Allowance,
+    /// What names a transaction or a dialog that does not exist. Worst case: one TE or Dialog-End of
+    /// up to 600 octets for each.
+    pub unknown_identifiers: Allowance,
+}
+
+impl Default for UselessLimits {
+    fn default() -> Self {
+        Self {
+            signals: Allowance { burst: 4_096, per_second: 256 },
+            queries: Allowance { burst: 1_024, per_second: 64 },
+            offers: Allowance { burst: 64, per_second: 1 },
+            unknown_messages: Allowance { burst: 256, per_second: 16 },
+            unknown_identifiers: Allowance { burst: 128, per_second: 8 },
+        }
+    }
+}

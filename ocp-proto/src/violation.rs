@@ -150,7 +150,60 @@ pub enum Rule {
     /// A part that this message can't have, or not in this order.
     #[error("part {0} does not fit here (SMTP profile section 4)")]
     PartOrder(&'static str),
+    /// A feature that we require was not agreed on.
+    #[error("{0} is required here and was not negotiated (RFC 4037 section 6.1)")]
+    FeatureRequired(String),
+    /// Two features that exclude each other.
+    #[error("{0} conflicts with a feature in effect (RFC 4037 section 11.18)")]
+    Conflict(String),
+    /// Octets that are not protected by the TLS that was agreed on.
+    #[error("octets behind the NO or NR that starts TLS (SMTP profile section 9)")]
+    OctetsBehindTls,
+    /// AME 206 of the processor before the DSS that it owes.
+    #[error("AME 206 after DWSS and before DSS (RFC 4037 section 8.3)")]
+    PartialBeforeStop,
+    /// AME 206 of the processor before the octets that DWSR still wanted.
+    #[error("AME 206 before the {0} octets that DWSR asked for (RFC 4037 section 11.12)")]
+    PartialTooEarly(u32),
+    /// DWSS or DSS where the adapted flow can't end early.
+    #[error("{0} where the adapted flow cannot end early (RFC 4037 section 8)")]
+    NoEarlyEnd(&'static str),
+    /// Modp 0, and octets that change.
+    #[error("Modp 0 with changed octets (RFC 4037 section 11.9)")]
+    ModpBroken,
+    /// Something that does not go with several adapted messages.
+    #[error("{0} (SMTP profile section 5)")]
+    SeveralMessages(&'static str),
+    /// More adapted messages than we keep.
+    #[error("more than {0} adapted messages in one transaction")]
+    AdaptedMessageLimit(usize),
+    /// An answer that may not be used again.
+    #[error("Valid-For to {0}, whose answers are used once (SMTP profile section 4)")]
+    NotReusable(String),
+    /// More messages without use than we bear.
+    #[error("too many {0} (RFC 4037 section 13)")]
+    Useless(Useless),
     /// No progress.
     #[error("timeout: {0} (RFC 4037 section 2.7)")]
     Timeout(&'static str),
+}
+
+/// Messages that cost their sender little, and us something for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Useless {
+    /// DUM without octets, DWP, DPM, DWM, DPI, DWSR, DWSS and DSS.
+    #[error("messages that carry no data")]
+    Signals,
+    /// PQ, PA, PR, AQ and AA.
+    #[error("queries")]
+    Queries,
+    /// NO.
+    #[error("offers")]
+    Offers,
+    /// What has no name, no meaning, or the wrong sender.
+    #[error("unknown messages")]
+    UnknownMessages,
+    /// What names a transaction or a dialog that does not exist.
+    #[error("messages for transactions and dialogs that do not exist")]
+    UnknownIdentifiers,
 }

@@ -238,7 +238,7 @@ async fn a_lie_voids_the_whole_answer() {
         ),
         (
             vec![Step::Raw("AMS {x}\r\nAm-Id: 1\r\nRole: variant\r\n;\r\n".into())],
-            "receiving the answer: the answer is void: several adapted messages were not negotiated",
+            "waiting for the answer: the transaction failed: Multiple-Messages was not negotiated (SMTP profile section 4)",
         ),
         (
             raw("AME {x}\r\nSide-Effects: ({discard \"1:x\"})\r\n;\r\n"),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::limits::WireLimits;
+use crate::limits::{UselessLimits, WireLimits};
+use crate::wire::Structure;
 
 /// Limits and timeouts of one connection. RFC 4037 bounds none of them; section 13 asks for bounds.
 #[derive(Clone, Debug)]
@@ -18,6 +19,17 @@ pub struct Config {
     /// Transactions at a time. Worst case: transactions × about 400 octets, besides what the
     /// application buffers.
     pub transactions: usize,
+    /// Adapted messages in a transaction that has several (profile section 5). Worst case a
+    /// transaction: that many × about 64 octets, and the recipients of as many
+    /// [`WireLimits::head_octets`].
+    pub adapted_messages: usize,
+    /// What messages without use may cost.
+    pub useless: UselessLimits,
+    /// Features that have to be in effect. One that is missing at the end of a Negotiation Phase
+    /// is offered by a server, which keeps the Phase open (RFC 4037 section 6.1); if it is declined,
+    /// and at once for TLS, which only processors offer, and in a processor, the connection ends.
+    /// No transaction starts before; with the command profile here, none in a group without it.
+    pub requires: Vec<Structure>,
     /// URIs of the features that AQ is answered `true` for.
     pub features: Vec<Bytes>,
     /// From the start of the connection to the peer's CS and the processor's first offer.
@@ -39,6 +51,9 @@ impl Default for Config {
             groups: 16,
             dialogs: 1_024,
             transactions: 1_024,
+            adapted_messages: 256,
+            useless: UselessLimits::default(),
+            requires: Vec::new(),
             features: Vec::new(),
             handshake_timeout: Duration::from_secs(30),
             negotiation_timeout: Duration::from_secs(30),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::ids::{DialogId, GroupId, Xid};
+use crate::ids::{AdaptedMessageId, DialogId, GroupId, Xid};
 use crate::message::{AdaptedEnd, AdaptedStart, OcpResult, OriginalStart};
 use crate::smtp::{DialogFacts, DialogUpdate, Part};
 use crate::transaction::Traffic;
@@ -21,6 +21,17 @@ pub enum Event {
     Offered(Offer),
     /// The peer answered our offer (NR).
     Responded(Response),
+    /// The peer answered our query (AA).
+    Ability {
+        /// The feature that we asked about.
+        feature: Structure,
+        /// Whether an offer of it can succeed.
+        supported: bool,
+    },
+    /// TLS was agreed on. Flush the output, take nothing more from the transport into the input, do
+    /// the handshake (the processor is the TLS client), then call `Connection::tls_started`; until
+    /// then nothing is decoded, and what is sent waits.
+    StartTls,
     /// Server: the processor created a service group (SGC).
     GroupCreated {
         /// The new group.
@@ -102,6 +113,92 @@ pub enum Event {
         /// The octets; never empty.
         octets: Bytes,
     },
+    /// Processor: octets of one of several adapted messages (DUM with Am-Id).
+    MessageData {
+        /// The transaction.
+        xid: Xid,
+        /// Which message.
+        id: AdaptedMessageId,
+        /// What they belong to.
+        part: Option<Part>,
+        /// The octets; never empty.
+        octets: Bytes,
+    },
+    /// Processor: use these octets of the original message in one of several adapted messages (DUY
+    /// with Am-Id).
+    MessagePreserved {
+        /// The transaction.
+        xid: Xid,
+        /// Which message.
+        id: AdaptedMessageId,
+        /// The part that they take; their own if `None`.
+        part: Option<Part>,
+        /// Octets of the original message.
+        range: Range<u32>,
+    },
+    /// Processor: how certain the server is that octets of the message will change (Modp). 0 and 100
+    /// can be relied on.
+    ModificationExpected {
+        /// The transaction.
+        xid: Xid,
+        /// Which of several messages.
+        id: Option<AdaptedMessageId>,
+        /// 0 to 100.
+        percent: u32,
+    },
+    /// Processor: the server will refer to no other octets than these by DUY any more (DPI); others
+    /// need not be kept. It bounds nothing that was not sent yet.
+    PreservationInterest {
+        /// The transaction.
+        xid: Xid,
+        /// Octets of the original message.
+        range: Range<u32>,
+    },
+    /// The peer wants no data from an offset on, for a while (DWP). `Connection::may_send` says how
+    /// much may still be sent; the DPM goes out by itself.
+    PauseWanted {
+        /// The transaction.
+        xid: Xid,
+        /// Octets of our flow, of all our messages together if there are several.
+        offset: u32,
+    },
+    /// The peer has paused its data (DPM): it waits for `Connection::want_more`.
+    Paused {
+        /// The transaction.
+        xid: Xid,
+    },
+    /// The peer wants more data (DWM): a pause is over.
+    MoreWanted {
+        /// The transaction.
+        xid: Xid,
+        /// Octets that it suggests as the least, if it does.
+        size: Option<u32>,
+    },
+    /// Processor: the server wants no more than that many octets of the original message (DWSR, or
+    /// Stop-Receiving-Body): end it with 206 once they were sent.
+    StopReceivingWanted {
+        /// The transaction.
+        xid: Xid,
+        /// Octets of the original message that are still wanted.
+        size: u32,
+    },
+    /// Processor: the server wants to leave the rest to us (DWSS, or Leave-At-Body). Answer with
+    /// `Connection::stop_sending` if every original octet that is sent from now on, or not sent,
+    /// stays at hand; not answering refuses.
+    StopSendingWanted {
+        /// The transaction.
+        xid: Xid,
+    },
+    /// Server: the processor appends the original from this offset on by itself (DSS). End an
+    /// adapted message that has begun by `Connection::end_adapted_early` before the next
+    /// `poll_event`, which otherwise does it; one that has not begun as soon as the answer to what
+    /// came before that offset is known.
+    StopSending {
+        /// The transaction.
+        xid: Xid,
+        /// Octets of the original message that were sent before DSS: they are ours to answer.
+        octets: u32,
+    },
     /// Processor: use these octets of the original message, which we promised to keep (DUY).
     Preserved {
         /// The transaction.
@@ -123,7 +220,8 @@ pub enum Event {
     AdaptedEnded {
         /// The transaction.
         xid: Xid,
-        /// 200; failures end the transaction.
+        /// 200, or 206 after our DSS: append the original from `Connection::rest_from` on. Failures
+        /// end the transaction.
         result: OcpResult,
         /// The profile's facts.
         end: AdaptedEnd,

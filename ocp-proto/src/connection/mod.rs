@@ -6,29 +6,33 @@ mod event;
 mod negotiation;
 mod output;
 mod receive;
+mod scope;
 mod timers;
+mod tls;
+mod useless;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use smallvec::SmallVec;
 
-pub use commands::Misuse;
+pub use commands::{AdaptedData, Misuse, OriginalData};
 pub use config::Config;
 pub use event::{Closed, Event, Offer, Response, feature_uri};
 pub use output::Output;
 
-use crate::ids::{DialogId, GroupId, Rising, Xid};
-use crate::message::{Message, OcpResult};
+use crate::ids::{DialogId, GroupId, MAXIMUM, Rising, Xid};
+use crate::message::{AdaptedEnd, DataLabel, Kind, Message, OcpResult};
 use crate::role::Role;
-use crate::smtp::{CommandProfile, Part};
+use crate::smtp::CommandProfile;
 use crate::transaction::Transaction;
-use crate::violation::{Scope, Violation};
+use crate::violation::{Rule, Scope, Useless, Violation};
 use crate::wire::Decoder;
 use negotiation::NegotiationState;
+use scope::{Dialog, Dialogs, Features, Groups};
 use timers::Timers;
+use tls::TlsStage;
+use useless::Stocks;
 
 /// One end of an OCP connection, without socket and clock.
 ///
@@ -84,7 +88,10 @@ pub struct Connection {
     input: BytesMut,
     input_ended: bool,
     output: Output,
+    /// What may go out only after the Negotiation Phase or the TLS handshake.
+    held: Output,
     stage: Stage,
+    tls: TlsStage,
     payload: Payload,
     events: VecDeque<Event>,
     negotiation: NegotiationState,
@@ -92,6 +99,9 @@ pub struct Connection {
     dialogs: Dialogs,
     transactions: HashMap<Xid, Transaction>,
     xids: Rising,
+    /// The transaction whose adapted message ends early before anything else happens.
+    owed_end: Option<Xid>,
+    stocks: Stocks,
     timers: Timers,
 }
 
@@ -113,40 +123,7 @@ enum Payload {
     /// Nobody wants it (RFC 4037 section 9: any message may have one).
     Skipped,
     /// To this transaction.
-    Data { xid: Xid, part: Option<Part> },
-}
-
-/// The service groups, by the processor's numbers.
-#[derive(Debug, Default)]
-struct Groups {
-    active: HashMap<GroupId, Option<Arc<CommandProfile>>>,
-    numbers: Rising,
-    /// The command profile that was negotiated for the whole connection.
-    common: Option<Arc<CommandProfile>>,
-}
-
-impl Groups {
-    fn profile(&self, group: GroupId) -> Option<&Arc<CommandProfile>> {
-        self.active.get(&group)?.as_ref().or(self.common.as_ref())
-    }
-}
-
-/// The dialogs.
-#[derive(Debug, Default)]
-struct Dialogs {
-    /// Whether the feature is in effect.
-    enabled: bool,
-    active: HashMap<DialogId, Dialog>,
-    numbers: Rising,
-}
-
-/// One dialog.
-#[derive(Debug, Default)]
-struct Dialog {
-    /// Its open transactions.
-    open: SmallVec<[Xid; 2]>,
-    /// The one that is not merely observed.
-    busy: Option<Xid>,
+    Data { xid: Xid, label: DataLabel },
 }
 
 impl Connection {
@@ -160,12 +137,15 @@ impl Connection {
         let mut connection = Self {
             role,
             decoder: Decoder::new(config.wire.clone()),
+            stocks: Stocks::new(&config.useless, now),
             config,
             consumed: 0,
             input: BytesMut::new(),
             input_ended: false,
             output: Output::default(),
+            held: Output::default(),
             stage: Stage::Opening,
+            tls: TlsStage::Plain,
             payload: Payload::Skipped,
             events: VecDeque::new(),
             negotiation: NegotiationState::default(),
@@ -173,6 +153,7 @@ impl Connection {
             dialogs: Dialogs { numbers: dialogs, ..Dialogs::default() },
             transactions: HashMap::new(),
             xids,
+            owed_end: None,
             timers: Timers::new(now),
         };
         connection.send(&Message::Cs);
@@ -206,6 +187,20 @@ impl Connection {
             if self.negotiation.owes_response() {
                 // Section 11.18: an offer is answered before anything else.
                 let _ = self.respond(Response::default());
+                continue;
+            }
+            if let Some(xid) = self.owed_end.take() {
+                // Section 11.14: as is a DSS. It fails if the application has done it.
+                let _ = self.end_adapted_early(xid, &AdaptedEnd::default());
+            }
+            if self.is_handshaking() {
+                if !self.input.is_empty() {
+                    self.violate(Violation::connection(Rule::OctetsBehindTls));
+                    continue;
+                }
+                if !self.input_ended {
+                    return None;
+                }
             }
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(frame)) => match self.receive(frame) {
@@ -266,6 +261,38 @@ impl Connection {
         })
     }
 
+    /// How many octets of our message (all our messages together, if there are several) the peer
+    /// lets us send now: 0 while it is paused, once it has ended, and without such a transaction.
+    pub fn may_send(&self, xid: Xid) -> u32 {
+        let Some(transaction) = self.transactions.get(&xid) else { return 0 };
+        if transaction.has_ended(self.role) {
+            return 0;
+        }
+        let octets = transaction.octets_of(self.role);
+        transaction.pause.room(octets).unwrap_or(MAXIMUM - octets)
+    }
+
+    /// Whether we have paused our data for the peer (DPM), and it has not asked for more.
+    pub fn paused(&self, xid: Xid) -> bool {
+        self.transactions.get(&xid).is_some_and(|transaction| transaction.pause.is_paused())
+    }
+
+    /// The octets of the original message that DWSR still asks for, if it came.
+    pub fn wanted_original(&self, xid: Xid) -> Option<u32> {
+        self.transactions.get(&xid)?.stop.receiving
+    }
+
+    /// After DSS: from which offset on the original is the processor's to append, once the adapted
+    /// message has ended with 206 (profile section 4).
+    pub fn rest_from(&self, xid: Xid) -> Option<u32> {
+        self.transactions.get(&xid)?.stop.granted
+    }
+
+    /// Whether only messages of a Negotiation Phase go out now; others are held back until its end.
+    pub fn is_negotiating(&self) -> bool {
+        self.negotiation.is_open()
+    }
+
     /// Whether nothing more is received; events may be left, the last is [`Event::Closed`].
     pub fn is_over(&self) -> bool {
         self.stage == Stage::Over
@@ -276,11 +303,35 @@ impl Connection {
     }
 
     fn send(&mut self, message: &Message) {
-        message.encode(self.output.tail());
+        let kind = message.kind();
+        message.encode(self.out(kind.in_phase() || kind == Kind::Cs).tail());
+    }
+
+    /// Where a message goes: out, or to those that wait.
+    fn out(&mut self, in_phase: bool) -> &mut Output {
+        let waits = self.tls == TlsStage::Handshaking || (!in_phase && self.negotiation.is_open());
+        match waits {
+            true => &mut self.held,
+            false => &mut self.output,
+        }
+    }
+
+    /// What was held back goes out, if nothing stands in its way any more.
+    fn release(&mut self) {
+        if self.tls != TlsStage::Handshaking && !self.negotiation.is_open() {
+            self.output.append(&mut self.held);
+        }
     }
 
     /// The peer broke a rule: section 5 says what ends, and that everything else goes on.
     fn violate(&mut self, violation: Violation) {
+        let known = match violation.scope {
+            Scope::Transaction(xid) => self.transactions.contains_key(&xid),
+            Scope::Dialog(dialog) => self.dialogs.active.contains_key(&dialog),
+            Scope::Connection => true,
+        };
+        let borne = if known { Ok(()) } else { self.bear(Useless::UnknownIdentifiers) };
+        let violation = borne.err().unwrap_or(violation);
         let result = OcpResult::failure(violation.to_string());
         match violation.scope {
             Scope::Transaction(xid) => {
@@ -314,8 +365,7 @@ impl Connection {
     fn forget(&mut self, xid: Xid) -> Option<Transaction> {
         let transaction = self.transactions.remove(&xid)?;
         if let Some(dialog) = transaction.dialog.and_then(|id| self.dialogs.active.get_mut(&id)) {
-            dialog.open.retain(|open| *open != xid);
-            dialog.busy = dialog.busy.filter(|busy| *busy != xid);
+            dialog.ended(xid);
         }
         Some(transaction)
     }
@@ -335,6 +385,7 @@ impl Connection {
             return;
         }
         self.stage = Stage::Over;
+        self.owed_end = None;
         let mut open: Vec<Xid> = self.transactions.keys().copied().collect();
         open.sort_unstable();
         for xid in open {
@@ -343,6 +394,7 @@ impl Connection {
         self.dialogs.active.clear();
         self.groups.active.clear();
         self.input.clear();
+        self.held = Output::default();
         self.events.push_back(Event::Closed(closed));
     }
 }

@@ -1,14 +1,17 @@
-//! Offers and responses (RFC 4037 section 6).
+//! Offers and responses, and the Negotiation Phases that they make (RFC 4037 section 6).
 //!
 //! ```text
-//!            NO sent                        NR received
-//!   quiet ───────────▶ own offer pending ───────────────▶ quiet
-//!            NO received                    NR sent
-//!   quiet ───────────▶ peer's offer open ───────────────▶ quiet
+//!          NO sent                        NR received
+//!  quiet ───────────▶ own offer pending ───────────────▶ quiet, or
+//!          NO received                    NR sent        a further offer expected
+//!  quiet ───────────▶ peer's offer open ───────────────▶ if NO or NR said Offer-Pending
 //!
-//!   own offer pending, NO received: the processor disregards it, the server forgets its own.
+//!  own offer pending, NO received: the processor disregards it, the server forgets its own.
 //! ```
+//!
+//! A Phase is open in every state but `quiet` (A-08). Who sends NO behaves so before the peer knows.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::event::Offer;
@@ -16,23 +19,33 @@ use crate::ids::GroupId;
 use crate::message::Kind;
 use crate::role::Role;
 use crate::violation::Rule;
+use crate::wire::Structure;
 
 /// The negotiation state of one connection.
 #[derive(Debug, Default)]
 pub(super) struct NegotiationState {
     own: Option<(Offer, Instant)>,
     peer: Option<Offer>,
+    /// Since when a further offer is expected from either agent.
+    expects: Option<Instant>,
     /// Whether the peer itself sent the NR of a pair with Offer-Pending true: only then it provably
     /// knows that the Phase is open (A-10).
     peer_is_bound: bool,
     /// Whether the peer has made an offer.
     peer_has_offered: bool,
+    /// Whether we have made one.
+    has_offered: bool,
+    /// Whether we have offered what we require.
+    pub(super) has_insisted: bool,
+    /// Features that AQ asked about, the oldest first.
+    pub(super) asked: VecDeque<Structure>,
 }
 
 impl NegotiationState {
     /// Our NO goes out.
     pub(super) fn sent_offer(&mut self, offer: Offer, now: Instant) {
         self.own = Some((offer, now));
+        self.has_offered = true;
     }
 
     /// The peer's NO; whether it has to be answered.
@@ -49,13 +62,11 @@ impl NegotiationState {
         true
     }
 
-    /// Our NR goes out: the offer that it answers.
-    pub(super) fn sent_response(&mut self, pending: bool) -> Option<Offer> {
-        let offer = self.peer.take()?;
-        if !offer.pending && !pending {
-            self.peer_is_bound = false;
-        }
-        Some(offer)
+    /// Our NR goes out, with this Offer-Pending.
+    pub(super) fn sent_response(&mut self, offer: &Offer, pending: bool, now: Instant) {
+        let open = offer.pending || pending;
+        self.peer_is_bound &= open;
+        self.expects = open.then_some(now);
     }
 
     /// The peer's NR: the offer that it answers.
@@ -63,13 +74,20 @@ impl NegotiationState {
         &mut self,
         group: Option<GroupId>,
         pending: bool,
+        now: Instant,
     ) -> Result<Offer, Rule> {
         let (offer, _) = self.own.take().ok_or(Rule::UnexpectedResponse)?;
         if offer.group != group {
             return Err(Rule::ResponseGroup);
         }
         self.peer_is_bound = offer.pending || pending;
+        self.expects = self.peer_is_bound.then_some(now);
         Ok(offer)
+    }
+
+    /// Takes the peer's offer in order to answer it.
+    pub(super) fn take_offer(&mut self) -> Option<Offer> {
+        self.peer.take()
     }
 
     /// Whether the peer may send this message now.
@@ -90,13 +108,28 @@ impl NegotiationState {
         self.peer.is_some()
     }
 
-    /// Since when our offer waits for its answer.
-    pub(super) fn pending_since(&self) -> Option<Instant> {
-        self.own.as_ref().map(|(_, since)| *since)
+    /// Whether our offer waits for its answer.
+    pub(super) fn is_pending(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Whether only messages of a Negotiation Phase may be sent.
+    pub(super) fn is_open(&self) -> bool {
+        self.own.is_some() || self.peer.is_some() || self.expects.is_some()
+    }
+
+    /// Since when the peer's answer or a further offer is awaited.
+    pub(super) fn awaits_since(&self) -> Option<Instant> {
+        self.own.as_ref().map(|(_, since)| *since).or(self.expects)
     }
 
     /// Whether the peer has made an offer.
     pub(super) fn peer_has_offered(&self) -> bool {
         self.peer_has_offered
+    }
+
+    /// Whether we have made one.
+    pub(super) fn has_offered(&self) -> bool {
+        self.has_offered
     }
 }

@@ -38,6 +38,14 @@ impl Output {
         self.segments.push_back(octets);
     }
 
+    /// Takes over everything that another queue holds.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        self.seal();
+        other.seal();
+        self.queued += std::mem::take(&mut other.queued);
+        self.segments.append(&mut other.segments);
+    }
+
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             self.queued += self.tail.len();

@@ -14,6 +14,8 @@ use crate::violation::{Rule, Violation};
 pub(super) struct Timers {
     pub(super) now: Instant,
     created: Instant,
+    /// When TLS was agreed on.
+    pub(super) tls: Instant,
     /// When the peer last sent something.
     last_input: Instant,
     /// When we asked whether it is still there.
@@ -25,7 +27,7 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn new(now: Instant) -> Self {
-        Self { now, created: now, last_input: now, pinged: None, transaction_check: None }
+        Self { now, created: now, tls: now, last_input: now, pinged: None, transaction_check: None }
     }
 
     pub(super) fn received(&mut self, now: Instant) {
@@ -53,8 +55,12 @@ impl Connection {
         };
         let handshake =
             self.awaits_handshake().then(|| self.timers.created + config.handshake_timeout);
-        let offer = self.negotiation.pending_since().map(|at| at + config.negotiation_timeout);
-        [Some(idle), handshake, offer, self.timers.transaction_check].into_iter().flatten().min()
+        let tls = self.is_handshaking().then(|| self.timers.tls + config.handshake_timeout);
+        let offer = self.negotiation.awaits_since().map(|at| at + config.negotiation_timeout);
+        [Some(idle), handshake, tls, offer, self.timers.transaction_check]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Time has passed. Call `poll_event` afterwards.
@@ -68,9 +74,16 @@ impl Connection {
         if self.awaits_handshake() && now >= self.timers.created + config.handshake_timeout {
             return self.violate(timeout("no CS and no offer came"));
         }
-        if self.negotiation.pending_since().is_some_and(|at| now >= at + config.negotiation_timeout)
+        if self.negotiation.awaits_since().is_some_and(|at| now >= at + config.negotiation_timeout)
         {
-            return self.violate(timeout("the offer was not answered"));
+            let cause = match self.negotiation.is_pending() {
+                true => "the offer was not answered",
+                false => "no further offer came",
+            };
+            return self.violate(timeout(cause));
+        }
+        if self.is_handshaking() && now >= self.timers.tls + config.handshake_timeout {
+            return self.violate(timeout("TLS did not start"));
         }
         match self.timers.pinged {
             Some(pinged) if now >= pinged + config.ping_timeout => {
@@ -94,9 +107,11 @@ impl Connection {
     fn check_transactions(&mut self, now: Instant) {
         let timeout = self.config.transaction_timeout;
         let role = self.role;
-        // A server waits for the original message only; afterwards it is its own turn.
+        // A server waits for the original message, unless it has paused it, and for DWM; otherwise
+        // it is its own turn.
         let waits = |transaction: &Transaction| {
-            role == Role::Processor || !transaction.original.has_ended()
+            let receives = !transaction.original.has_ended() && !transaction.peer_paused;
+            role == Role::Processor || receives || transaction.pause.is_paused()
         };
         let late: Vec<Xid> = self
             .transactions

@@ -132,6 +132,16 @@ fn transaction(event: &Event) -> Option<Xid> {
         | Event::AdaptedStarted { xid, .. }
         | Event::Data { xid, .. }
         | Event::Preserved { xid, .. }
+        | Event::MessageData { xid, .. }
+        | Event::MessagePreserved { xid, .. }
+        | Event::ModificationExpected { xid, .. }
+        | Event::PreservationInterest { xid, .. }
+        | Event::PauseWanted { xid, .. }
+        | Event::Paused { xid }
+        | Event::MoreWanted { xid, .. }
+        | Event::StopReceivingWanted { xid, .. }
+        | Event::StopSendingWanted { xid }
+        | Event::StopSending { xid, .. }
         | Event::OriginalEnded { xid, .. }
         | Event::AdaptedEnded { xid, .. }
         | Event::TransactionEnded { xid, .. } => Some(*xid),
@@ -139,6 +149,8 @@ fn transaction(event: &Event) -> Option<Xid> {
         Event::Started
         | Event::Offered(_)
         | Event::Responded(_)
+        | Event::Ability { .. }
+        | Event::StartTls
         | Event::GroupCreated { .. }
         | Event::GroupDestroyed { .. }
         | Event::DialogStarted { .. }

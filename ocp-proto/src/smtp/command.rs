@@ -90,6 +90,11 @@ impl Command {
         }
     }
 
+    /// Whether its answer may be used again (profile section 4, `Valid-For`).
+    pub fn is_reusable(&self) -> bool {
+        matches!(self, Self::Connect | Self::Helo | Self::Mail | Self::Rcpt)
+    }
+
     /// Whether the transaction carries a message instead of a command line.
     pub fn has_content(&self) -> bool {
         matches!(self, Self::Message)

@@ -16,6 +16,9 @@ pub const COMMAND_PROFILE: &str = "ocp://smtp/command";
 /// URI of the reply profile.
 pub const REPLY_PROFILE: &str = "ocp://smtp/reply";
 
+/// URI of transport security (profile section 9).
+pub const TLS: &str = "http://www.iana.org/assignments/opes/ocp/tls";
+
 /// What happens to mail when adaptation fails, from the mildest to the strictest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailurePolicy {

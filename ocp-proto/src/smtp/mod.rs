@@ -2,6 +2,7 @@
 
 mod address;
 mod command;
+mod coverage;
 mod dialog;
 mod effect;
 mod feature;
@@ -10,11 +11,12 @@ mod verdict;
 
 pub use address::{Address, AddressError};
 pub use command::{Command, CommandLine, CommandLineError, Part};
+pub use coverage::uncovered;
 pub use dialog::{Activation, Auth, DialogFacts, DialogUpdate, Envelope, Tls};
 pub use effect::{EffectName, SideEffect};
 pub use feature::{
     COMMAND_PROFILE, CommandProfile, DIALOG, DialogFeature, FailurePolicy, REPLY_PROFILE,
-    ReplyProfile,
+    ReplyProfile, TLS,
 };
 pub use reply::{Reply, ReplyError};
 pub use verdict::Verdict;

@@ -6,16 +6,21 @@
 
 mod adapted;
 mod original;
+mod pause;
 mod preserve;
+mod stop;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use adapted::AdaptedFlow;
 pub(crate) use original::OriginalFlow;
+pub(crate) use pause::Pause;
 pub(crate) use preserve::Preservation;
+pub(crate) use stop::Stop;
 
-use crate::ids::{DialogId, MAXIMUM};
+use crate::ids::{DialogId, GroupId, MAXIMUM};
+use crate::role::Role;
 use crate::smtp::CommandProfile;
 use crate::violation::Rule;
 
@@ -31,6 +36,8 @@ pub struct Traffic {
 /// The state of one transaction.
 #[derive(Debug)]
 pub(crate) struct Transaction {
+    /// The service group that works on it.
+    pub(crate) group: GroupId,
     /// The command profile in force when the transaction began: later negotiations do not touch it
     /// (RFC 4037 section 11.18).
     pub(crate) profile: Option<Arc<CommandProfile>>,
@@ -39,22 +46,69 @@ pub(crate) struct Transaction {
     pub(crate) original: OriginalFlow,
     pub(crate) adapted: AdaptedFlow,
     pub(crate) preservation: Preservation,
+    pub(crate) stop: Stop,
+    /// How far the peer lets us send.
+    pub(crate) pause: Pause,
+    /// Whether the peer has paused its data (DPM), and we have not asked for more since.
+    pub(crate) peer_paused: bool,
     pub(crate) traffic: Traffic,
     /// The last message of either side that carried the transaction on.
     pub(crate) progress: Instant,
 }
 
 impl Transaction {
-    pub(crate) fn new(profile: Option<Arc<CommandProfile>>, now: Instant) -> Self {
+    pub(crate) fn new(group: GroupId, profile: Option<Arc<CommandProfile>>, now: Instant) -> Self {
         Self {
+            group,
             profile,
             dialog: None,
             original: OriginalFlow::default(),
             adapted: AdaptedFlow::default(),
             preservation: Preservation::default(),
+            stop: Stop::default(),
+            pause: Pause::default(),
+            peer_paused: false,
             traffic: Traffic::default(),
             progress: now,
         }
+    }
+
+    /// Octets of the flow that this agent sends.
+    pub(crate) fn octets_of(&self, role: Role) -> u32 {
+        match role {
+            Role::Processor => self.original.octets(),
+            Role::Server => self.adapted.octets(),
+        }
+    }
+
+    /// Whether the flow that this agent sends has ended.
+    pub(crate) fn has_ended(&self, role: Role) -> bool {
+        match role {
+            Role::Processor => self.original.has_ended(),
+            Role::Server => self.adapted.has_ended(),
+        }
+    }
+
+    /// The first octet of the body comes or goes: what the profile says in terms of the body begins
+    /// to hold for both agents (profile section 2).
+    pub(crate) fn begin_body(&mut self) {
+        let interest = self.profile.as_ref().and_then(|p| p.preservation_interest_body);
+        if let Some(size) = interest {
+            self.preservation.limit(self.body_offset(size));
+        }
+    }
+
+    /// An offset of the body as one of the whole message.
+    pub(crate) fn body_offset(&self, offset: u32) -> u32 {
+        self.original.header().saturating_add(offset).min(MAXIMUM)
+    }
+
+    /// Whether the body has come to the offset of Leave-At-Body, and the agents did not act on it
+    /// yet.
+    pub(crate) fn leaves_now(&self) -> bool {
+        let leave = self.profile.as_ref().and_then(|profile| profile.leave_at_body);
+        let reached = leave.zip(self.original.body()).is_some_and(|(leave, body)| body >= leave);
+        reached && !self.stop.left && !self.adapted.is_several()
     }
 }
 

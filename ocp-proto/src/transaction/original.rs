@@ -14,6 +14,8 @@ pub(crate) struct OriginalFlow {
     header: u32,
     /// The part of the latest DUM.
     part: Option<Part>,
+    /// Whether AME said 206.
+    partial: bool,
 }
 
 impl OriginalFlow {
@@ -24,8 +26,14 @@ impl OriginalFlow {
         Ok(())
     }
 
-    /// DUM: `size` octets of `part` at `offset`.
-    pub(crate) fn data(&mut self, offset: u32, size: u32, part: Option<Part>) -> Result<(), Rule> {
+    /// DUM: `size` octets of `part` at `offset`. Whether it is the first of the body: from now on
+    /// the size of the header is known.
+    pub(crate) fn data(
+        &mut self,
+        offset: u32,
+        size: u32,
+        part: Option<Part>,
+    ) -> Result<bool, Rule> {
         self.flow.check_open("DUM")?;
         self.flow.check_offset(offset)?;
         let next =
@@ -34,8 +42,9 @@ impl OriginalFlow {
         if next == Some(Part::MessageHeader) {
             self.header = self.flow.octets;
         }
+        let begins_body = next == Some(Part::MessageBody) && self.part != next;
         self.part = next.or(self.part);
-        Ok(())
+        Ok(begins_body)
     }
 
     /// A command has one part, content has its header and then its body, CONNECT has none.
@@ -51,8 +60,10 @@ impl OriginalFlow {
     }
 
     /// AME.
-    pub(crate) fn end(&mut self) -> Result<(), Rule> {
-        self.flow.end()
+    pub(crate) fn end(&mut self, partial: bool) -> Result<(), Rule> {
+        self.flow.end()?;
+        self.partial = partial;
+        Ok(())
     }
 
     /// Octets so far.
@@ -65,6 +76,11 @@ impl OriginalFlow {
         self.header
     }
 
+    /// Octets of the body part so far, once it has begun.
+    pub(crate) fn body(&self) -> Option<u32> {
+        (self.part == Some(Part::MessageBody)).then(|| self.flow.octets - self.header)
+    }
+
     /// Whether the flow is between AMS and AME.
     pub(crate) fn is_open(&self) -> bool {
         self.flow.stage == Stage::Open
@@ -73,6 +89,11 @@ impl OriginalFlow {
     /// Whether AME came.
     pub(crate) fn has_ended(&self) -> bool {
         self.flow.stage == Stage::Ended
+    }
+
+    /// Whether AME left the rest of the message out.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.partial
     }
 
     /// The event, if the command profile is in force.

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::ids::MAXIMUM;
 use crate::message::Kept;
 use crate::violation::Rule;
 
@@ -12,8 +13,10 @@ use crate::violation::Rule;
 pub(crate) struct Preservation {
     /// What the processor promised to keep.
     kept: Range<u64>,
-    /// What the server may still refer to; only shrinks.
-    interest: Range<u64>,
+    /// What the server may still refer to by its DPI; only shrinks.
+    declared: Range<u64>,
+    /// Where its interest ends by Preservation-Interest-Body.
+    limit: u64,
     /// Whether a DUY relied on the promise.
     used: bool,
     /// Whether the promise was broken before any DUY relied on it.
@@ -22,38 +25,56 @@ pub(crate) struct Preservation {
 
 impl Default for Preservation {
     fn default() -> Self {
-        Self { kept: 0..0, interest: 0..u64::MAX, used: false, void: false }
+        Self {
+            kept: 0..0,
+            declared: 0..u64::from(MAXIMUM),
+            limit: u64::MAX,
+            used: false,
+            void: false,
+        }
     }
 }
 
 impl Preservation {
     /// Kept: the promise may grow; it may give up octets only where the server has no interest.
     pub(crate) fn keep(&mut self, kept: Kept) -> Result<(), Rule> {
-        let new = u64::from(kept.offset)..u64::from(kept.offset) + u64::from(kept.size);
-        let owed = intersection(&self.kept, &self.interest);
-        let honoured = owed.is_empty() || (new.start <= owed.start && owed.end <= new.end);
-        match (honoured, self.used) {
+        match (self.honours(kept), self.used) {
             (true, _) => {}
             // No DUY yet: the server must not use preserved data in this transaction at all.
             (false, false) => self.void = true,
             (false, true) => return Err(Rule::KeptWithdrawn),
         }
-        self.kept = new;
+        self.kept = area(kept.offset, kept.size);
         Ok(())
+    }
+
+    /// Whether Kept leaves what was promised before.
+    pub(crate) fn honours(&self, kept: Kept) -> bool {
+        let new = area(kept.offset, kept.size);
+        let owed = intersection(&self.kept, &self.interest());
+        owed.is_empty() || (new.start <= owed.start && owed.end <= new.end)
     }
 
     /// DPI: the area of interest only shrinks.
     pub(crate) fn narrow(&mut self, offset: u32, size: u32) -> Result<(), Rule> {
-        let new = u64::from(offset)..u64::from(offset) + u64::from(size);
-        // The whole message to begin with: offset 0 with the largest size means everything.
-        if self.interest.end != u64::MAX
-            && !new.is_empty()
-            && (new.start < self.interest.start || self.interest.end < new.end)
-        {
+        let mut new = area(offset, size);
+        // No message has more octets: a sum beyond that means everything from the offset on.
+        new.end = new.end.min(u64::from(MAXIMUM)).max(new.start);
+        if !new.is_empty() && (new.start < self.declared.start || self.declared.end < new.end) {
             return Err(Rule::InterestGrows);
         }
-        self.interest = new;
+        self.declared = new;
         Ok(())
+    }
+
+    /// Preservation-Interest-Body has come to an offset of the whole message.
+    pub(crate) fn limit(&mut self, end: u32) {
+        self.limit = u64::from(end);
+    }
+
+    /// What the server may still refer to.
+    pub(crate) fn interest(&self) -> Range<u64> {
+        intersection(&self.declared, &(0..self.limit))
     }
 
     /// DUY.
@@ -64,7 +85,7 @@ impl Preservation {
         if self.void || !within(&self.kept) {
             return Err(Rule::NotKept);
         }
-        if !within(&self.interest) {
+        if !within(&self.interest()) {
             return Err(Rule::Disposable);
         }
         self.used = true;
@@ -76,10 +97,14 @@ impl Preservation {
         if self.void {
             return 0..0;
         }
-        let usable = intersection(&self.kept, &self.interest);
+        let usable = intersection(&self.kept, &self.interest());
         let clip = |offset: u64| u32::try_from(offset).unwrap_or(u32::MAX).min(octets);
         clip(usable.start)..clip(usable.end)
     }
+}
+
+fn area(offset: u32, size: u32) -> Range<u64> {
+    u64::from(offset)..u64::from(offset) + u64::from(size)
 }
 
 fn intersection(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {

@@ -1,0 +1,100 @@
+//! What a connection keeps besides its transactions: groups, features and dialogs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::ids::{DialogId, GroupId, Rising, Xid};
+use crate::smtp::{COMMAND_PROFILE, CommandProfile, REPLY_PROFILE};
+
+/// The service groups, by the processor's numbers.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    pub(super) active: HashMap<GroupId, Features>,
+    pub(super) numbers: Rising,
+    /// What was negotiated for the whole connection.
+    pub(super) common: Features,
+}
+
+/// Features in effect for a group or for the connection.
+#[derive(Debug, Default)]
+pub(super) struct Features {
+    pub(super) command: Option<Arc<CommandProfile>>,
+    /// The URIs of all others.
+    pub(super) others: Vec<Bytes>,
+}
+
+impl Features {
+    pub(super) fn has(&self, uri: &[u8]) -> bool {
+        match uri == COMMAND_PROFILE.as_bytes() {
+            true => self.command.is_some(),
+            false => self.others.iter().any(|other| other == uri),
+        }
+    }
+}
+
+impl Groups {
+    pub(super) fn profile(&self, group: GroupId) -> Option<&Arc<CommandProfile>> {
+        self.active.get(&group)?.command.as_ref().or(self.common.command.as_ref())
+    }
+
+    /// Whether the other of the two profiles is in effect somewhere in this scope (RFC 4037 section
+    /// 11.18, profile section 2).
+    pub(super) fn conflicts(&self, uri: &[u8], group: Option<GroupId>) -> bool {
+        let other = match uri {
+            uri if uri == COMMAND_PROFILE.as_bytes() => REPLY_PROFILE.as_bytes(),
+            uri if uri == REPLY_PROFILE.as_bytes() => COMMAND_PROFILE.as_bytes(),
+            _ => return false,
+        };
+        let has = |features: &Features| features.has(other);
+        has(&self.common)
+            || match group {
+                Some(group) => self.active.get(&group).is_some_and(has),
+                None => self.active.values().any(has),
+            }
+    }
+}
+
+/// The dialogs.
+#[derive(Debug, Default)]
+pub(super) struct Dialogs {
+    /// Whether the feature is in effect.
+    pub(super) enabled: bool,
+    /// Whether the server wants no new ones.
+    pub(super) draining: bool,
+    pub(super) active: HashMap<DialogId, Dialog>,
+    pub(super) numbers: Rising,
+}
+
+/// One dialog.
+#[derive(Debug, Default)]
+pub(super) struct Dialog {
+    /// Its open transactions.
+    pub(super) open: SmallVec<[Xid; 2]>,
+    /// The one that is not merely observed.
+    pub(super) busy: Option<Xid>,
+    /// Those that have ended, and whose outcome was not told yet.
+    pub(super) awaiting: SmallVec<[Xid; 4]>,
+}
+
+/// Ended transactions of a dialog whose outcome may still be told; older ones are forgotten.
+const AWAITING_OUTCOME: usize = 32;
+
+impl Dialog {
+    pub(super) fn ended(&mut self, xid: Xid) {
+        self.open.retain(|open| *open != xid);
+        self.busy = self.busy.filter(|busy| *busy != xid);
+        if self.awaiting.len() >= AWAITING_OUTCOME {
+            self.awaiting.remove(0);
+        }
+        self.awaiting.push(xid);
+    }
+
+    /// Dialog-Outcome: whether it is the first for this transaction of the dialog.
+    pub(super) fn outcome(&mut self, xid: Xid) -> bool {
+        let at = self.awaiting.iter().position(|awaiting| *awaiting == xid);
+        at.map(|at| self.awaiting.remove(at)).is_some()
+    }
+}

@@ -18,7 +18,7 @@ use tracing::debug;
 use crate::server::{ConnectionId, Server};
 use crate::session::Session;
 
-/// Octets that are read at a time, and the most that wait to be decoded.
+/// Octets that are read at a time. What waits to be decoded is at most one message's head beside it.
 const READ_SIZE: usize = 64 * 1024;
 
 /// How long a peer may take for our last octets, and then to close its side.
@@ -118,7 +118,7 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
             Poll::Pending => break,
         }
     }
-    if reads && connection.input().len() < READ_SIZE {
+    if reads {
         connection.input().reserve(READ_SIZE);
         match poll_read_buf(Pin::new(stream), cx, connection.input()) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Moved::End)),

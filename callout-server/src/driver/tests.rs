@@ -69,6 +69,19 @@ async fn the_peer_hears_that_a_slow_service_is_still_at_work() {
     served.await.unwrap();
 }
 
+/// A message may be larger than what is read at a time, and than what fits a pipe.
+#[tokio::test(start_paused = true)]
+async fn a_message_is_read_up_to_its_limit() {
+    let (mut peer, served) = start("[limits]\nhead-octets = 200000\n", 1024);
+    peer.write_all(HELLO).await.unwrap();
+    let large = format!("Nonsense \"190000:{}\";\r\nPQ;\r\n", "x".repeat(190_000));
+    peer.write_all(large.as_bytes()).await.unwrap();
+    read_until(&mut peer, "PA;\r\n").await;
+    peer.write_all(b"CE;\r\n").await.unwrap();
+    drop(peer);
+    served.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_is_not_read_either() {
     let (mut peer, served) = start("[limits]\nunsent-octets = 1000\n", 512);

@@ -2,12 +2,14 @@
 
 #![allow(clippy::indexing_slicing)]
 
+pub mod peer;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -81,13 +83,31 @@ impl CalloutServer {
     /// # Panics
     /// If none comes.
     pub fn wait_for(&mut self, message: &str) -> Value {
+        self.next(message, |line| line["message"] == message)
+    }
+
+    fn next(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let line = self.log.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|_| panic!("no {message:?} in {:#?}", self.lines));
+            let line = self.log.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let last = &self.lines[self.lines.len().saturating_sub(20)..];
+            let line = line.unwrap_or_else(|_| panic!("no {what:?} after {last:#?}"));
             self.lines.push(line.clone());
-            if line["message"] == message {
+            if wanted(&line) {
                 return line;
             }
+        }
+    }
+
+    /// The first log line with this message about the connection of this peer.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for_peer(&mut self, message: &str, peer: &str) -> Value {
+        let wanted = |line: &Value| line["message"] == message && line["span"]["peer"] == peer;
+        match self.lines.iter().find(|line| wanted(line)) {
+            Some(line) => line.clone(),
+            None => self.next(message, wanted),
         }
     }
 
@@ -98,11 +118,7 @@ impl CalloutServer {
 
     /// Octets of memory in use, as the kernel counts them (VmRSS).
     pub fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
-        let status = status.expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.expect("the kernel says VmRSS") * 1024
+        memory(self.pid(), "VmRSS").expect("the process runs")
     }
 
     /// Asks it to stop (SIGTERM).
@@ -139,6 +155,13 @@ impl Drop for CalloutServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Octets that the kernel counts for a process, such as VmRSS; `None` if it runs no more.
+pub fn memory(pid: u32, what: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// What `opes-mta adapt --json` said.

@@ -94,7 +94,8 @@ RUST_LOG=info or debug says more on the standard error.";
 /// The widest column for names.
 const WIDEST_NAME: usize = 48;
 
-fn service(text: &str) -> Result<String, String> {
+/// The URI of a service, from that or from its name.
+pub(crate) fn service(text: &str) -> Result<String, String> {
     let sound = |c: char| c.is_ascii_graphic() && !matches!(c, ',' | '"' | ';');
     match text.trim() {
         "" => Err("the name of a service is empty".to_owned()),
@@ -208,7 +209,8 @@ fn away(mail: &file::StoredMail, policy: &Policy, error: Arc<ConnectError>) -> R
     not_adapted(mail, FailurePolicy::Tempfail.max(policy.on_failure), error.to_string())
 }
 
-fn unreachable(error: ConnectError) -> anyhow::Error {
+/// What to do about a server that is not there.
+pub(crate) fn unreachable(error: ConnectError) -> anyhow::Error {
     let hint = match &error {
         ConnectError::Transport { server, .. } => format!(
             "is callout-server running there? Start it with `callout-server serve --listen {server}`, \

@@ -1,6 +1,7 @@
 //! `opes-mta`: the OPES processor.
 
 mod adapt;
+mod load;
 mod output;
 mod progress;
 
@@ -19,11 +20,15 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Adapt(adapt::Arguments),
+    Load(load::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Command::Adapt(arguments) = Arguments::parse().command;
-    match adapt::main(arguments) {
+    let done = match Arguments::parse().command {
+        Command::Adapt(arguments) => adapt::main(arguments),
+        Command::Load(arguments) => load::main(arguments),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("opes-mta: {error:#}");

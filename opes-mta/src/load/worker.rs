@@ -1,0 +1,87 @@
+//! One dialog under load: an event after the other, each a transaction.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ocp_proto::OcpResult;
+use ocp_proto::smtp::{Activation, DialogFacts};
+use opes_mta::apply::Answer;
+use opes_mta::consult::{Policy, begin, consult};
+use opes_mta::event::Event;
+use opes_mta::ocp::{Dialog, Upstream};
+
+use super::figures::Figures;
+
+/// A dialog, begun anew when it is lost.
+pub(crate) struct Worker {
+    upstream: Arc<Upstream>,
+    events: Arc<[Event]>,
+    policy: Policy,
+    dialog: Option<Dialog>,
+    /// The event that is next.
+    next: usize,
+}
+
+impl Worker {
+    pub(crate) fn new(upstream: Arc<Upstream>, events: Arc<[Event]>) -> Self {
+        Self { upstream, events, policy: Policy::default(), dialog: None, next: 0 }
+    }
+
+    /// One transaction after the other until then. Without a server there is nothing to wait for.
+    pub(crate) async fn run(mut self, until: Instant) -> (Self, Figures) {
+        let mut figures = Figures::new(self.events.len());
+        while Instant::now() < until {
+            let begun = match self.dialog.take() {
+                Some(dialog) => Ok(dialog),
+                None => self.begin().await,
+            };
+            match begun {
+                Ok(dialog) => self.dialog = self.transact(dialog, &mut figures).await,
+                Err(cause) => {
+                    figures.failed(cause);
+                    break;
+                }
+            }
+        }
+        (self, figures)
+    }
+
+    async fn begin(&self) -> Result<Dialog, String> {
+        let client = self.upstream.client().await.map_err(|error| error.to_string())?;
+        let facts = DialogFacts { activation: Activation::Receiving, ..DialogFacts::default() };
+        begin(&client, facts, &self.policy).await.map_err(|failure| failure.to_string())
+    }
+
+    /// One transaction; the dialog, unless it failed.
+    async fn transact(&mut self, dialog: Dialog, figures: &mut Figures) -> Option<Dialog> {
+        let at = self.next;
+        self.next = (at + 1) % self.events.len();
+        let begun = Instant::now();
+        let adaptation = match consult(&dialog, self.events.get(at)?, &self.policy).await {
+            Ok(adaptation) => adaptation,
+            Err(failure) => {
+                figures.failed(failure.to_string());
+                return None;
+            }
+        };
+        figures.answered(at, adaptation.traffic, begun.elapsed());
+        let reply = match adaptation.answer {
+            Answer::Unchanged => {
+                figures.unchanged += 1;
+                None
+            }
+            Answer::Line(_) | Answer::Message(_) => {
+                figures.modified += 1;
+                None
+            }
+            Answer::Reply(reply) => {
+                figures.replied += 1;
+                Some(reply)
+            }
+        };
+        if let Some(xid) = adaptation.xid {
+            dialog.report(xid, OcpResult::ok(), reply);
+        }
+        Some(dialog)
+    }
+}

@@ -6,11 +6,11 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use ocp_proto::AdaptedEnd;
 use ocp_proto::smtp::{
     Address, Command, CommandLine, CommandLineError, EffectName, Part, Reply, ReplyError,
     SideEffect, Verdict,
 };
+use ocp_proto::{AdaptedEnd, AdaptedStart};
 
 use crate::event::{Content, Event, Message, PathError, address_of, check_path, header_end};
 use crate::kept::Kept;
@@ -156,6 +156,17 @@ impl Assembly {
     pub(crate) fn new(kept: Kept, allowance: usize) -> Self {
         let limit = kept.octets().saturating_add(allowance);
         Self { kept, fresh: BytesMut::new(), pieces: Vec::new(), octets: 0, limit, end: None }
+    }
+
+    /// What was sent.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// The start of the message (AMS).
+    pub(crate) fn start(&mut self, start: &AdaptedStart) -> Result<(), AnswerError> {
+        let only = start.id.is_none() && start.role.is_none();
+        only.then_some(()).ok_or(AnswerError::Several)
     }
 
     /// Octets of the server (DUM).

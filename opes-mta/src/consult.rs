@@ -1,7 +1,5 @@
 //! Asking the callout server: the one way from an event to its adaptation.
 
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Reply, SideEffect, Verdict};
@@ -11,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::apply::{Answer, AnswerError, Assembly, Checked};
 use crate::event::{Content, Event};
 use crate::kept::Kept;
-use crate::ocp::{AdaptedFlow, Client, ClientError, Dialog, Ended, OriginalFlow, Piece};
+use crate::ocp::{Client, ClientError, Dialog, Ended};
 
 /// How long to wait and what to do when nothing comes of it.
 #[derive(Clone, Debug)]
@@ -98,12 +96,9 @@ pub enum Cause {
     /// The deadline passed.
     #[error("no answer within {0:?}")]
     Deadline(Duration),
-    /// The server, the connection, or the protocol between.
+    /// The server, the connection, the protocol between, or the answer.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The answer can't be carried out.
-    #[error("the answer is void: {0}")]
-    Answer(#[from] AnswerError),
 }
 
 /// Asks the services about an event.
@@ -242,36 +237,34 @@ struct Broken {
 
 impl Attempt<'_> {
     async fn run(&self) -> Result<Adaptation, Broken> {
-        let early = |cause| Broken::new(Stage::Start, cause);
-        let (original, mut adapted) = timeout_at(self.deadline, self.dialog.transact(self.start()))
-            .await
-            .map_err(|_| early(Cause::Deadline(self.limit)))?
-            .map_err(|error| early(error.into()))?;
-        let xid = adapted.xid();
-        let all_sent = AtomicBool::new(false);
-        let mut answer = Incoming::new(self.event, self.policy.answer_allowance);
-        let exchange = self.exchange(original, &mut adapted, &mut answer, &all_sent);
-        let exchanged = timeout_at(self.deadline, exchange).await;
-        let stage = match (answer.started, all_sent.load(Ordering::Relaxed)) {
-            (true, _) => Stage::Receive,
-            (false, true) => Stage::Wait,
-            (false, false) => Stage::Send,
-        };
-        let cause = match exchanged {
-            Ok(Ok(())) => {
-                let Ended { result, retry, traffic } = adapted.ended().await;
-                let broken = |stage, cause| Broken { xid: Some(xid), stage, cause, retry, traffic };
-                result.map_err(|error| broken(stage, error.into()))?;
-                let checked = answer.assembly.finish(self.event);
-                let checked = checked.map_err(|error| self.void(xid, error));
-                let checked = checked.map_err(|cause| broken(Stage::Check, cause))?;
-                return Ok(self.adaptation(checked, xid, traffic));
+        let mut kept = Kept::default();
+        self.event.parts().for_each(|(part, octets)| kept.push(part, octets));
+        let answer = Assembly::new(kept, self.policy.answer_allowance);
+        let mut transaction = self.dialog.transact(self.start(), answer);
+        let (ended, late) = match timeout_at(self.deadline, transaction.ended()).await {
+            Ok(ended) => (ended, None),
+            Err(_) => {
+                let cause = Cause::Deadline(self.limit);
+                (transaction.give_up(cause.to_string()).await, Some(cause))
             }
-            Ok(Err(error)) => Cause::Answer(error),
-            Err(_) => Cause::Deadline(self.limit),
         };
-        let Ended { traffic, .. } = adapted.give_up(cause.to_string()).await;
-        Err(Broken { xid: Some(xid), stage, cause, retry: false, traffic })
+        let Ended { xid, result, sent, answered, retry, traffic } = ended;
+        let stage = match (xid, answered, sent) {
+            (None, ..) => Stage::Start,
+            (_, true, _) => Stage::Receive,
+            (_, false, true) => Stage::Wait,
+            (_, false, false) => Stage::Send,
+        };
+        let broken = |stage, cause| Broken { xid, stage, cause, retry, traffic };
+        let answer = match (result, late) {
+            (Ok(answer), _) => answer,
+            (Err(_), Some(cause)) => return Err(broken(stage, cause)),
+            (Err(error), None) => return Err(broken(stage, error.into())),
+        };
+        match answer.finish(self.event) {
+            Ok(checked) => Ok(self.adaptation(checked, xid, traffic)),
+            Err(error) => Err(broken(Stage::Check, self.void(xid, error))),
+        }
     }
 
     fn start(&self) -> OriginalStart {
@@ -289,38 +282,16 @@ impl Attempt<'_> {
         }
     }
 
-    /// Sends and receives at the same time: neither may wait for the other, since the server is free
-    /// to answer before it has everything. Done when the transaction has ended.
-    async fn exchange(
-        &self,
-        original: OriginalFlow,
-        adapted: &mut AdaptedFlow,
-        answer: &mut Incoming,
-        all_sent: &AtomicBool,
-    ) -> Result<(), AnswerError> {
-        let send = async {
-            for (part, octets) in self.event.parts() {
-                original.send(part, octets).await;
-            }
-            original.end().await;
-            all_sent.store(true, Ordering::Relaxed);
-        };
-        let mut receive = pin!(answer.receive(adapted));
-        tokio::select! {
-            received = &mut receive => received,
-            () = send => receive.await,
-        }
-    }
-
     /// An answer that the server has committed and that can't be carried out: it is told so.
-    fn void(&self, xid: Xid, error: AnswerError) -> Cause {
-        self.dialog.report(xid, OcpResult::failure(error.to_string()), None);
-        error.into()
+    fn void(&self, xid: Option<Xid>, error: AnswerError) -> Cause {
+        if let Some(xid) = xid {
+            self.dialog.report(xid, OcpResult::failure(error.to_string()), None);
+        }
+        ClientError::from(error).into()
     }
 
-    fn adaptation(&self, checked: Checked, xid: Xid, traffic: Traffic) -> Adaptation {
+    fn adaptation(&self, checked: Checked, xid: Option<Xid>, traffic: Traffic) -> Adaptation {
         let Checked { answer, effects, verdicts, envelope_done } = checked;
-        let xid = Some(xid);
         let observed = &self.dialog.client().profile().observed;
         if observed.contains(&self.event.command) {
             return Adaptation { verdicts, xid, traffic, ..Adaptation::unchanged() };
@@ -337,36 +308,5 @@ impl Broken {
     fn into_failure(self, command: Command, policy: FailurePolicy, elapsed: Duration) -> Failure {
         let Self { xid, stage, cause, retry, traffic } = self;
         Failure { command, xid, stage, cause, policy, retry, elapsed, traffic }
-    }
-}
-
-/// The answer, as it comes in.
-struct Incoming {
-    assembly: Assembly,
-    started: bool,
-}
-
-impl Incoming {
-    fn new(event: &Event, allowance: usize) -> Self {
-        let mut kept = Kept::default();
-        event.parts().for_each(|(part, octets)| kept.push(part, octets));
-        Self { assembly: Assembly::new(kept, allowance), started: false }
-    }
-
-    async fn receive(&mut self, adapted: &mut AdaptedFlow) -> Result<(), AnswerError> {
-        while let Some(piece) = adapted.next().await {
-            self.started = true;
-            match piece {
-                Piece::Started(start) => {
-                    if start.id.is_some() || start.role.is_some() {
-                        return Err(AnswerError::Several);
-                    }
-                }
-                Piece::Data(part, octets) => self.assembly.data(part, &octets)?,
-                Piece::Preserved(part, range) => self.assembly.preserved(part, range)?,
-                Piece::Ended(end) => self.assembly.end(end),
-            }
-        }
-        Ok(())
     }
 }

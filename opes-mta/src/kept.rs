@@ -37,6 +37,12 @@ impl Kept {
         self.octets
     }
 
+    /// The octets behind an offset, as far as they belong to one part and at most so many; `None` at
+    /// the end.
+    pub(crate) fn next(&self, offset: usize, most: usize) -> Option<(Part, Bytes)> {
+        self.slices(offset..offset.saturating_add(most).min(self.octets))?.next()
+    }
+
     /// These octets and the part that each piece belongs to, or `None` if not all of them are kept.
     pub fn slices(&self, range: Range<usize>) -> Option<impl Iterator<Item = (Part, Bytes)>> {
         if range.start > range.end || range.end > self.octets {
@@ -72,6 +78,18 @@ mod tests {
         let reversed = 6..5;
         assert!(kept.slices(reversed).is_none());
         assert_eq!(kept.slices(7..7).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_next_octets_belong_to_one_part() {
+        let mut kept = Kept::default();
+        kept.push(Part::MessageHeader, "abc".into());
+        kept.push(Part::MessageBody, "defgh".into());
+        let next = |offset| kept.next(offset, 4);
+        assert_eq!(next(0), Some((Part::MessageHeader, "abc".into())));
+        assert_eq!(next(3), Some((Part::MessageBody, "defg".into())));
+        assert_eq!(next(7), Some((Part::MessageBody, "h".into())));
+        assert_eq!((next(8), next(9)), (None, None));
     }
 
     proptest! {

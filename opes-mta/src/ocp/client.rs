@@ -1,34 +1,24 @@
-//! The handles of a connection: [`Client`], [`Dialog`], and the two flows of a transaction.
+//! The handles of a connection: [`Client`], [`Dialog`], and a transaction under way.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use ocp_proto::smtp::{COMMAND_PROFILE, CommandProfile, DialogFacts, DialogFeature, Part, Reply};
+use ocp_proto::smtp::{COMMAND_PROFILE, CommandProfile, DialogFacts, DialogFeature, Reply};
 use ocp_proto::wire::{Structure, Value};
 use ocp_proto::{
     Config, Connection, DialogId, GroupId, OcpResult, Offer, OriginalStart, Role, Xid, feature_uri,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::address::ServerAddress;
-pub use super::driver::Piece;
-use super::driver::{Answer, ClientError, Driver, Ended, Notice, Request, State};
-
-/// Requests that wait for the driver. Worst case a connection: that many × [`PAYLOAD`] octets, which
-/// are slices of kept content.
-const REQUESTS: usize = 16;
-
-/// Pieces of an adapted message that wait for their dialog. Worst case a transaction: that many
-/// slices of read buffers, 16 × 64 KiB.
-const PIECES: usize = 16;
-
-/// Octets of one DUM.
-const PAYLOAD: usize = 256 * 1024;
+use super::driver::{
+    Answer, ClientError, Driver, Ended, Request, State, Ticket, Transact, Transport,
+};
+use crate::apply::Assembly;
 
 /// A callout server, and what we want of it.
 #[derive(Clone, Debug)]
@@ -92,11 +82,10 @@ struct Negotiated {
     profile: CommandProfile,
 }
 
-/// Ways to the driver.
+/// The way to the driver.
 #[derive(Clone, Debug)]
 struct Handle {
-    requests: mpsc::Sender<Request>,
-    notices: mpsc::UnboundedSender<Notice>,
+    requests: UnboundedSender<Request>,
     state: Arc<State>,
 }
 
@@ -107,21 +96,13 @@ pub struct Dialog {
     id: DialogId,
 }
 
-/// The original message of a transaction.
-#[derive(Clone, Debug)]
-pub struct OriginalFlow {
-    handle: Handle,
-    xid: Xid,
-}
-
-/// The adapted message of a transaction. Dropping it before its end ends the transaction with TE
-/// 400.
+/// A transaction under way. Dropping it before its end ends it with TE 400.
 #[derive(Debug)]
-pub struct AdaptedFlow {
-    handle: Handle,
-    xid: Xid,
-    pieces: mpsc::Receiver<Piece>,
-    ended: Option<oneshot::Receiver<Ended>>,
+pub(crate) struct Transaction<'a> {
+    handle: &'a Handle,
+    ticket: Ticket,
+    ended: oneshot::Receiver<Ended>,
+    over: bool,
 }
 
 impl Client {
@@ -133,17 +114,16 @@ impl Client {
     pub async fn connect(target: &Target) -> Result<Self, ConnectError> {
         let seconds = target.connect_timeout;
         let late = |stage| ConnectError::Timeout { server: target.server.clone(), seconds, stage };
-        let (reader, writer) = timeout(seconds, open(&target.server))
+        let stream = timeout(seconds, open(&target.server))
             .await
             .map_err(|_| late("connecting"))?
             .map_err(|error| ConnectError::Transport { server: target.server.clone(), error })?;
         let now = Instant::now().into_std();
         let connection = Connection::new(Role::Processor, target.connection.clone(), now);
-        let (requests, asked) = mpsc::channel(REQUESTS);
-        let (notices, noticed) = mpsc::unbounded_channel();
+        let (requests, asked) = unbounded_channel();
         let state = Arc::new(State::default());
-        let handle = Handle { requests, notices, state: Arc::clone(&state) };
-        tokio::spawn(Driver::new(connection, state).run(reader, writer, asked, noticed));
+        let handle = Handle { requests, state: Arc::clone(&state) };
+        tokio::spawn(Driver::new(connection, state).run(stream, asked));
         let negotiated = timeout(seconds, negotiate(&handle, target))
             .await
             .map_err(|_| late("OCP negotiation"))?
@@ -185,7 +165,7 @@ impl Client {
 
     /// Ends the connection for all its handles, and waits until the server was told.
     pub async fn close(self) {
-        let _ = self.handle.notices.send(Notice::Close);
+        self.handle.request(Request::Close);
         self.handle.requests.closed().await;
     }
 }
@@ -201,89 +181,52 @@ impl Dialog {
         self.id
     }
 
-    /// Starts a transaction for an event. Both flows should go on at the same time: a server may
-    /// answer, and even end, before it has received all.
-    ///
-    /// # Errors
-    /// If the connection or the dialog is over, the event was not negotiated, or another one of the
-    /// dialog is open.
-    pub async fn transact(
-        &self,
-        start: OriginalStart,
-    ) -> Result<(OriginalFlow, AdaptedFlow), ClientError> {
-        let handle = self.client.handle.clone();
-        let group = self.client.negotiated.group;
-        let (pieces, received) = mpsc::channel(PIECES);
-        let (ended, end) = oneshot::channel();
-        let start = Box::new(start);
-        let xid = handle
-            .ask(|answer| Request::StartTransaction { group, start, pieces, ended, answer })
-            .await?;
-        let original = OriginalFlow { handle: handle.clone(), xid };
-        Ok((original, AdaptedFlow { handle, xid, pieces: received, ended: Some(end) }))
+    /// Sends an event in a transaction of its own. What `answer` keeps goes out, and what comes back
+    /// is added to it.
+    pub(crate) fn transact(&self, start: OriginalStart, answer: Assembly) -> Transaction<'_> {
+        let Client { handle, negotiated } = &self.client;
+        let ticket = handle.state.ticket();
+        let (told, ended) = oneshot::channel();
+        let group = negotiated.group;
+        let transact = Transact { ticket, group, start, answer, ended: told };
+        handle.request(Request::Transact(Box::new(transact)));
+        Transaction { handle, ticket, ended, over: false }
     }
 
     /// Tells the server what became of an event (Dialog-Outcome).
     pub fn report(&self, xid: Xid, result: OcpResult, reply: Option<Reply>) {
         let dialog = self.id;
-        self.client.handle.notify(Notice::Outcome { dialog, xid, result, reply });
+        self.client.handle.request(Request::Outcome { dialog, xid, result, reply });
     }
 }
 
 impl Drop for Dialog {
     fn drop(&mut self) {
         let result = OcpResult::ok();
-        self.client.handle.notify(Notice::EndDialog { dialog: self.id, result });
+        self.client.handle.request(Request::EndDialog { dialog: self.id, result });
     }
 }
 
-impl OriginalFlow {
-    /// Sends octets of the message; they have to be kept until the transaction ends. Waits while
-    /// the connection is busy.
-    pub async fn send(&self, part: Part, mut octets: Bytes) {
-        while !octets.is_empty() {
-            let octets = octets.split_to(octets.len().min(PAYLOAD));
-            self.handle.request(Request::Send { xid: self.xid, part, octets }).await;
-        }
+impl Transaction<'_> {
+    /// How it ended. Safe to cancel; once it is known, there is nothing more to wait for.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        let ended = (&mut self.ended).await;
+        self.over = true;
+        ended.unwrap_or_else(|_| Ended::early(self.handle.closed()))
     }
 
-    /// Ends the message.
-    pub async fn end(self) {
-        self.handle.request(Request::EndOriginal { xid: self.xid }).await;
-    }
-}
-
-impl AdaptedFlow {
-    /// The transaction.
-    pub fn xid(&self) -> Xid {
-        self.xid
-    }
-
-    /// The next piece of the message; `None` when there are no more since the transaction ended.
-    pub async fn next(&mut self) -> Option<Piece> {
-        self.pieces.recv().await
-    }
-
-    /// How the transaction ended.
-    pub async fn ended(mut self) -> Ended {
-        match self.ended.take() {
-            Some(ended) => self.handle.await_end(ended).await,
-            None => self.handle.lost(),
-        }
-    }
-
-    /// Ends the transaction (TE 400): what it had cost until then, or how it ended just before.
-    pub async fn give_up(self, reason: String) -> Ended {
-        self.handle.notify(Notice::GiveUp { xid: self.xid, reason });
+    /// Ends it (TE 400): what it had come to until then, or how it ended just before.
+    pub(crate) async fn give_up(mut self, reason: String) -> Ended {
+        self.handle.request(Request::GiveUp { ticket: self.ticket, reason });
         self.ended().await
     }
 }
 
-impl Drop for AdaptedFlow {
+impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        if self.ended.is_some() {
+        if !self.over {
             let reason = "nobody waits for the answer".to_owned();
-            self.handle.notify(Notice::GiveUp { xid: self.xid, reason });
+            self.handle.request(Request::GiveUp { ticket: self.ticket, reason });
         }
     }
 }
@@ -291,26 +234,13 @@ impl Drop for AdaptedFlow {
 impl Handle {
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, ClientError> {
         let (answer, answered) = oneshot::channel();
-        self.request(request(answer)).await;
+        self.request(request(answer));
         answered.await.unwrap_or_else(|_| Err(self.closed()))
     }
 
     /// Hands a request to the driver. One that has ended takes none, and says so in other ways.
-    async fn request(&self, request: Request) {
-        let _ = self.requests.send(request).await;
-    }
-
-    fn notify(&self, notice: Notice) {
-        let _ = self.notices.send(notice);
-    }
-
-    async fn await_end(&self, ended: oneshot::Receiver<Ended>) -> Ended {
-        ended.await.unwrap_or_else(|_| self.lost())
-    }
-
-    fn lost(&self) -> Ended {
-        let traffic = ocp_proto::Traffic::default();
-        Ended { result: Err(self.closed()), retry: false, traffic }
+    fn request(&self, request: Request) {
+        let _ = self.requests.send(request);
     }
 
     fn closed(&self) -> ClientError {
@@ -319,21 +249,15 @@ impl Handle {
     }
 }
 
-type Transport = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
-
 async fn open(server: &ServerAddress) -> std::io::Result<Transport> {
     Ok(match server {
         ServerAddress::Tcp(address) => {
             let stream = TcpStream::connect(address.as_str()).await?;
             // Heads are small and somebody waits for each of them.
             stream.set_nodelay(true)?;
-            let (reader, writer) = stream.into_split();
-            (Box::new(reader), Box::new(writer))
+            Box::new(stream)
         }
-        ServerAddress::Unix(path) => {
-            let (reader, writer) = UnixStream::connect(path).await?.into_split();
-            (Box::new(reader), Box::new(writer))
-        }
+        ServerAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
     })
 }
 

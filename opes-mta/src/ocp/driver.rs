@@ -1,45 +1,57 @@
 //! The only place where a socket meets a [`Connection`]: one task a connection.
 //!
 //! ```text
-//!   dialogs ──requests (bounded)──▶ driver ──▶ Connection ──output──▶ socket
-//!   dialogs ◀──pieces (bounded)──── driver ◀── Connection ◀──input─── socket
+//!   dialogs ──requests──▶ driver ──▶ Connection ──output──▶ socket
+//!   dialogs ◀──ended───── driver ◀── Connection ◀──input─── socket
 //! ```
 //!
-//! Back-pressure goes both ways: no request is taken while the output stands high, and no event is
-//! asked for while the dialog that the last one belongs to is behind, so nothing more is read.
+//! An event goes to the driver whole and comes back as a whole answer, or as the reason why there is
+//! none. In between nobody is woken: the octets of events go out while the output is low, a turn
+//! each, and answers are put together here, within their bounds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
 use std::io;
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use ocp_proto::smtp::{DialogFacts, Part, Reply};
+use bytes::{Buf, BytesMut};
+use ocp_proto::smtp::{DialogFacts, Reply};
 use ocp_proto::wire::Structure;
 use ocp_proto::{
-    AdaptedEnd, AdaptedStart, Closed, Connection, DialogId, Event, GroupId, Misuse, OcpResult,
-    Offer, OriginalStart, Response, Traffic, Xid,
+    Closed, Connection, DialogId, Event, GroupId, Misuse, OcpResult, Offer, OriginalStart,
+    Response, Traffic, Xid,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-/// Octets of the output above which no request is taken. Worst case a connection: that much and one
-/// payload more.
+use crate::apply::{AnswerError, Assembly};
+
+/// Octets of the output above which no octets of events are added. Worst case a connection: that
+/// much and one payload more, all of it slices of kept content.
 const HIGH_WATER: usize = 512 * 1024;
+
+/// Octets of one DUM.
+const PAYLOAD: usize = 256 * 1024;
+
+/// Octets that an event sends before the others have their turn: whole messages, mostly, since a
+/// message that is interleaved with many others stays in the server's memory for longer.
+const TURN: usize = 1024 * 1024;
 
 /// Octets of one read.
 const READ: usize = 64 * 1024;
 
-/// Spare room below which a read gets a new buffer.
-const LEAST_READ: usize = 8 * 1024;
-
 /// How long the last octets may take after the connection has ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a dialog asks of the driver.
+/// What a dialog asks of the driver. Each handle has at most one request that is answered in the
+/// queue, one GiveUp for each, and a dialog an Outcome for each of its transactions.
 #[derive(Debug)]
 pub(super) enum Request {
     /// NO; answered by NR.
@@ -48,26 +60,10 @@ pub(super) enum Request {
     CreateGroup(Vec<Structure>, Answer<GroupId>),
     /// Dialog-Start.
     StartDialog(Box<DialogFacts>, Answer<DialogId>),
-    /// TS and AMS.
-    StartTransaction {
-        group: GroupId,
-        start: Box<OriginalStart>,
-        pieces: mpsc::Sender<Piece>,
-        ended: oneshot::Sender<Ended>,
-        answer: Answer<Xid>,
-    },
-    /// DUM.
-    Send { xid: Xid, part: Part, octets: Bytes },
-    /// AME.
-    EndOriginal { xid: Xid },
-}
-
-/// What a dialog tells the driver without waiting. At most one a transaction and two a dialog stand
-/// in the queue.
-#[derive(Debug)]
-pub(super) enum Notice {
+    /// TS, AMS, DUM, AME.
+    Transact(Box<Transact>),
     /// TE 400.
-    GiveUp { xid: Xid, reason: String },
+    GiveUp { ticket: Ticket, reason: String },
     /// Dialog-Outcome.
     Outcome { dialog: DialogId, xid: Xid, result: OcpResult, reply: Option<Reply> },
     /// Dialog-End.
@@ -76,28 +72,50 @@ pub(super) enum Notice {
     Close,
 }
 
-/// One piece of an adapted message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// AMS.
-    Started(AdaptedStart),
-    /// DUM, or a piece of one.
-    Data(Option<Part>, Bytes),
-    /// DUY.
-    Preserved(Option<Part>, Range<u32>),
-    /// AME.
-    Ended(AdaptedEnd),
+/// An event, and where its answer goes.
+#[derive(Debug)]
+pub(super) struct Transact {
+    pub(super) ticket: Ticket,
+    pub(super) group: GroupId,
+    pub(super) start: OriginalStart,
+    /// What is kept, which is what is sent, and what will come back.
+    pub(super) answer: Assembly,
+    pub(super) ended: oneshot::Sender<Ended>,
 }
+
+/// What a transaction is called before it has an xid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(u64);
 
 /// How a transaction ended.
 #[derive(Debug)]
-pub struct Ended {
-    /// Success is TE 200: only now the adapted message counts.
-    pub result: Result<(), ClientError>,
+pub(crate) struct Ended {
+    /// Its xid, if it has begun.
+    pub(crate) xid: Option<Xid>,
+    /// The answer. Success is TE 200: only now it counts.
+    pub(crate) result: Result<Assembly, ClientError>,
+    /// Whether the event went out to its end.
+    pub(crate) sent: bool,
+    /// Whether something of an answer has come.
+    pub(crate) answered: bool,
     /// Whether another server may try.
-    pub retry: bool,
+    pub(crate) retry: bool,
     /// What it cost on the wire.
-    pub traffic: Traffic,
+    pub(crate) traffic: Traffic,
+}
+
+impl Ended {
+    /// One that has not begun.
+    pub(super) fn early(error: ClientError) -> Self {
+        Self {
+            xid: None,
+            result: Err(error),
+            sent: false,
+            answered: false,
+            retry: false,
+            traffic: Traffic::default(),
+        }
+    }
 }
 
 /// Why something did not come about.
@@ -112,6 +130,9 @@ pub enum ClientError {
     /// The transaction failed: the server's TE 400, or a rule that it broke.
     #[error("the transaction failed: {0}")]
     Failed(String),
+    /// The answer can't be carried out.
+    #[error("the answer is void: {0}")]
+    Answer(#[from] AnswerError),
     /// The protocol does not allow it now.
     #[error(transparent)]
     Misuse(#[from] Misuse),
@@ -124,144 +145,229 @@ pub(super) struct State {
     pub(super) closed: OnceLock<String>,
     /// Whether the server wants no new dialogs.
     pub(super) draining: AtomicBool,
+    tickets: AtomicU64,
+}
+
+impl State {
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket(self.tickets.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, ClientError>>;
-type Reader = Box<dyn AsyncRead + Send + Unpin>;
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A stream to the server.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+pub(super) type Transport = Box<dyn Stream>;
 
 /// The task of one connection.
 pub(super) struct Driver {
     connection: Connection,
-    arrived: BytesMut,
     state: Arc<State>,
     offer: Option<Answer<Response>>,
-    transactions: HashMap<Xid, Consumer>,
+    transactions: HashMap<Xid, Transaction>,
+    /// Events that are not all sent, in the order of their turns.
+    sending: VecDeque<Sending>,
     /// The dialogs, and why the server ended one before us.
     dialogs: HashMap<DialogId, Option<String>>,
-    /// Transactions that have ended and whose dialogs are to be told.
-    endings: Vec<(Consumer, Ended)>,
-    /// A piece that its dialog has no room for.
-    behind: Option<(mpsc::Sender<Piece>, Piece)>,
+    endings: Vec<Ending>,
     /// What the transport said when it failed.
     failure: Option<io::Error>,
 }
 
-/// Where the events of a transaction go.
-struct Consumer {
+/// A transaction under way.
+struct Transaction {
+    ticket: Ticket,
     dialog: DialogId,
-    pieces: mpsc::Sender<Piece>,
+    answer: Assembly,
+    sent: bool,
+    answered: bool,
     ended: oneshot::Sender<Ended>,
 }
 
-/// What woke the driver.
-enum Wake {
-    Read(io::Result<usize>),
-    Written(io::Result<usize>),
-    Request(Option<Request>),
-    Notice(Option<Notice>),
-    Room,
-    Timeout,
+/// A transaction that has ended, and whose dialog is to be told.
+struct Ending {
+    dialog: DialogId,
+    ended: oneshot::Sender<Ended>,
+    told: Ended,
+}
+
+/// An event that is not all sent.
+struct Sending {
+    xid: Xid,
+    /// Octets that are sent.
+    offset: usize,
+    /// Octets that are left of its turn.
+    turn: usize,
 }
 
 impl Driver {
     pub(super) fn new(connection: Connection, state: Arc<State>) -> Self {
         Self {
             connection,
-            arrived: BytesMut::new(),
             state,
             offer: None,
             transactions: HashMap::new(),
+            sending: VecDeque::new(),
             dialogs: HashMap::new(),
             endings: Vec::new(),
-            behind: None,
             failure: None,
         }
     }
 
-    /// Runs until the connection is over: by either side, or since nobody holds a handle any more.
+    /// Serves the handles until the connection is over.
     pub(super) async fn run(
         mut self,
-        mut reader: Reader,
-        mut writer: Writer,
-        mut requests: mpsc::Receiver<Request>,
-        mut notices: mpsc::UnboundedReceiver<Notice>,
+        mut stream: Transport,
+        mut requests: UnboundedReceiver<Request>,
     ) {
-        let mut asked = true;
-        loop {
-            self.poll_events();
-            if self.connection.is_closed() {
-                break;
+        let mut timer = pin!(sleep_until(Instant::now()));
+        poll_fn(|cx| {
+            while !self.connection.is_closed() {
+                ready!(self.poll(cx, &mut stream, &mut requests, timer.as_mut()));
             }
-            if self.arrived.capacity() - self.arrived.len() < LEAST_READ {
-                self.arrived.reserve(READ);
-            }
-            let deadline = self.connection.poll_timeout().map(Instant::from_std);
-            let takes = asked && self.connection.output().remaining() < HIGH_WATER;
-            let writes = self.connection.output().has_remaining();
-            let wake = tokio::select! {
-                read = reader.read_buf(&mut self.arrived), if self.behind.is_none() => Wake::Read(read),
-                written = writer.write_buf(self.connection.output()), if writes => {
-                    Wake::Written(written)
-                }
-                request = requests.recv(), if takes => Wake::Request(request),
-                notice = notices.recv() => Wake::Notice(notice),
-                () = room(&mut self.behind), if self.behind.is_some() => Wake::Room,
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    Wake::Timeout
-                }
-            };
-            match wake {
-                Wake::Read(Ok(0)) => self.connection.handle_end_of_input(),
-                Wake::Read(Ok(_)) => {
-                    self.connection.input().unsplit(self.arrived.split());
-                    self.connection.handle_input(now());
-                }
-                Wake::Written(Ok(1..)) | Wake::Room => {}
-                Wake::Written(Ok(0)) => self.fail(io::ErrorKind::WriteZero.into()),
-                Wake::Read(Err(error)) | Wake::Written(Err(error)) => self.fail(error),
-                Wake::Request(Some(request)) => self.request(request),
-                Wake::Request(None) => asked = false,
-                Wake::Notice(Some(notice)) => self.notice(notice),
-                // Nobody holds a handle any more.
-                Wake::Notice(None) => self.connection.close(OcpResult::ok()),
-                Wake::Timeout => self.connection.handle_timeout(now()),
-            }
-        }
+            Poll::Ready(())
+        })
+        .await;
+        // Requests that come from now on are answered by their channels' ends.
+        drop(requests);
         if self.failure.is_none() {
             let flush = async {
                 while self.connection.output().has_remaining() {
-                    writer.write_buf(self.connection.output()).await?;
+                    stream.write_buf(self.connection.output()).await?;
                 }
-                writer.shutdown().await
+                stream.shutdown().await
             };
             // The connection is over either way.
             let _ = timeout(FLUSH_TIMEOUT, flush).await;
         }
     }
 
+    /// All that can be done now: requests, then what they cause on the wire, then what the server
+    /// says. Ready if there may be more.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Transport,
+        requests: &mut UnboundedReceiver<Request>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Poll<()> {
+        while let Poll::Ready(request) = requests.poll_recv(cx) {
+            // Without a request nobody holds a handle any more.
+            self.request(request.unwrap_or(Request::Close));
+            if self.connection.is_over() {
+                break;
+            }
+        }
+        self.send();
+        let moved = self.poll_write(cx, stream) | self.poll_read(cx, stream);
+        self.poll_events();
+        if moved || self.connection.is_closed() {
+            return Poll::Ready(());
+        }
+        let Some(deadline) = self.connection.poll_timeout().map(Instant::from_std) else {
+            return Poll::Pending;
+        };
+        // Deadlines mostly move away: the timer is set when it rings, or for a nearer one.
+        if timer.is_elapsed() || deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.poll(cx));
+        self.connection.handle_timeout(now());
+        self.poll_events();
+        Poll::Ready(())
+    }
+
+    /// Adds octets of events to the output while that is low.
+    fn send(&mut self) {
+        while self.connection.output().remaining() < HIGH_WATER
+            && let Some(mut sending) = self.sending.pop_front()
+        {
+            let xid = sending.xid;
+            let Some(transaction) = self.transactions.get_mut(&xid) else { continue };
+            let Some((part, octets)) = transaction.answer.kept().next(sending.offset, PAYLOAD)
+            else {
+                transaction.sent = true;
+                // Both fail only if the transaction has ended, which its dialog is told of.
+                let _ = self.connection.end_original(xid, OcpResult::ok());
+                continue;
+            };
+            sending.offset += octets.len();
+            sending.turn = sending.turn.saturating_sub(octets.len());
+            if self.connection.send_original(xid, part, octets, true).is_err() {
+                continue;
+            }
+            if sending.turn > 0 {
+                self.sending.push_front(sending);
+            } else {
+                self.sending.push_back(Sending { turn: TURN, ..sending });
+            }
+        }
+    }
+
+    /// Writes what there is; whether octets moved.
+    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Transport) -> bool {
+        let mut moved = false;
+        while self.connection.output().has_remaining() {
+            match poll_write_buf(Pin::new(&mut *stream), cx, self.connection.output()) {
+                Poll::Ready(Ok(1..)) => moved = true,
+                Poll::Ready(Ok(0)) => {
+                    self.fail(io::ErrorKind::WriteZero.into());
+                    return true;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.fail(error);
+                    return true;
+                }
+                Poll::Pending => break,
+            }
+        }
+        moved
+    }
+
+    /// Reads once; whether octets, or the end, came.
+    fn poll_read(&mut self, cx: &mut Context<'_>, stream: &mut Transport) -> bool {
+        if self.connection.is_over() {
+            return false;
+        }
+        let input = self.connection.input();
+        input.reserve(READ);
+        match poll_read_buf(Pin::new(stream), cx, input) {
+            Poll::Ready(Ok(0)) => self.connection.handle_end_of_input(),
+            Poll::Ready(Ok(_)) => self.connection.handle_input(now()),
+            Poll::Ready(Err(error)) => self.fail(error),
+            Poll::Pending => {
+                // A connection that waits holds no buffer.
+                if input.is_empty() && self.transactions.is_empty() {
+                    *input = BytesMut::new();
+                }
+                return false;
+            }
+        }
+        true
+    }
+
     fn fail(&mut self, error: io::Error) {
         self.failure = Some(error);
-        self.behind = None;
         self.connection.handle_end_of_input();
     }
 
     fn poll_events(&mut self) {
-        while self.behind.is_none() {
-            let Some(event) = self.connection.poll_event() else { break };
+        while let Some(event) = self.connection.poll_event() {
             self.event(event);
         }
         // Only now: what ended a transaction may have been said by a later event.
-        for (consumer, mut ended) in std::mem::take(&mut self.endings) {
-            if ended.result.is_err() {
+        for Ending { dialog, ended, mut told } in self.endings.drain(..) {
+            if told.result.is_err() {
                 if let Some(cause) = self.state.closed.get() {
-                    ended.result = Err(ClientError::Closed(cause.clone()));
-                } else if let Some(Some(cause)) = self.dialogs.get(&consumer.dialog) {
-                    ended.result = Err(ClientError::DialogEnded(cause.clone()));
+                    told.result = Err(ClientError::Closed(cause.clone()));
+                } else if let Some(Some(cause)) = self.dialogs.get(&dialog) {
+                    told.result = Err(ClientError::DialogEnded(cause.clone()));
                 }
             }
             // A dialog that has given up does not listen.
-            let _ = consumer.ended.send(ended);
+            let _ = ended.send(told);
         }
     }
 
@@ -273,21 +379,26 @@ impl Driver {
                 }
             }
             Event::AdaptedStarted { xid, start, .. } => {
-                self.forward(xid, Piece::Started(start.unwrap_or_default()));
+                self.answer(xid, |answer| answer.start(&start.unwrap_or_default()));
             }
-            Event::Data { xid, part, octets } => self.forward(xid, Piece::Data(part, octets)),
+            Event::Data { xid, part, octets } => {
+                self.answer(xid, |answer| answer.data(part, &octets));
+            }
             Event::Preserved { xid, part, range } => {
-                self.forward(xid, Piece::Preserved(part, range));
+                self.answer(xid, |answer| answer.preserved(part, range));
             }
-            Event::AdaptedEnded { xid, end, .. } => self.forward(xid, Piece::Ended(end)),
+            Event::AdaptedEnded { xid, end, .. } => {
+                self.answer(xid, |answer| {
+                    answer.end(end);
+                    Ok(())
+                });
+            }
             Event::TransactionEnded { xid, result, retry, traffic } => {
-                if let Some(consumer) = self.transactions.remove(&xid) {
-                    let result = match result.is_success() {
-                        true => Ok(()),
-                        false => Err(ClientError::Failed(reason(&result))),
-                    };
-                    self.endings.push((consumer, Ended { result, retry, traffic }));
-                }
+                let error = match result.is_success() {
+                    true => None,
+                    false => Some(ClientError::Failed(reason(&result))),
+                };
+                self.end(xid, error, retry, traffic);
             }
             Event::DialogEnded { dialog, result } => {
                 if let Some(ended) = self.dialogs.get_mut(&dialog) {
@@ -308,11 +419,12 @@ impl Driver {
         }
     }
 
-    /// Hands a piece to its dialog; if that has no room, the connection waits.
-    fn forward(&mut self, xid: Xid, piece: Piece) {
-        let Some(consumer) = self.transactions.get(&xid) else { return };
-        if let Err(mpsc::error::TrySendError::Full(piece)) = consumer.pieces.try_send(piece) {
-            self.behind = Some((consumer.pieces.clone(), piece));
+    /// Adds a piece to an answer; one that is wrong ends the transaction.
+    fn answer(&mut self, xid: Xid, add: impl FnOnce(&mut Assembly) -> Result<(), AnswerError>) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        transaction.answered = true;
+        if let Err(error) = add(&mut transaction.answer) {
+            self.give_up(xid, error.into());
         }
     }
 
@@ -337,20 +449,35 @@ impl Driver {
                     self.end_dialog(dialog, OcpResult::ok());
                 }
             }
-            Request::StartTransaction { group, start, pieces, ended, answer } => {
-                let consumer = Consumer { dialog: start.dialog, pieces, ended };
-                let xid = self.start_transaction(group, &start, consumer);
-                if let Err(Ok(xid)) = answer.send(xid) {
-                    self.give_up(xid, "nobody waits for the answer".to_owned());
+            Request::Transact(transact) => self.transact(*transact),
+            Request::GiveUp { ticket, reason } => {
+                let mut open = self.transactions.iter();
+                let given_up = open.find(|(_, transaction)| transaction.ticket == ticket);
+                if let Some(xid) = given_up.map(|(xid, _)| *xid) {
+                    self.give_up(xid, ClientError::Failed(reason));
                 }
             }
-            // Both fail only if the transaction has ended, which its dialog is told of.
-            Request::Send { xid, part, octets } => {
-                let _ = self.connection.send_original(xid, part, octets, true);
+            Request::Outcome { dialog, xid, result, reply } => {
+                // Fails only if the dialog has ended: then nobody wants to know.
+                let _ = self.connection.report_outcome(dialog, xid, result, reply.as_ref(), None);
             }
-            Request::EndOriginal { xid } => {
-                let _ = self.connection.end_original(xid, OcpResult::ok());
+            Request::EndDialog { dialog, result } => self.end_dialog(dialog, result),
+            Request::Close => self.connection.close(OcpResult::ok()),
+        }
+    }
+
+    fn transact(&mut self, transact: Transact) {
+        let Transact { ticket, group, start, answer, ended } = transact;
+        let dialog = start.dialog;
+        match self.start_transaction(group, &start) {
+            Ok(xid) => {
+                let transaction =
+                    Transaction { ticket, dialog, answer, sent: false, answered: false, ended };
+                self.transactions.insert(xid, transaction);
+                self.sending.push_back(Sending { xid, offset: 0, turn: TURN });
             }
+            // The dialog may have given up.
+            Err(error) => drop(ended.send(Ended::early(error))),
         }
     }
 
@@ -358,8 +485,10 @@ impl Driver {
         &mut self,
         group: GroupId,
         start: &OriginalStart,
-        consumer: Consumer,
     ) -> Result<Xid, ClientError> {
+        if let Some(cause) = self.state.closed.get() {
+            return Err(ClientError::Closed(cause.clone()));
+        }
         if let Some(Some(cause)) = self.dialogs.get(&start.dialog) {
             return Err(ClientError::DialogEnded(cause.clone()));
         }
@@ -369,30 +498,27 @@ impl Driver {
             self.connection.end_transaction(xid, &result, false)?;
             return Err(misuse.into());
         }
-        self.transactions.insert(xid, consumer);
         Ok(xid)
     }
 
-    fn notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::GiveUp { xid, reason } => self.give_up(xid, reason),
-            Notice::Outcome { dialog, xid, result, reply } => {
-                // Fails only if the dialog has ended: then nobody wants to know.
-                let _ = self.connection.report_outcome(dialog, xid, result, reply.as_ref(), None);
-            }
-            Notice::EndDialog { dialog, result } => self.end_dialog(dialog, result),
-            Notice::Close => self.connection.close(OcpResult::ok()),
+    /// Ends a transaction from our side (TE 400).
+    fn give_up(&mut self, xid: Xid, error: ClientError) {
+        let result = OcpResult::failure(error.to_string());
+        // Fails only if the server has ended it already, which its dialog is told of.
+        if let Ok(traffic) = self.connection.end_transaction(xid, &result, false) {
+            self.end(xid, Some(error), false, traffic);
         }
     }
 
-    fn give_up(&mut self, xid: Xid, reason: String) {
-        let result = OcpResult::failure(reason.clone());
-        let Ok(traffic) = self.connection.end_transaction(xid, &result, false) else { return };
-        if let Some(consumer) = self.transactions.remove(&xid) {
-            let result = Err(ClientError::Failed(reason));
-            // The dialog may have gone.
-            let _ = consumer.ended.send(Ended { result, retry: false, traffic });
-        }
+    fn end(&mut self, xid: Xid, error: Option<ClientError>, retry: bool, traffic: Traffic) {
+        let Some(transaction) = self.transactions.remove(&xid) else { return };
+        let Transaction { dialog, answer, sent, answered, ended, .. } = transaction;
+        let result = match error {
+            None => Ok(answer),
+            Some(error) => Err(error),
+        };
+        let told = Ended { xid: Some(xid), result, sent, answered, retry, traffic };
+        self.endings.push(Ending { dialog, ended, told });
     }
 
     fn end_dialog(&mut self, dialog: DialogId, result: OcpResult) {
@@ -412,15 +538,6 @@ impl Driver {
             (Closed::ByPeer(result), _) => format!("the server closed it: {}", reason(result)),
             (Closed::Violation(violation), _) => format!("the server broke OCP: {violation}"),
         }
-    }
-}
-
-/// Waits until the dialog that is behind has room, and gives it its piece.
-async fn room(behind: &mut Option<(mpsc::Sender<Piece>, Piece)>) {
-    let Some((pieces, _)) = behind else { return };
-    let permit = pieces.clone().reserve_owned().await;
-    if let (Ok(permit), Some((_, piece))) = (permit, behind.take()) {
-        permit.send(piece);
     }
 }
 

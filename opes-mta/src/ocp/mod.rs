@@ -6,6 +6,7 @@ mod driver;
 mod upstream;
 
 pub use address::{AddressSyntax, ServerAddress};
-pub use client::{AdaptedFlow, Client, ConnectError, Dialog, OriginalFlow, Piece, Target};
-pub use driver::{ClientError, Ended};
+pub use client::{Client, ConnectError, Dialog, Target};
+pub use driver::ClientError;
+pub(crate) use driver::Ended;
 pub use upstream::Upstream;

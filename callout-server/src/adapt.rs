@@ -22,7 +22,7 @@ pub(crate) struct Original {
 }
 
 impl Original {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.first.len() + self.body.len()
     }
 

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -41,6 +41,8 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     let mut connection = Connection::new(Role::Server, server.config.connection(), now());
     let mut session = Session::new(id, server);
     let mut drained_by: Option<Instant> = None;
+    let mut stopped = pin!(stop.cancelled());
+    let mut timer = pin!(sleep_until(now().into()));
     loop {
         // Events that are not asked for leave the input where it is: that is back-pressure on a
         // peer that does not read.
@@ -53,7 +55,11 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
             break;
         }
         let wake = [connection.poll_timeout(), session.poll_timeout(), drained_by];
-        let wake = wake.into_iter().flatten().min().unwrap_or_else(|| now() + LINGER);
+        let wake = wake.into_iter().flatten().min().unwrap_or_else(|| now() + LINGER).into();
+        // Deadlines mostly move away: the timer is set when it rings, or for a nearer one.
+        if timer.is_elapsed() || wake < timer.deadline() {
+            timer.as_mut().reset(wake);
+        }
         let reads = connection.output().remaining() < unsent;
         tokio::select! {
             moved = poll_fn(|cx| poll_octets(&mut stream, &mut connection, reads, cx)) => {
@@ -71,7 +77,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
             completed = session.completed() => {
                 session.handle_completed(&mut connection, completed);
             }
-            () = sleep_until(wake.into()) => {
+            () = &mut timer => {
                 let now = now();
                 connection.handle_timeout(now);
                 session.handle_timeout(&mut connection, now);
@@ -79,7 +85,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                     connection.close(OcpResult::failure("the server is stopping"));
                 }
             }
-            () = stop.cancelled(), if drained_by.is_none() => {
+            () = &mut stopped, if drained_by.is_none() => {
                 drained_by = Some(now() + drain);
                 session.drain(&mut connection);
             }

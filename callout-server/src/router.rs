@@ -139,6 +139,11 @@ impl Chain {
         self.links.iter().filter(move |link| link.entry.declaration.events.contains(command))
     }
 
+    /// Whether all that want this event answer at once.
+    pub(crate) fn is_immediate(&self, command: &Command) -> bool {
+        self.interested(command).all(|link| link.entry.declaration.immediate)
+    }
+
     /// What the group wants of an offer: the union of what its services declare (profile section
     /// 2), so that nothing is vectored out that nobody wants.
     pub(crate) fn profile(&self, offer: &CommandProfile) -> CommandProfile {

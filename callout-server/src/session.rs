@@ -5,10 +5,14 @@
 //! transaction ─────▶ Started ────▶ Receiving ────▶ Working ────────────────▶ answered, TE
 //! ```
 //!
-//! Services work in tasks of their own; the session only collects octets and hands answers on.
+//! Services work in tasks of their own, or at once if they are quick; the session only collects octets
+//! and hands answers on.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -24,7 +28,7 @@ use ocp_proto::{
 use services::Input;
 use services::mail::Mail;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+use tracing::{Instrument, Level, Span, debug, enabled, error, info, info_span, warn};
 
 use crate::adapt::{self, Original};
 use crate::branch::Abilities;
@@ -32,6 +36,13 @@ use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
 use crate::router::{Chain, UnknownService};
 use crate::server::{ConnectionId, Reservation, Server};
+
+/// Events up to this size are worked on at once if their services say that they are quick.
+const IMMEDIATE_OCTETS: usize = 64 * 1024;
+
+/// What a message's buffer may be in octets for each that has come, if the processor said that there
+/// will be so many: it is copied less often, and memory that was only announced is never touched.
+const FORESIGHT: usize = 8;
 
 /// The application behind one [`Connection`].
 pub(crate) struct Session {
@@ -41,6 +52,8 @@ pub(crate) struct Session {
     dialogs: HashSet<DialogId>,
     transactions: HashMap<Xid, Transaction>,
     tasks: JoinSet<(Xid, Answer)>,
+    /// No sign of life is due before that.
+    next_progress: Option<Instant>,
     draining: bool,
 }
 
@@ -70,6 +83,7 @@ impl Session {
             dialogs: HashSet::new(),
             transactions: HashMap::new(),
             tasks: JoinSet::new(),
+            next_progress: None,
             draining: false,
         }
     }
@@ -146,11 +160,14 @@ impl Session {
 
     /// When [`Session::handle_timeout`] wants to be called next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.transactions.values().filter_map(Transaction::progress).min()
+        self.next_progress
     }
 
     /// Says that we are still at work where nothing was said for a while (profile section 7).
     pub(crate) fn handle_timeout(&mut self, connection: &mut Connection, now: Instant) {
+        if self.next_progress.is_none_or(|next| now < next) {
+            return;
+        }
         let interval = self.server.config.timeouts.progress;
         for (xid, transaction) in &mut self.transactions {
             if let Stage::Working { progress, .. } = &mut transaction.stage
@@ -160,6 +177,7 @@ impl Session {
                 connection.report_progress(Some(*xid));
             }
         }
+        self.next_progress = self.transactions.values().filter_map(Transaction::progress).min();
     }
 
     /// Takes no new dialogs; the connection ends with its last dialog and transaction.
@@ -273,7 +291,7 @@ impl Session {
         octets: &[u8],
     ) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let Stage::Receiving { first, body, .. } = &mut transaction.stage else { return };
+        let Stage::Receiving { start, first, body } = &mut transaction.stage else { return };
         let limit = self.server.config.limits.message_octets;
         if first.len() + body.len() + octets.len() > limit as usize {
             return self.refuse(connection, xid, &too_large(limit), false);
@@ -282,7 +300,14 @@ impl Session {
             return self.refuse(connection, xid, "the server works on too much content", true);
         }
         match part {
-            Some(Part::MessageBody) => body.extend_from_slice(octets),
+            Some(Part::MessageBody) => {
+                if body.capacity() - body.len() < octets.len() {
+                    let whole = start.body_size.map_or(0, |size| size as usize);
+                    let foreseen = (body.len() + octets.len()).saturating_mul(FORESIGHT);
+                    body.reserve(octets.len().max(whole.min(foreseen).saturating_sub(body.len())));
+                }
+                body.extend_from_slice(octets);
+            }
             _ => first.extend_from_slice(octets),
         }
     }
@@ -320,18 +345,53 @@ impl Session {
             envelope: Envelope { sender: start.sender, recipients: start.recipients },
         };
         let chain = transaction.chain.clone();
+        let original = Original { part, first, body };
+        let immediate = original.len() <= IMMEDIATE_OCTETS && chain.is_immediate(&event.command);
         let asked = async move { (xid, chain.run(event).await) };
-        let task = self.tasks.spawn(asked.instrument(transaction.span.clone()));
-        transaction.stage = Stage::Working {
-            original: Original { part, first, body },
-            task,
-            progress: now() + self.server.config.timeouts.progress,
-        };
+        let asked = asked.instrument(transaction.span.clone());
+        if immediate {
+            let mut asked = Box::pin(asked);
+            let mut once = || asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            match catch_unwind(AssertUnwindSafe(&mut once)) {
+                Ok(Poll::Ready((_, answer))) => self.conclude(connection, xid, &original, answer),
+                // It waits for something after all: a task can be woken.
+                Ok(Poll::Pending) => self.spawn(xid, original, asked),
+                Err(_) => self.refuse(connection, xid, "the server failed", true),
+            }
+        } else {
+            self.spawn(xid, original, asked);
+        }
     }
 
-    fn answer(&mut self, connection: &mut Connection, xid: Xid, mut answer: Answer) {
+    fn spawn(
+        &mut self,
+        xid: Xid,
+        original: Original,
+        asked: impl Future<Output = (Xid, Answer)> + Send + 'static,
+    ) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let progress = now() + self.server.config.timeouts.progress;
+        self.next_progress = Some(self.next_progress.map_or(progress, |next| next.min(progress)));
+        let task = self.tasks.spawn(asked);
+        transaction.stage = Stage::Working { original, task, progress };
+    }
+
+    fn answer(&mut self, connection: &mut Connection, xid: Xid, answer: Answer) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
+        let Stage::Working { original, .. } = stage else { return };
+        self.conclude(connection, xid, &original, answer);
+    }
+
+    /// Sends the answer, which ends the transaction.
+    fn conclude(
+        &mut self,
+        connection: &mut Connection,
+        xid: Xid,
+        original: &Original,
+        mut answer: Answer,
+    ) {
         let Some(transaction) = self.transactions.remove(&xid) else { return };
-        let Stage::Working { original, .. } = transaction.stage else { return };
         let _entered = transaction.span.enter();
         let Some(branch) = answer.branches.pop() else { return };
         let decision = match &branch.adapted {
@@ -339,12 +399,12 @@ impl Session {
             Adapted::Command(_) | Adapted::Content(_) => "modified",
             Adapted::Reply(_) => "replied",
         };
-        let reply = match &branch.adapted {
-            Adapted::Reply(reply) => Some(reply.to_string()),
-            _ => None,
+        let (reply, verdicts) = match (enabled!(Level::INFO), &branch.adapted) {
+            (false, _) => (None, None),
+            (true, Adapted::Reply(reply)) => (Some(reply.to_string()), Some(summary(&answer))),
+            (true, _) => (None, Some(summary(&answer))),
         };
-        let verdicts = summary(&answer);
-        match adapt::send(connection, xid, &original, branch, answer.verdicts) {
+        match adapt::send(connection, xid, original, branch, answer.verdicts) {
             Ok(traffic) => info!(
                 decision,
                 reply,

@@ -18,6 +18,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use ocp_proto::smtp::{Address, Command, FailurePolicy};
 use serde::Deserialize;
 use toml::Spanned;
+use tracing::enabled;
 
 use crate::mail::{Mail, PartKind};
 use crate::outcome::{Finding, Outcome};
@@ -111,7 +112,21 @@ impl Log {
         Ok(Self { level, events })
     }
 
+    fn is_read(&self) -> bool {
+        match self.level {
+            Level::Trace => enabled!(target: TARGET, tracing::Level::TRACE),
+            Level::Debug => enabled!(target: TARGET, tracing::Level::DEBUG),
+            Level::Info => enabled!(target: TARGET, tracing::Level::INFO),
+            Level::Warn => enabled!(target: TARGET, tracing::Level::WARN),
+            Level::Error => enabled!(target: TARGET, tracing::Level::ERROR),
+        }
+    }
+
     fn record(&self, request: &Request) {
+        // What nobody reads is not looked for either.
+        if !self.is_read() {
+            return;
+        }
         let dialog = &request.dialog;
         let recipients = &request.envelope.recipients;
         let line = request.line().map(|line| match request.command {
@@ -148,6 +163,7 @@ impl Service for Log {
         Declaration {
             observed: self.events.clone(),
             on_failure: FailurePolicy::Accept,
+            immediate: true,
             ..Declaration::on(self.events.clone())
         }
     }

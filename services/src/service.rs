@@ -85,6 +85,10 @@ pub struct Declaration {
     pub effects: Vec<EffectName>,
     /// What happens to the mail when the service fails, unless configured otherwise.
     pub on_failure: FailurePolicy,
+    /// Whether it answers within microseconds, for content of at most 64 KiB, and waits for nothing:
+    /// then it is asked on the spot. All others get a task for each event, since they would hold up
+    /// their connection's other transactions.
+    pub immediate: bool,
 }
 
 impl Declaration {
@@ -97,6 +101,7 @@ impl Declaration {
             content: Content::Whole,
             effects: Vec::new(),
             on_failure: FailurePolicy::Tempfail,
+            immediate: false,
         }
     }
 }

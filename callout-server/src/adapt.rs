@@ -1,108 +1,236 @@
 //! From the chain's answer to messages: what stays is named (DUY) where the processor keeps it and
 //! sent again (DUM with As-is) where it does not; what is new is sent (DUM).
+//!
+//! An answer goes out piece by piece, as far as the peer takes it: [`Outgoing`] knows how far it
+//! has come.
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use ocp_proto::smtp::{Part, Verdict};
-use ocp_proto::{AdaptedEnd, AdaptedStart, Connection, Misuse, OcpResult, Traffic, Xid};
+use bytes::{Buf, Bytes};
+use ocp_proto::smtp::Part;
+use ocp_proto::{
+    AdaptedData, AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart, Connection, DataLabel,
+    Misuse, OcpResult, Traffic, Xid,
+};
 use services::mail::Segment;
+use smallvec::SmallVec;
 
 use crate::branch::Branch;
-use crate::chain::Adapted;
+use crate::chain::{Adapted, Answer};
+use crate::server::Reservation;
+
+/// Octets of the original that are sent at a time.
+const PIECE: usize = 256 * 1024;
 
 /// The octets of an event, as they came.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Original {
     /// The part that `first` is: the command line or the message header.
     pub(crate) part: Part,
     pub(crate) first: Bytes,
     /// The message body, else empty.
     pub(crate) body: Bytes,
+    /// What they hold of the process's budget until the answer is out.
+    pub(crate) _held: Reservation,
 }
 
 impl Original {
+    /// Octets in all.
     pub(crate) fn len(&self) -> usize {
         self.first.len() + self.body.len()
     }
 
     /// Octets of one part.
-    fn slice(&self, range: &Range<usize>) -> Bytes {
+    fn slice(&self, range: Range<usize>) -> Bytes {
         match range.start.checked_sub(self.first.len()) {
             Some(start) => self.body.slice(start..range.end - self.first.len()),
-            None => self.first.slice(range.clone()),
+            None => self.first.slice(range),
         }
     }
 }
 
-/// Sends the whole adapted message and TE 200. Returns what the transaction cost on the wire.
-///
-/// # Errors
-/// If the transaction has ended, or if the answer breaks a rule of the protocol, which would be a
-/// fault of the server.
-pub(crate) fn send(
-    connection: &mut Connection,
-    xid: Xid,
-    original: &Original,
-    branch: Branch,
-    verdicts: Vec<Verdict>,
-) -> Result<Traffic, Misuse> {
-    connection.start_adapted(xid, Vec::new(), &AdaptedStart::default())?;
-    let mut flow = Flow { connection, xid, original };
-    match branch.adapted {
+/// An answer on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    original: Original,
+    /// Those that are not sent whole, the next one last.
+    messages: SmallVec<[Message; 1]>,
+}
+
+/// One adapted message.
+#[derive(Debug)]
+struct Message {
+    /// Its AMS, until that is sent.
+    start: Option<AdaptedStart>,
+    /// What is not sent yet, the next stretch last.
+    steps: SmallVec<[Step; 4]>,
+    end: AdaptedEnd,
+}
+
+/// A stretch of an adapted message.
+#[derive(Debug)]
+enum Step {
+    /// These octets of the original.
+    Keep(Part, Range<usize>),
+    /// These octets.
+    Insert(Part, Bytes),
+}
+
+impl Step {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Keep(_, range) => range.is_empty(),
+            Self::Insert(_, octets) => octets.is_empty(),
+        }
+    }
+}
+
+impl Outgoing {
+    /// Nothing is sent yet.
+    pub(crate) fn new(original: Original, answer: Answer) -> Self {
+        let several = answer.branches.len() > 1;
+        // The first message's AME names the verdicts of all.
+        let mut verdicts = answer.verdicts;
+        let mut messages = SmallVec::new();
+        for (branch, number) in answer.branches.into_iter().zip(1..) {
+            let id = AdaptedMessageId::new(number).filter(|_| several);
+            let start = start(&branch, id);
+            let steps = steps(&original, branch.adapted);
+            let verdicts = std::mem::take(&mut verdicts);
+            let side_effects = branch.effects;
+            let end = AdaptedEnd { id, side_effects, verdicts, ..AdaptedEnd::default() };
+            messages.push(Message { start: Some(start), steps, end });
+        }
+        messages.reverse();
+        Self { original, messages }
+    }
+
+    /// Sends as much as the peer takes: until `room` octets wait for the transport, or the peer has
+    /// paused us. Returns what the transaction cost on the wire once all is sent, with TE 200.
+    ///
+    /// # Errors
+    /// If the transaction has ended, or if the answer breaks a rule of the protocol, which would be
+    /// a fault of the server.
+    pub(crate) fn send(
+        &mut self,
+        connection: &mut Connection,
+        xid: Xid,
+        room: usize,
+    ) -> Result<Option<Traffic>, Misuse> {
+        while let Some(message) = self.messages.last_mut() {
+            if let Some(start) = message.start.take() {
+                connection.start_adapted(xid, Vec::new(), &start)?;
+            }
+            while let Some(step) = message.steps.last_mut() {
+                let allowed = connection.may_send(xid) as usize;
+                if connection.output().remaining() >= room || allowed == 0 {
+                    return Ok(None);
+                }
+                let mut out = Out { connection, xid, id: message.end.id };
+                match step {
+                    Step::Insert(part, octets) => {
+                        let piece = octets.split_to(octets.len().min(allowed));
+                        out.data(*part, piece, None)?;
+                    }
+                    Step::Keep(part, range) => out.keep(*part, range, allowed, &self.original)?,
+                }
+                if step.is_empty() {
+                    message.steps.pop();
+                }
+            }
+            connection.end_adapted(xid, &message.end)?;
+            self.messages.pop();
+        }
+        connection.end_transaction(xid, &OcpResult::ok(), false).map(Some)
+    }
+}
+
+fn start(branch: &Branch, id: Option<AdaptedMessageId>) -> AdaptedStart {
+    let Some(id) = id else { return AdaptedStart::default() };
+    let role = match &branch.adapted {
+        Adapted::Reply(_) => AdaptedRole::Reply,
+        _ => AdaptedRole::Variant,
+    };
+    AdaptedStart {
+        id: Some(id),
+        role: Some(role),
+        recipients: branch.recipients.clone(),
+        ..AdaptedStart::default()
+    }
+}
+
+/// The stretches of an adapted message, the first one last.
+fn steps(original: &Original, adapted: Adapted) -> SmallVec<[Step; 4]> {
+    let header = original.first.len();
+    let mut steps: SmallVec<[Step; 4]> = SmallVec::new();
+    match adapted {
         Adapted::Unchanged => {
-            flow.keep(original.part, 0..original.first.len())?;
-            flow.keep(Part::MessageBody, original.first.len()..original.len())?;
+            steps.push(Step::Keep(original.part, 0..header));
+            steps.push(Step::Keep(Part::MessageBody, header..original.len()));
         }
-        Adapted::Command(line) => flow.insert(Part::Command, line.as_bytes().clone())?,
-        Adapted::Reply(reply) => flow.insert(Part::Reply, reply.as_bytes().clone())?,
+        Adapted::Command(line) => {
+            steps.push(Step::Insert(Part::Command, line.as_bytes().clone()));
+        }
+        Adapted::Reply(reply) => steps.push(Step::Insert(Part::Reply, reply.as_bytes().clone())),
         Adapted::Content(mail) => {
-            flow.segments(Part::MessageHeader, &mail.version().header)?;
-            flow.segments(Part::MessageBody, &mail.version().body)?;
+            let version = mail.version();
+            let parts =
+                [(Part::MessageHeader, &version.header), (Part::MessageBody, &version.body)];
+            for (part, segments) in parts {
+                steps.extend(segments.iter().map(|segment| match segment {
+                    Segment::Keep(range) => Step::Keep(part, range.clone()),
+                    Segment::Insert(octets) => Step::Insert(part, octets.clone()),
+                }));
+            }
         }
     }
-    let end = AdaptedEnd { side_effects: branch.effects, verdicts, ..AdaptedEnd::default() };
-    connection.end_adapted(xid, &end)?;
-    connection.end_transaction(xid, &OcpResult::ok(), false)
+    steps.retain(|step| !step.is_empty());
+    steps.reverse();
+    steps
 }
 
-/// The adapted flow of one transaction.
-struct Flow<'a> {
+/// One adapted message's way out.
+struct Out<'a> {
     connection: &'a mut Connection,
     xid: Xid,
-    original: &'a Original,
+    id: Option<AdaptedMessageId>,
 }
 
-impl Flow<'_> {
-    fn segments(&mut self, part: Part, segments: &[Segment]) -> Result<(), Misuse> {
-        segments.iter().try_for_each(|segment| match segment {
-            Segment::Keep(range) => self.keep(part, range.clone()),
-            Segment::Insert(octets) => self.insert(part, octets.clone()),
-        })
+impl Out<'_> {
+    fn data(&mut self, part: Part, octets: Bytes, as_is: Option<u32>) -> Result<(), Misuse> {
+        let data = AdaptedData { id: self.id, part: Some(part), as_is, modp: None };
+        self.connection.send_adapted_data(self.xid, data, octets)
     }
 
-    fn insert(&mut self, part: Part, octets: Bytes) -> Result<(), Misuse> {
-        self.connection.send_adapted(self.xid, part, octets, None)
-    }
-
-    /// Original octets: the middle of the range may be kept by the processor, its ends may not.
-    fn keep(&mut self, part: Part, range: Range<usize>) -> Result<(), Misuse> {
+    /// Sends the front of a range of the original: what the processor keeps of it, or a piece that it
+    /// does not keep.
+    fn keep(
+        &mut self,
+        part: Part,
+        range: &mut Range<usize>,
+        allowed: usize,
+        original: &Original,
+    ) -> Result<(), Misuse> {
         let preserved = self.connection.preserved(self.xid);
         let clip = |at: u32| (at as usize).clamp(range.start, range.end);
         let (start, end) = (clip(preserved.start), clip(preserved.end));
-        self.send_again(part, range.start..start)?;
-        if start < end {
-            let offset = |at| u32::try_from(at).unwrap_or(u32::MAX);
-            self.connection.use_preserved(self.xid, offset(start)..offset(end), None)?;
+        let at = range.start;
+        if at == start && start < end {
+            range.start = end.min(start + allowed);
+            let label = DataLabel { part: None, id: self.id };
+            return self.connection.use_preserved_data(
+                self.xid,
+                offset(at)..offset(range.start),
+                label,
+            );
         }
-        self.send_again(part, end..range.end)
+        let end = if at < start { start } else { range.end };
+        range.start = end.min(at + PIECE.min(allowed));
+        self.data(part, original.slice(at..range.start), Some(offset(at)))
     }
+}
 
-    fn send_again(&mut self, part: Part, range: Range<usize>) -> Result<(), Misuse> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let as_is = u32::try_from(range.start).ok();
-        self.connection.send_adapted(self.xid, part, self.original.slice(&range), as_is)
-    }
+/// An offset on the wire; content is bounded by what OCP can count.
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
 }

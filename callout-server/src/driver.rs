@@ -54,6 +54,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
         if connection.is_closed() {
             break;
         }
+        session.send_more(&mut connection);
         let wake = [connection.poll_timeout(), session.poll_timeout(), drained_by];
         let wake = wake.into_iter().flatten().min().unwrap_or_else(|| now() + LINGER).into();
         // Deadlines mostly move away: the timer is set when it rings, or for a nearer one.

@@ -151,12 +151,16 @@ impl Chain {
         let watched = |command: &&Command| {
             self.interested(command).all(|link| link.entry.declaration.observed.contains(command))
         };
+        // A service for some recipients only is why they may differ.
+        let differ = self.links.iter().any(|link| link.entry.recipients.is_some());
         let commands: Vec<Command> = offer.commands.iter().filter(wanted).cloned().collect();
         CommandProfile {
             observed: commands.iter().filter(watched).cloned().collect(),
             commands,
             side_effects: self.effects().filter(|e| offer.side_effects.contains(e)).collect(),
             on_failure: self.links.iter().map(|link| link.entry.on_failure).max(),
+            multiple_messages: offer.multiple_messages && differ,
+            recipient_replies: offer.recipient_replies && differ,
             ..CommandProfile::default()
         }
     }

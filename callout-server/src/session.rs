@@ -1,21 +1,21 @@
 //! One OCP connection: its groups, dialogs and transactions.
 //!
 //! ```text
-//!               TS           AMS             AME             services done
-//! transaction ─────▶ Started ────▶ Receiving ────▶ Working ────────────────▶ answered, TE
+//!               TS           AMS             AME           services done             all sent
+//! transaction ─────▶ Started ────▶ Receiving ────▶ Working ──────────────▶ Answering ──────────▶ TE
 //! ```
 //!
 //! Services work in tasks of their own, or at once if they are quick; the session only collects octets
 //! and hands answers on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use ocp_proto::smtp::{
     COMMAND_PROFILE, Command, CommandLine, CommandProfile, DIALOG, DialogFeature, Envelope, Part,
     REPLY_PROFILE,
@@ -30,7 +30,7 @@ use services::mail::Mail;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{Instrument, Level, Span, debug, enabled, error, info, info_span, warn};
 
-use crate::adapt::{self, Original};
+use crate::adapt::{Original, Outgoing};
 use crate::branch::Abilities;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
@@ -52,6 +52,8 @@ pub(crate) struct Session {
     dialogs: HashSet<DialogId>,
     transactions: HashMap<Xid, Transaction>,
     tasks: JoinSet<(Xid, Answer)>,
+    /// Those whose answers the peer has not taken whole.
+    answering: VecDeque<Xid>,
     /// No sign of life is due before that.
     next_progress: Option<Instant>,
     draining: bool,
@@ -63,14 +65,20 @@ struct Transaction {
     stage: Stage,
     span: Span,
     started: Instant,
-    /// Its octets in the process's budget.
-    reservation: Reservation,
 }
 
 enum Stage {
     Started,
-    Receiving { start: OriginalStart, first: BytesMut, body: BytesMut },
+    Receiving { start: OriginalStart, first: BytesMut, body: BytesMut, held: Reservation },
     Working { original: Original, task: AbortHandle, progress: Instant },
+    Answering { outgoing: Outgoing, decision: Decision },
+}
+
+/// What the log says of an answer.
+struct Decision {
+    word: &'static str,
+    reply: Option<String>,
+    verdicts: Option<String>,
 }
 
 impl Session {
@@ -83,6 +91,7 @@ impl Session {
             dialogs: HashSet::new(),
             transactions: HashMap::new(),
             tasks: JoinSet::new(),
+            answering: VecDeque::new(),
             next_progress: None,
             draining: false,
         }
@@ -250,13 +259,8 @@ impl Session {
             Some(Err(error)) => return refuse(connection, xid, &error.to_string(), false),
             None => return refuse(connection, xid, "there is no such service group", false),
         };
-        let transaction = Transaction {
-            chain,
-            stage: Stage::Started,
-            span: Span::none(),
-            started: now(),
-            reservation: self.server.content().reservation(),
-        };
+        let transaction =
+            Transaction { chain, stage: Stage::Started, span: Span::none(), started: now() };
         self.transactions.insert(xid, transaction);
     }
 
@@ -279,8 +283,12 @@ impl Session {
         self.server.change_dialog(self.id, start.dialog, |dialog| {
             dialog.latest = Some((xid, start.command.clone()));
         });
-        transaction.stage =
-            Stage::Receiving { start, first: BytesMut::new(), body: BytesMut::new() };
+        transaction.stage = Stage::Receiving {
+            start,
+            first: BytesMut::new(),
+            body: BytesMut::new(),
+            held: self.server.content().reservation(),
+        };
     }
 
     fn collect(
@@ -291,12 +299,12 @@ impl Session {
         octets: &[u8],
     ) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let Stage::Receiving { start, first, body } = &mut transaction.stage else { return };
+        let Stage::Receiving { start, first, body, held } = &mut transaction.stage else { return };
         let limit = self.server.config.limits.message_octets;
         if first.len() + body.len() + octets.len() > limit as usize {
             return self.refuse(connection, xid, &too_large(limit), false);
         }
-        if !transaction.reservation.grow(octets.len()) {
+        if !held.grow(octets.len()) {
             return self.refuse(connection, xid, "the server works on too much content", true);
         }
         match part {
@@ -316,7 +324,7 @@ impl Session {
     fn work(&mut self, connection: &mut Connection, xid: Xid, result: &OcpResult) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
-        let Stage::Receiving { start, first, body } = stage else { return };
+        let Stage::Receiving { start, first, body, held } = stage else { return };
         if result.is_partial() {
             // A-18: never report an incomplete message as clean.
             return self.refuse(connection, xid, "the message is incomplete (AME 206)", false);
@@ -339,13 +347,17 @@ impl Session {
             dialog: dialog.facts,
             observed: profile.is_some_and(|profile| profile.observed.contains(&start.command)),
             granted: profile.map_or(&[][..], |profile| &profile.side_effects).into(),
-            abilities: Abilities::default(),
+            abilities: Abilities {
+                variants: profile.is_some_and(|profile| profile.multiple_messages),
+                replies: profile.is_some_and(|profile| profile.recipient_replies),
+                fallback: self.server.config.recipients_differ,
+            },
             command: start.command,
             input,
             envelope: Envelope { sender: start.sender, recipients: start.recipients },
         };
         let chain = transaction.chain.clone();
-        let original = Original { part, first, body };
+        let original = Original { part, first, body, _held: held };
         let immediate = original.len() <= IMMEDIATE_OCTETS && chain.is_immediate(&event.command);
         let asked = async move { (xid, chain.run(event).await) };
         let asked = asked.instrument(transaction.span.clone());
@@ -353,7 +365,7 @@ impl Session {
             let mut asked = Box::pin(asked);
             let mut once = || asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             match catch_unwind(AssertUnwindSafe(&mut once)) {
-                Ok(Poll::Ready((_, answer))) => self.conclude(connection, xid, &original, answer),
+                Ok(Poll::Ready((_, answer))) => self.conclude(connection, xid, original, answer),
                 // It waits for something after all: a task can be woken.
                 Ok(Poll::Pending) => self.spawn(xid, original, asked),
                 Err(_) => self.refuse(connection, xid, "the server failed", true),
@@ -380,35 +392,52 @@ impl Session {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
         let Stage::Working { original, .. } = stage else { return };
-        self.conclude(connection, xid, &original, answer);
+        self.conclude(connection, xid, original, answer);
     }
 
-    /// Sends the answer, which ends the transaction.
+    /// The services have answered: their answer goes out.
     fn conclude(
         &mut self,
         connection: &mut Connection,
         xid: Xid,
-        original: &Original,
-        mut answer: Answer,
+        original: Original,
+        answer: Answer,
     ) {
-        let Some(transaction) = self.transactions.remove(&xid) else { return };
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let decision = Decision::of(&answer);
+        let outgoing = Outgoing::new(original, answer);
+        transaction.stage = Stage::Answering { outgoing, decision };
+        if !self.send(connection, xid) {
+            self.answering.push_back(xid);
+        }
+    }
+
+    /// Sends more of the answers that the peer did not take at once, each in its turn.
+    pub(crate) fn send_more(&mut self, connection: &mut Connection) {
+        for _ in 0..self.answering.len() {
+            if connection.output().remaining() >= self.server.config.limits.unsent_octets {
+                return;
+            }
+            let Some(xid) = self.answering.pop_front() else { return };
+            if !self.send(connection, xid) {
+                self.answering.push_back(xid);
+            }
+        }
+        self.close_if_drained(connection);
+    }
+
+    /// Sends as much of an answer as the peer takes; whether there is nothing left to send.
+    fn send(&mut self, connection: &mut Connection, xid: Xid) -> bool {
+        let room = self.server.config.limits.unsent_octets;
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return true };
+        let Stage::Answering { outgoing, decision } = &mut transaction.stage else { return true };
         let _entered = transaction.span.enter();
-        let Some(branch) = answer.branches.pop() else { return };
-        let decision = match &branch.adapted {
-            Adapted::Unchanged => "unchanged",
-            Adapted::Command(_) | Adapted::Content(_) => "modified",
-            Adapted::Reply(_) => "replied",
-        };
-        let (reply, verdicts) = match (enabled!(Level::INFO), &branch.adapted) {
-            (false, _) => (None, None),
-            (true, Adapted::Reply(reply)) => (Some(reply.to_string()), Some(summary(&answer))),
-            (true, _) => (None, Some(summary(&answer))),
-        };
-        match adapt::send(connection, xid, original, branch, answer.verdicts) {
-            Ok(traffic) => info!(
-                decision,
-                reply,
-                verdicts,
+        match outgoing.send(connection, xid, room) {
+            Ok(None) => return false,
+            Ok(Some(traffic)) => info!(
+                decision = decision.word,
+                reply = decision.reply,
+                verdicts = decision.verdicts,
                 octets_received = traffic.received,
                 octets_sent = traffic.sent,
                 took_ms = milliseconds(transaction.started.elapsed()),
@@ -419,6 +448,9 @@ impl Session {
                 refuse(connection, xid, "the server failed", true);
             }
         }
+        drop(_entered);
+        self.transactions.remove(&xid);
+        true
     }
 
     /// A task that ended without an answer, which no service can cause.
@@ -476,6 +508,27 @@ impl Drop for Session {
         for dialog in &self.dialogs {
             self.server.end_dialog(self.id, *dialog);
         }
+    }
+}
+
+impl Decision {
+    fn of(answer: &Answer) -> Self {
+        let words = answer.branches.iter().map(|branch| match &branch.adapted {
+            Adapted::Unchanged => "unchanged",
+            Adapted::Command(_) | Adapted::Content(_) => "modified",
+            Adapted::Reply(_) => "replied",
+        });
+        let word = if answer.branches.len() > 1 { "several" } else { words.last().unwrap_or("") };
+        if !enabled!(Level::INFO) {
+            return Self { word, reply: None, verdicts: None };
+        }
+        let replies = answer.branches.iter().filter_map(|branch| match &branch.adapted {
+            Adapted::Reply(reply) => Some(reply.to_string()),
+            _ => None,
+        });
+        let replies: Vec<String> = replies.collect();
+        let reply = (!replies.is_empty()).then(|| replies.join(", "));
+        Self { word, reply, verdicts: Some(summary(answer)) }
     }
 }
 

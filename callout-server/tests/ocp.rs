@@ -104,6 +104,10 @@ async fn start_on(address: Address, config: &str) -> Running {
     for (name, service) in services {
         config.router.add(Entry::new(name, "", service, Duration::from_secs(60))).unwrap();
     }
+    let mut some = Entry::new("some", "", Arc::new(Marker), Duration::from_secs(60));
+    let named = [toml::Spanned::new(0..0, "x.example".to_owned())];
+    some.recipients = Some(services::AddressList::new(&named).unwrap());
+    config.router.add(some).unwrap();
     let listeners = Listeners::bind(&[address]).await.unwrap();
     let address = listeners.addresses().remove(0);
     let server = Arc::new(Server::new(config));
@@ -349,6 +353,79 @@ async fn offers_get_what_is_possible_and_no_more() {
     );
     peer.send("AQ {\"17:ocp://smtp/dialog\"};\r\n").await;
     assert_eq!(peer.until(";\r\n").await, "AA true;\r\n");
+    drop(peer);
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn recipients_get_messages_of_their_own() {
+    let running = start("").await;
+    let mut peer = running.connect().await;
+    peer.send(&format!(
+        "{HELLO}SGC 1 ({{\"18:ocp://service/some\"}});\r\nNO ({{\"18:ocp://smtp/command\"\r\n\
+         Commands: (MESSAGE)\r\nMultiple-Messages: true\r\nRecipient-Replies: true\r\n}})\r\n\
+         SG: 1\r\n;\r\nDialog-Start 1;\r\nPQ;\r\n"
+    ))
+    .await;
+    let answers = peer.until("PA;\r\n").await;
+    assert!(
+        answers.contains("Multiple-Messages: true\r\nRecipient-Replies: true\r\n"),
+        "{answers}"
+    );
+    let recipients = "MESSAGE\r\nRecipients: ({\"13:<a@x.example>\"},{\"13:<b@y.example>\"})\r\n";
+    peer.send(&message(1, "Kept: {0 12}\r\n").replace("MESSAGE\r\n", recipients)).await;
+    assert_eq!(
+        without_times(&peer.until("TE 1;\r\n").await),
+        "AMS 1\r\nAm-Id: 1\r\nRole: variant\r\nRecipients: ({\"13:<b@y.example>\"})\r\n;\r\n\
+         DUY 1 0 8\r\nAm-Id: 1\r\n;\r\nDUY 1 8 4\r\nAm-Id: 1\r\n;\r\nAME 1\r\nAm-Id: 1\r\n\
+         Verdicts: ({\"18:ocp://service/some\" marked\r\n})\r\n;\r\n\
+         AMS 1\r\nAm-Id: 2\r\nRole: variant\r\nRecipients: ({\"13:<a@x.example>\"})\r\n;\r\n\
+         DUM 1 0\r\nAM-Part: message-header\r\nAm-Id: 2\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
+         DUY 1 0 8\r\nAm-Id: 2\r\n;\r\nDUY 1 8 4\r\nAm-Id: 2\r\n;\r\n\
+         AME 1\r\nAm-Id: 2\r\n;\r\nTE 1;\r\n"
+    );
+    drop(peer);
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_pauses_and_goes_on_as_the_processor_asks() {
+    let running = start("").await;
+    let mut peer = running.negotiated().await;
+    let paused = message(1, "Kept: {0 12}\r\n").replace("AME 1;\r\n", "DWP 1 15;\r\nAME 1;\r\n");
+    peer.send(&paused).await;
+    assert_eq!(
+        peer.until("DPM 1;\r\n").await,
+        "AMS 1;\r\nDUM 1 0\r\nAM-Part: message-header\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
+         DUY 1 0 4;\r\nDPM 1;\r\n"
+    );
+    // Meanwhile others are served.
+    peer.send("Dialog-Start 2;\r\n").await;
+    peer.send(&command(2, 2, 2, "MAIL", "MAIL FROM:<>")).await;
+    peer.until("TE 2;\r\n").await;
+    peer.send("DWM 1;\r\n").await;
+    let rest = without_times(&peer.until("TE 1;\r\n").await);
+    assert!(rest.starts_with("DUY 1 4 4;\r\nDUY 1 8 4;\r\nAME 1\r\n"), "{rest}");
+    drop(peer);
+    running.finish().await;
+}
+
+/// What nobody keeps goes back piece by piece, as the peer reads it.
+#[tokio::test]
+async fn a_large_answer_waits_for_its_reader() {
+    let running = start("[limits]\nunsent-octets = 1000\n").await;
+    let mut peer = running.negotiated().await;
+    let body: String = (0..200_000).map(|n| format!("line {n}\r\n")).collect();
+    let large = message(1, "").replace("4:body", &format!("{}:{body}", body.len()));
+    peer.send(&large).await;
+    let answer = peer.until("TE 1;\r\n").await;
+    let mut returned = String::new();
+    for data in answer.split("AM-Part: message-body\r\n\r\n").skip(1) {
+        let (size, rest) = data.split_once(':').unwrap();
+        returned.push_str(&rest[..size.parse().unwrap()]);
+    }
+    assert!(returned == body, "{} of {} octets", returned.len(), body.len());
+    assert!(answer.matches("AM-Part: message-body").count() > 8);
     drop(peer);
     running.finish().await;
 }

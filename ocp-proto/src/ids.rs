@@ -91,6 +91,11 @@ impl Rising {
         self.accept(number).then_some(number).filter(|&n| n <= MAXIMUM)
     }
 
+    /// Whether no number is left.
+    pub(crate) fn is_used_up(self) -> bool {
+        self.next > MAXIMUM
+    }
+
     /// Whether `number` was created in this scope, or passed over by a higher one.
     pub(crate) fn is_past(self, number: u32) -> bool {
         number < self.next
@@ -119,6 +124,7 @@ mod tests {
         assert!(!scope.accept(3));
         assert!(scope.is_past(3) && !scope.is_past(6));
         assert!(scope.accept(MAXIMUM));
+        assert!(scope.is_used_up());
         assert_eq!(scope.create(), None);
     }
 }

@@ -1,186 +1,21 @@
-//! Both roles of the connection: the state vectors, the profile's examples, and what a peer may do
-//! wrong.
+//! Both roles of the connection: the profile's examples, and what a peer may do wrong.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
 
+mod support;
+
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use ocp_proto::smtp::{
     Command, CommandProfile, DialogFacts, DialogFeature, EffectName, FailurePolicy, Part, Reply,
     Verdict,
 };
-use ocp_proto::wire::{Decoder, Frame, Structure, Value};
 use ocp_proto::{
-    AdaptedEnd, AdaptedStart, Closed, Config, Connection, Event, GroupId, Misuse, OcpResult, Offer,
-    OriginalStart, Response, Role, Rule, Scope, WireLimits, Xid,
+    AdaptedEnd, AdaptedStart, Closed, Config, Connection, Event, Misuse, OcpResult, Offer,
+    OriginalStart, Response, Role, Rule, Scope, Xid,
 };
-
-fn take(connection: &mut Connection) -> Bytes {
-    let count = connection.output().remaining();
-    connection.output().copy_to_bytes(count)
-}
-
-fn events(connection: &mut Connection) -> Vec<Event> {
-    std::iter::from_fn(|| connection.poll_event()).collect()
-}
-
-/// Feeds octets as one read; what the connection says to the application and to the peer.
-fn feed(connection: &mut Connection, octets: &[u8], now: Instant) -> (Vec<Event>, String) {
-    connection.input().extend_from_slice(octets);
-    connection.handle_input(now);
-    let events = events(connection);
-    (events, String::from_utf8_lossy(&take(connection)).into_owned())
-}
-
-/// A connection of both roles in memory.
-struct Pair {
-    processor: Connection,
-    server: Connection,
-    now: Instant,
-    sent: [BytesMut; 2],
-}
-
-impl Pair {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            processor: Connection::new(Role::Processor, Config::default(), now),
-            server: Connection::new(Role::Server, Config::default(), now),
-            now,
-            sent: [BytesMut::new(), BytesMut::new()],
-        }
-    }
-
-    /// Carries what the processor wrote to the server: the server's events.
-    fn deliver_to_server(&mut self) -> Vec<Event> {
-        let octets = take(&mut self.processor);
-        self.sent[0].extend_from_slice(&octets);
-        self.server.input().extend_from_slice(&octets);
-        self.server.handle_input(self.now);
-        events(&mut self.server)
-    }
-
-    /// And back.
-    fn deliver_to_processor(&mut self) -> Vec<Event> {
-        let octets = take(&mut self.server);
-        self.sent[1].extend_from_slice(&octets);
-        self.processor.input().extend_from_slice(&octets);
-        self.processor.handle_input(self.now);
-        events(&mut self.processor)
-    }
-
-    /// One offer, answered with this feature.
-    fn negotiate(&mut self, offered: Structure, selected: Structure, group: Option<GroupId>) {
-        let features = vec![offered];
-        self.processor.offer(Offer { features, group, pending: false }).unwrap();
-        let octets = take(&mut self.processor);
-        self.sent[0].extend_from_slice(&octets);
-        self.server.input().extend_from_slice(&octets);
-        self.server.handle_input(self.now);
-        while let Some(event) = self.server.poll_event() {
-            if let Event::Offered(_) = event {
-                let feature = Some(selected.clone());
-                self.server.respond(Response { feature, ..Response::default() }).unwrap();
-            }
-        }
-        let answered = self.deliver_to_processor();
-        assert!(
-            answered.iter().any(|e| matches!(e, Event::Responded(r) if r.feature.is_some())),
-            "{answered:?}"
-        );
-    }
-
-    /// A pair with dialogs and the command profile, and one dialog.
-    fn negotiated(offer: &CommandProfile, answer: &CommandProfile) -> (Self, GroupId) {
-        let mut pair = Self::new();
-        let dialog = DialogFeature { version: 1 }.to_structure();
-        pair.negotiate(dialog.clone(), dialog, None);
-        let group = pair.processor.create_group(vec![service("ocp://service/x")]).unwrap();
-        pair.negotiate(offer.to_structure(), answer.to_structure(), Some(group));
-        (pair, group)
-    }
-
-    fn message() -> (Self, Xid) {
-        let profile = CommandProfile {
-            commands: vec![Command::Mail, Command::Message],
-            side_effects: vec![EffectName::Quarantine],
-            ..CommandProfile::default()
-        };
-        let (mut pair, group) = Self::negotiated(&profile, &profile);
-        let dialog = pair.processor.start_dialog(&DialogFacts::default()).unwrap();
-        let xid = pair.processor.start_transaction(group, pair.now).unwrap();
-        let start = OriginalStart::new(dialog, Command::Message);
-        pair.processor.start_original(xid, &start).unwrap();
-        let header = Bytes::from_static(b"A: b\r\n\r\n");
-        pair.processor.send_original(xid, Part::MessageHeader, header, true).unwrap();
-        pair.processor.send_original(xid, Part::MessageBody, "body".into(), true).unwrap();
-        pair.processor.end_original(xid, OcpResult::ok()).unwrap();
-        let seen = pair.deliver_to_server();
-        assert!(matches!(seen.last(), Some(Event::OriginalEnded { .. })), "{seen:?}");
-        (pair, xid)
-    }
-}
-
-fn service(uri: &'static str) -> Structure {
-    Structure { members: vec![Value::atom(uri)], ..Structure::default() }
-}
-
-/// The messages of an octet stream, without the reasons of results, which are for people.
-fn comparable(octets: &[u8]) -> Vec<String> {
-    let mut decoder = Decoder::new(WireLimits::default());
-    let mut input = BytesMut::from(octets);
-    let mut messages = Vec::new();
-    while let Some(frame) = decoder.decode(&mut input).unwrap() {
-        if let Frame::Head(mut head) = frame {
-            let code = if head.name == *"CE" { 0 } else { 1 };
-            if let Some(Value::Structure(result)) = head.anonymous.get_mut(code)
-                && (head.name == *"TE" || head.name == *"CE")
-            {
-                result.members.truncate(1);
-            }
-            messages.push(format!("{:?} {:?} {:?}", head.name, head.anonymous, head.named));
-        }
-    }
-    messages
-}
-
-#[test]
-fn state_vectors_of_a_processor_that_talks_to_a_silent_server() {
-    let text = include_str!("data/ocp-wire-vectors.json");
-    let vectors: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
-    let mut checked = 0;
-    for vector in &vectors {
-        let parsed = &vector["parsed"];
-        let silent = parsed["context"].is_null() && parsed["from"] == "processor";
-        if parsed["kind"] != "stream" || !silent {
-            continue;
-        }
-        let id = vector["id"].as_str().unwrap();
-        let input: Vec<u8> = vector["input"].as_str().unwrap().chars().map(|c| c as u8).collect();
-        let expected: Vec<&str> = parsed["decision"]["send"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|message| message.as_str().unwrap())
-            .collect();
-        let now = Instant::now();
-        for size in [input.len(), 1] {
-            let mut server = Connection::new(Role::Server, Config::default(), now);
-            let mut sent = String::new();
-            for piece in input.chunks(size) {
-                sent.push_str(&feed(&mut server, piece, now).1);
-            }
-            assert_eq!(
-                comparable(sent.as_bytes()),
-                comparable(expected.concat().as_bytes()),
-                "{id}: {sent}"
-            );
-        }
-        checked += 1;
-    }
-    assert!(checked >= 35, "{checked}");
-}
+use support::{Pair, events, feed, service, take};
 
 /// The messages of one direction of an example: `P: ` or `S: `, continued by three blanks.
 fn example(block: &str, agent: char) -> String {

@@ -111,6 +111,8 @@ fn fragmentations(input: &[u8]) -> Vec<Vec<&[u8]>> {
     all
 }
 
+/// OCP-3.1-01, OCP-3.1-02, OCP-3.1-03, OCP-3.1-04, OCP-3.1-05, OCP-3.1-07, OCP-3.1-09, OCP-3.1-10
+/// OCP-3.1-11, OCP-3.1-12, OCP-3.1-13, OCP-3.1-14, OCP-3.1-15, OCP-3.1-16, OCP-3.1-23
 #[test]
 fn syntax_is_accepted_and_rejected_as_the_vectors_say() {
     for vector in vectors() {
@@ -146,6 +148,7 @@ fn every_truncation_of_a_valid_vector_needs_more() {
     assert_eq!(prefixes, 7_563);
 }
 
+/// OCP-10-01, OCP-10.10-01, OCP-11-03
 #[test]
 fn definitions_are_checked_with_their_scope() {
     let mut checked = 0;

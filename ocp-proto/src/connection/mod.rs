@@ -367,7 +367,17 @@ impl Connection {
         if let Some(dialog) = transaction.dialog.and_then(|id| self.dialogs.active.get_mut(&id)) {
             dialog.ended(xid);
         }
+        self.close_if_used_up();
         Some(transaction)
+    }
+
+    /// When all numbers are used up, the connection ends with its last transaction (RFC 4037 section
+    /// 10.2, A-26).
+    fn close_if_used_up(&mut self) {
+        let used_up = self.xids.is_used_up() || self.groups.numbers.is_used_up();
+        if used_up && self.role == Role::Processor && self.transactions.is_empty() {
+            self.close(OcpResult::ok());
+        }
     }
 
     /// Forgets a dialog: its end implies TE 400 for its open transactions (profile section 3).
@@ -396,5 +406,33 @@ impl Connection {
         self.input.clear();
         self.held = Output::default();
         self.events.push_back(Event::Closed(closed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Buf;
+
+    use super::*;
+
+    /// OCP-10.2-04
+    #[test]
+    fn a_connection_ends_with_its_last_number() {
+        let now = Instant::now();
+        let mut processor = Connection::new(Role::Processor, Config::default(), now);
+        processor.offer(Offer::default()).unwrap();
+        processor.input().extend_from_slice(b"CS;\r\nNR;\r\n");
+        processor.handle_input(now);
+        while processor.poll_event().is_some() {}
+        let group = processor.create_group(Vec::new()).unwrap();
+        assert!(processor.xids.accept(MAXIMUM - 1));
+        let last = processor.start_transaction(group, now).unwrap();
+        assert_eq!(last.number(), MAXIMUM);
+        assert_eq!(processor.start_transaction(group, now), Err(Misuse::Exhausted));
+        processor.end_transaction(last, &OcpResult::failure("enough"), false).unwrap();
+        assert_eq!(processor.poll_event(), Some(Event::Closed(Closed::ByUs)));
+        let count = processor.output().remaining();
+        let sent = processor.output().copy_to_bytes(count);
+        assert!(sent.ends_with(b"CE;\r\n"), "{sent:?}");
     }
 }

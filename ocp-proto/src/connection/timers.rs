@@ -125,11 +125,13 @@ impl Connection {
                 Rule::Timeout("the transaction stands still"),
             ));
         }
+        // One that we do not wait for now may make us wait later.
         self.timers.transaction_check = self
             .transactions
             .values()
-            .filter(|transaction| waits(transaction))
-            .map(|transaction| transaction.progress + timeout)
+            .map(
+                |transaction| if waits(transaction) { transaction.progress } else { now } + timeout,
+            )
             .min();
     }
 }

@@ -155,7 +155,9 @@ impl Scanner {
             }
             match self.state {
                 State::Name(_) | State::Bare => {
-                    let rest = input.get(self.position..).unwrap_or_default();
+                    // A run is no longer than a head may be, however much of it is there at once.
+                    let end = input.len().min(limits.head_octets);
+                    let rest = input.get(self.position..end).unwrap_or_default();
                     let run = rest.iter().take_while(|octet| is_safe(**octet)).count();
                     self.position += run;
                     if run < rest.len() {

@@ -92,15 +92,15 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
             }
         }
     }
-    let _ = timeout(LINGER, finish(stream, connection)).await;
+    let _ = timeout(LINGER, finish(&mut stream, &mut connection)).await;
 }
 
 /// Says that there is no room for another connection (RFC 4037 section 13).
-pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, reason: &str) {
+pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, reason: &str) {
     let config = ocp_proto::Config::default();
     let mut connection = Connection::new(Role::Server, config, now());
     connection.close(OcpResult::failure(reason));
-    let _ = timeout(LINGER, finish(stream, connection)).await;
+    let _ = timeout(LINGER, finish(&mut stream, &mut connection)).await;
 }
 
 /// What a socket did.
@@ -147,12 +147,12 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
 /// Our last octets go out, and what still comes is dropped, so that our CE is not lost by a reset
 ///
 async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    mut connection: Connection,
+    stream: &mut S,
+    connection: &mut Connection,
 ) -> io::Result<()> {
     poll_fn(|cx| {
         while connection.output().has_remaining() {
-            if ready!(poll_write_buf(Pin::new(&mut stream), cx, connection.output()))? == 0 {
+            if ready!(poll_write_buf(Pin::new(&mut *stream), cx, connection.output()))? == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero)));
             }
         }
@@ -160,7 +160,8 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     })
     .await?;
     stream.shutdown().await?;
-    let mut dropped = [0; 4096];
+    // Not in the future: every connection would hold it all its life.
+    let mut dropped = vec![0; 4096];
     while stream.read(&mut dropped).await? > 0 {}
     Ok(())
 }

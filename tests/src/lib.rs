@@ -164,6 +164,23 @@ pub fn memory(pid: u32, what: &str) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
+/// Memory in use is what it was `before`, but for a tenth. Connections that were broken off may still be
+/// on their way out, so that is waited for.
+///
+/// # Panics
+/// If it stays above that.
+pub fn memory_is_back(server: &CalloutServer, before: u64) {
+    let deadline = Instant::now() + PATIENCE / 8;
+    let bound = before + before / 10;
+    let mut now = server.memory();
+    while now > bound && Instant::now() < deadline {
+        peer::clean_session(server.address());
+        now = server.memory();
+    }
+    println!("memory: {} KiB before, {} KiB after", before / 1024, now / 1024);
+    assert!(now <= bound, "{before} octets became {now}");
+}
+
 /// What `opes-mta adapt --json` said.
 pub struct Adapted {
     /// One object a message, in order.
@@ -197,6 +214,22 @@ pub fn adapt<I: IntoIterator<Item: AsRef<OsStr>>>(server: &str, arguments: I) ->
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     let reports = String::from_utf8_lossy(&stdout).lines().map(parse).collect();
     Adapted { reports, code: status.code(), stderr }
+}
+
+/// Raises the limit on open files of this process and of those that it starts from now on; `false` if
+/// the system does not let us have so many.
+pub fn allow_open_files(count: usize) -> bool {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next()).map(str::to_owned);
+    if soft.is_some_and(|soft| soft == "unlimited" || soft.parse().is_ok_and(|n: usize| n >= count))
+    {
+        return true;
+    }
+    let pid = std::process::id().to_string();
+    let limit = format!("--nofile={count}:");
+    let raised = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    raised.is_ok_and(|status| status.success())
 }
 
 /// A member of an object as text; empty if it is none.

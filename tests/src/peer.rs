@@ -129,6 +129,26 @@ impl Peer {
         }
     }
 
+    /// Reads until the other side ends the connection, or breaks it off if nothing comes for a while;
+    /// whether the other side ended it.
+    ///
+    /// # Panics
+    /// If the system refuses the options.
+    pub fn end_when_quiet(mut self, quiet: Duration) -> bool {
+        self.stream.set_read_timeout(Some(quiet)).expect("a time that is not zero");
+        loop {
+            match self.read() {
+                Ok(1..) => self.unread.clear(),
+                Ok(0) => return true,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return true,
+                Err(_) => {
+                    self.reset();
+                    return false;
+                }
+            }
+        }
+    }
+
     /// Waits until the other side has acted on everything that was sent.
     ///
     /// # Panics

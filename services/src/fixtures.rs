@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ocp_proto::smtp::{Command, DialogFacts, EffectName, Envelope};
 use ocp_proto::wire::Structure;
 
-use crate::mail::{Mail, header_length};
+use crate::mail::{Mail, Octets, header_length};
 use crate::service::{Input, Request};
 
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
@@ -20,6 +20,19 @@ pub(crate) fn mail(octets: impl Into<Bytes>) -> Arc<Mail> {
     let octets = octets.into();
     let header = header_length(&octets);
     Arc::new(Mail::new(octets.slice(..header), octets.slice(header..)))
+}
+
+/// All octets of a mail in memory.
+pub(crate) fn whole(mail: &Mail) -> Vec<u8> {
+    mail.whole().read(0..mail.len()).unwrap().to_vec()
+}
+
+/// The same mail with its body in a file.
+pub(crate) fn spooled(mail: &Mail) -> Arc<Mail> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(mail.body().in_memory().unwrap()).unwrap();
+    let body = Octets::from_file(Arc::new(file), mail.body().len());
+    Arc::new(Mail::new(mail.header().clone(), body))
 }
 
 pub(crate) fn request(mail: &Arc<Mail>, granted: &[EffectName]) -> Request {

@@ -1,32 +1,43 @@
 //! The body of the fuzz target `mail`; a unit test runs it over the corpus.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
-use crate::mail::{Edits, Mail, Notice, Part, PartKind, data_uris, header_length, uuencoded};
+use crate::mail::{
+    Edits, Embedded, Mail, Notice, Part, PartKind, data_uris, header_length, uuencoded,
+};
 
 /// The most octets that a part is decoded to here.
 const LIMIT: usize = 4_096;
 
 const NOTICE: Notice<'_> = Notice { text: "removed\nby policy", filename: Some("notice.txt") };
 
+/// Why reading does not fail here.
+const IN_MEMORY: &str = "octets in memory can be read";
+
 /// Any octets as a mail: its parts lie within each other, decoding is bounded, any part can be
-/// replaced by a notice, and what comes out reads as the same mail with that notice in it.
+/// replaced by a notice, and what comes out reads as the same mail with that notice in it. A mail
+/// that is read window by window is no other.
 ///
 /// # Panics
 /// If that is not so.
 pub fn mail(octets: &[u8]) {
     let mail = read(octets);
+    let window = 1 + usize::from(octets.first().copied().unwrap_or_default()) % 64;
+    let stored = Mail::new(mail.header().clone(), mail.body().clone().in_windows(window));
     check_ranges(&mail);
-    for part in mail.parts() {
-        check_decoding(&mail, part);
+    assert_eq!(parts(&stored), parts(&mail));
+    assert_eq!(stored.is_truncated().expect(IN_MEMORY), mail.is_truncated().expect(IN_MEMORY));
+    for part in parts(&mail) {
+        assert_eq!(decoded(&stored, part), decoded(&mail, part));
     }
-    for index in 0..mail.parts().len() {
-        check_replacement(&mail, &[index]);
+    let leaves = |(index, part): (usize, &Part)| (part.kind == PartKind::Leaf).then_some(index);
+    let leaves: Vec<usize> = parts(&mail).iter().enumerate().filter_map(leaves).collect();
+    let each = (0..parts(&mail).len()).map(|index| vec![index]);
+    for replaced in each.chain([leaves]) {
+        assert_eq!(replacement(&stored, &replaced), replacement(&mail, &replaced));
     }
-    let leaves: Vec<usize> = (0..mail.parts().len())
-        .filter(|index| mail.parts().get(*index).is_some_and(|part| part.kind == PartKind::Leaf))
-        .collect();
-    check_replacement(&mail, &leaves);
 }
 
 fn read(octets: &[u8]) -> Mail {
@@ -34,9 +45,17 @@ fn read(octets: &[u8]) -> Mail {
     Mail::new(Bytes::copy_from_slice(header), Bytes::copy_from_slice(body))
 }
 
+fn parts(mail: &Mail) -> &[Part] {
+    mail.parts().expect(IN_MEMORY)
+}
+
+fn raw(mail: &Mail, range: Range<usize>) -> Bytes {
+    mail.octets(range.clone()).read(0..range.len()).expect(IN_MEMORY)
+}
+
 fn check_ranges(mail: &Mail) {
-    assert!(!mail.parts().is_empty(), "every mail has a part");
-    for (index, part) in mail.parts().iter().enumerate() {
+    assert!(!parts(mail).is_empty(), "every mail has a part");
+    for (index, part) in parts(mail).iter().enumerate() {
         assert_eq!((part.header.start, part.body.end), (part.whole.start, part.whole.end));
         assert_eq!(part.header.end, part.body.start);
         assert!(part.body.start <= part.body.end && part.body.end <= mail.len());
@@ -45,6 +64,9 @@ fn check_ranges(mail: &Mail) {
             assert!(at <= field.whole.start && field.whole.end <= part.header.end);
             assert!(field.whole.start == field.name.start && field.name.end < field.value.start);
             assert!(field.value.end <= field.whole.end);
+            assert_eq!(field.raw_name(), raw(mail, field.name.clone()));
+            assert_eq!(field.raw_value(), raw(mail, field.value.clone()));
+            field.text();
             at = field.whole.end;
         }
         let Some(parent) = part.parent else {
@@ -52,52 +74,62 @@ fn check_ranges(mail: &Mail) {
             continue;
         };
         assert!(parent < index, "outer parts stand before inner ones");
-        let parent = mail.parts().get(parent).expect("the parent stands before");
+        let parent = parts(mail).get(parent).expect("the parent stands before");
         assert_eq!(part.depth, parent.depth + 1);
         assert!(parent.body.start <= part.whole.start && part.whole.end <= parent.body.end);
     }
 }
 
-fn check_decoding(mail: &Mail, part: &Part) {
-    let decoded = mail.decoded(part, LIMIT);
-    assert!(decoded.octets.len() <= LIMIT);
+/// Name, place and octets of a file in a text.
+type InText = (String, Range<usize>, Vec<u8>);
+
+/// All ways to read a part, each of which is bounded.
+fn decoded(mail: &Mail, part: &Part) -> (Bytes, String, Vec<InText>) {
+    let octets = mail.decoded(part, LIMIT).expect(IN_MEMORY).octets;
+    assert!(octets.len() <= LIMIT);
     // A replaced octet takes three in UTF-8.
-    assert!(mail.text(part, LIMIT).len() <= 3 * LIMIT);
-    let raw = mail.raw(part.body.clone());
-    let files: usize = uuencoded(raw).map(|file| file.octets.len()).sum();
+    let text = mail.text(part, LIMIT).expect(IN_MEMORY);
+    assert!(text.len() <= 3 * LIMIT);
+    let body = mail.octets(part.body.clone());
+    let read = |file: std::io::Result<Embedded>| {
+        let Embedded { name, range, content } = file.expect(IN_MEMORY);
+        (name, range, content.collect(usize::MAX).expect(IN_MEMORY))
+    };
+    let mut files: Vec<_> = uuencoded(&body).map(read).collect();
     // A line of one octet may stand for 63.
-    assert!(files <= 63 * raw.len());
-    let embedded: usize = data_uris(raw).map(|octets| octets.len()).sum();
-    assert!(embedded <= raw.len());
-    for field in &part.fields {
-        field.text(mail);
-    }
+    assert!(files.iter().map(|(_, _, octets)| octets.len()).sum::<usize>() <= 63 * body.len());
+    let uris: Vec<_> = data_uris(&body).map(read).collect();
+    assert!(uris.iter().map(|(_, _, octets)| octets.len()).sum::<usize>() <= body.len());
+    files.extend(uris);
+    (octets, text, files)
 }
 
 /// Replaces these parts, none of which holds another one.
-fn check_replacement(mail: &Mail, replaced: &[usize]) {
+fn replacement(mail: &Mail, replaced: &[usize]) -> Vec<u8> {
     let mut edits = Edits::new();
-    for (index, part) in mail.parts().iter().enumerate() {
+    for (index, part) in parts(mail).iter().enumerate() {
         if replaced.contains(&index) {
-            edits.replace_part(mail, part, NOTICE);
+            edits.replace_part(mail, part, NOTICE).expect(IN_MEMORY);
         }
     }
     let edited = mail.edited(&edits).expect("no two of the edits overlap");
-    let octets = [&edited.header()[..], &edited.body()[..]].concat();
+    let octets = raw(&edited, 0..edited.header().len()).to_vec();
+    let octets = [octets, raw(&edited, edited.header().len()..edited.len()).to_vec()].concat();
     let expected = outline(mail, replaced);
     assert_eq!(outline(&read(&octets), &[]), expected, "as the recipient sees it");
     // Where the header section lacked its end, the missing line ends went to the body.
     if header_length(&octets) == edited.header().len() {
         assert_eq!(outline(&edited, &[]), expected, "as the next service sees it");
     }
+    octets
 }
 
 /// Depth and type of each part, and what is in it if nothing else is; of replaced parts, what
 /// stands there afterwards.
 fn outline(mail: &Mail, replaced: &[usize]) -> Vec<(usize, String, Vec<u8>)> {
     let mut outline = Vec::new();
-    let mut hidden = vec![false; mail.parts().len()];
-    for (index, part) in mail.parts().iter().enumerate() {
+    let mut hidden = vec![false; parts(mail).len()];
+    for (index, part) in parts(mail).iter().enumerate() {
         let around = part.parent.and_then(|parent| hidden.get(parent)).copied().unwrap_or(false);
         let is_replaced = replaced.contains(&index);
         if let Some(slot) = hidden.get_mut(index) {
@@ -109,7 +141,7 @@ fn outline(mail: &Mail, replaced: &[usize]) -> Vec<(usize, String, Vec<u8>)> {
         let (essence, body) = match (is_replaced, part.kind) {
             (true, _) => ("text/plain", NOTICE.text.as_bytes().to_vec()),
             (false, PartKind::Leaf) => {
-                (part.content_type.essence.as_str(), mail.raw(part.body.clone()).to_vec())
+                (part.content_type.essence.as_str(), raw(mail, part.body.clone()).to_vec())
             }
             (false, _) => (part.content_type.essence.as_str(), Vec::new()),
         };

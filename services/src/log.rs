@@ -14,16 +14,16 @@
 
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, FutureExt, ready};
+use futures_util::future::{BoxFuture, FutureExt};
 use ocp_proto::smtp::{Address, Command, FailurePolicy};
 use serde::Deserialize;
 use toml::Spanned;
 use tracing::enabled;
 
-use crate::mail::{Mail, PartKind};
+use crate::mail::{Mail, PartKind, SpoolError};
 use crate::outcome::{Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
-use crate::service::{Declaration, Request, Service, ServiceError};
+use crate::service::{Declaration, Request, Service, ServiceError, compute};
 
 /// The kind `log`.
 pub const KIND: Kind = Kind {
@@ -122,18 +122,13 @@ impl Log {
         }
     }
 
-    fn record(&self, request: &Request) {
-        // What nobody reads is not looked for either.
-        if !self.is_read() {
-            return;
-        }
+    fn record(&self, request: &Request, message: Option<Message>) {
         let dialog = &request.dialog;
         let recipients = &request.envelope.recipients;
         let line = request.line().map(|line| match request.command {
             Command::Auth => mechanism_only(line.as_bytes()),
             _ => printable(line.as_bytes()),
         });
-        let message = request.mail().map(|mail| Message::of(mail));
         record!(
             self.level,
             event = request.command.name(),
@@ -169,8 +164,19 @@ impl Service for Log {
     }
 
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
-        self.record(request);
-        ready(Ok(Outcome::unchanged(Finding::new("logged")))).boxed()
+        async move {
+            // What nobody reads is not looked for either.
+            if !self.is_read() {
+                return Ok(Outcome::unchanged(Finding::new("logged")));
+            }
+            let message = match request.mail().cloned() {
+                Some(mail) => Some(compute(mail.len(), move || Message::of(&mail)).await??),
+                None => None,
+            };
+            self.record(request, message);
+            Ok(Outcome::unchanged(Finding::new("logged")))
+        }
+        .boxed()
     }
 }
 
@@ -186,16 +192,16 @@ struct Message {
 }
 
 impl Message {
-    fn of(mail: &Mail) -> Self {
-        let field = |name| mail.field(name).map(|field| printable(field.text(mail).as_bytes()));
-        Self {
+    fn of(mail: &Mail) -> Result<Self, SpoolError> {
+        let field = |name| mail.field(name).map(|field| printable(field.text().as_bytes()));
+        Ok(Self {
             header_octets: mail.header().len(),
             body_octets: mail.body().len(),
-            parts: mail.parts().iter().filter(|part| part.kind == PartKind::Leaf).count(),
+            parts: mail.parts()?.iter().filter(|part| part.kind == PartKind::Leaf).count(),
             message_id: field("Message-ID"),
             from: field("From"),
             subject: field("Subject"),
-        }
+        })
     }
 }
 
@@ -299,7 +305,7 @@ mod tests {
             "From: =?utf-8?Q?J=C3=BCrgen?= <j@example.org>\r\nSubject: a\0b{}\r\n\r\n",
             "x".repeat(500)
         );
-        let mail = Arc::new(Mail::new(header.into(), "body".into()));
+        let mail = Arc::new(Mail::new(header.into(), "body"));
         let record = record("level = 'warn'", Command::Message, Input::Content(mail));
         assert_eq!(record.lines().count(), 1);
         for part in [

@@ -9,7 +9,7 @@ use ocp_proto::smtp::{Command, CommandLine, DialogFacts, EffectName, Envelope, F
 use ocp_proto::wire::Structure;
 use tokio::sync::Semaphore;
 
-use crate::mail::Mail;
+use crate::mail::{Mail, SpoolError};
 use crate::outcome::Outcome;
 
 /// A module that looks at events of SMTP dialogs and may change them.
@@ -180,6 +180,12 @@ impl ServiceError {
     /// An error at this stage.
     pub fn new(stage: &'static str, cause: impl ToString) -> Self {
         Self { stage, cause: cause.to_string() }
+    }
+}
+
+impl From<SpoolError> for ServiceError {
+    fn from(error: SpoolError) -> Self {
+        Self::new("spool", error)
     }
 }
 

@@ -77,7 +77,7 @@ fn mail_from() -> Event {
 }
 
 fn message() -> Event {
-    let mail = Mail::new("A: b\r\n\r\n".into(), "body".into());
+    let mail = Mail::new("A: b\r\n\r\n".into(), "body");
     event(Command::Message, Input::Content(Arc::new(mail)))
 }
 

@@ -15,9 +15,11 @@ pub struct Limits {
     /// Members of archives, files in text, and parts of nested messages, all together; default
     /// 10,000. Worst case: about 500 octets each while an archive's directory is read.
     pub members: usize,
-    /// Octets unpacked in all; default 256 MiB. Bounds the time.
+    /// Octets unpacked in all; default 256 MiB. Bounds the time, and the temporary files of one
+    /// message, which hold no more than this and the message's largest part.
     pub unpacked: usize,
-    /// Unpacked octets held at the same time; default 128 MiB. Bounds the memory of one message.
+    /// Unpacked octets held in memory at the same time; default 8 MiB. Bounds the memory of one
+    /// message: what does not fit goes into temporary files.
     pub memory: usize,
     /// How many times larger than itself an archive may become, above 16 MiB; default 250. Deflate
     /// reaches 1,032 on zeros alone, text and tables stay below 100.
@@ -30,7 +32,7 @@ impl Default for Limits {
             depth: 16,
             members: 10_000,
             unpacked: 256 * 1024 * 1024,
-            memory: 128 * 1024 * 1024,
+            memory: 8 * 1024 * 1024,
             ratio: 250,
         }
     }

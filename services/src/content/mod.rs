@@ -7,14 +7,16 @@ mod limits;
 mod policy;
 mod scans;
 mod sniff;
+mod store;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod walker;
 
 pub use limits::Limits;
 pub use policy::Policy;
 pub(crate) use policy::{applied, fill, printable};
 pub(crate) use scans::Scans;
 pub use sniff::FileKind;
-pub(crate) use sniff::is_archive;
+pub(crate) use store::stored_part;
 pub(crate) use walk::{Next, Object, Origin, Remarks, part_labels, walk};

@@ -31,7 +31,7 @@ pub(crate) fn applied(
 ) -> Result<Outcome, ServiceError> {
     let reason = printable(reason);
     let finding = Finding::new(verdict).with_reason(reason.clone());
-    let refused = |code, enhanced| {
+    let refused = |code, enhanced| -> Result<Outcome, ServiceError> {
         let reply = Reply::new(code, enhanced, &reply_text(text));
         let reply = reply.map_err(|error| ServiceError::new("reply", error))?;
         Ok(Outcome::changed(Change::Reply(reply), verdict))

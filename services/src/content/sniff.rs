@@ -1,7 +1,13 @@
 //! What octets are, by the octets alone.
 
+use std::io;
+
 use memchr::memmem;
 
+use crate::mail::{Octets, Window};
+
+/// Octets at the start that tell what a file is; the last ones are those of an ISO 9660 image.
+pub(super) const HEAD: usize = 32_774;
 /// Octets at the start that tell text from binary data.
 const TEXT_PROBE: usize = 1024;
 /// How far from the end the end record of a zip archive can stand: its 22 octets and a comment.
@@ -33,15 +39,11 @@ pub(super) fn archive(octets: &[u8]) -> Option<Archive> {
     }
 }
 
-/// Whether these octets are an archive that is looked into.
-pub(crate) fn is_archive(octets: &[u8]) -> bool {
-    archive(octets).is_some() || has_zip_end(octets)
-}
-
 /// Whether a zip archive ends with these octets, whatever they start with.
-pub(super) fn has_zip_end(octets: &[u8]) -> bool {
-    let tail = octets.get(octets.len().saturating_sub(ZIP_END)..).unwrap_or_default();
-    memmem::find(tail, b"PK\x05\x06").is_some() && memmem::find(octets, b"PK\x01\x02").is_some()
+pub(super) fn has_zip_end(octets: &Octets) -> io::Result<bool> {
+    let tail = octets.read(octets.len().saturating_sub(ZIP_END)..octets.len())?;
+    let has_end = memmem::find(&tail, b"PK\x05\x06").is_some();
+    Ok(has_end && Window::new(octets.clone()).count(b"PK\x01\x02", 1)? > 0)
 }
 
 /// The checksum over a tar header, in which its own field counts as blanks.
@@ -77,7 +79,7 @@ pub(super) fn is_text(octets: &[u8]) -> bool {
 }
 
 /// Whether octets look like a message: they start with header fields, one of which only mail has.
-pub(super) fn is_mail(octets: &[u8]) -> bool {
+pub(super) fn is_mail(octets: &Octets) -> io::Result<bool> {
     const KNOWN: [&str; 14] = [
         "return-path",
         "received",
@@ -94,24 +96,36 @@ pub(super) fn is_mail(octets: &[u8]) -> bool {
         "content-type",
         "content-transfer-encoding",
     ];
+    /// Lines that are looked at, and octets of each.
     const LINES: usize = 10;
-    let mut known = false;
-    for (number, line) in octets.split(|octet| *octet == b'\n').take(LINES).enumerate() {
-        let line = line.get(..line.len().min(998)).unwrap_or(line).trim_ascii_end();
-        match line {
-            [] => return known,
+    const LINE: usize = 998;
+    let mut window = Window::new(octets.clone());
+    let (mut at, mut known) = (0, false);
+    for number in 0..LINES {
+        let here = window.at(at, LINE)?;
+        let line = here.get(..LINE).unwrap_or(here);
+        let end = memchr::memchr(b'\n', line);
+        match line.get(..end.unwrap_or(line.len())).unwrap_or_default().trim_ascii_end() {
+            [] => return Ok(known),
             [b' ' | b'\t', ..] if number > 0 => {}
-            _ => {
-                let Some(colon) = memchr::memchr(b':', line) else { return false };
+            line => {
+                let Some(colon) = memchr::memchr(b':', line) else { return Ok(false) };
                 let name = line.get(..colon).unwrap_or_default().trim_ascii_end();
                 if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
-                    return false;
+                    return Ok(false);
                 }
                 known |= KNOWN.iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()));
             }
         }
+        at = match end {
+            Some(end) => at + end + 1,
+            None => match window.find(&memmem::Finder::new(b"\n"), at)? {
+                Some(end) => end + 1,
+                None => break,
+            },
+        };
     }
-    known
+    Ok(known)
 }
 
 macro_rules! file_kinds {
@@ -162,6 +176,9 @@ file_kinds! {
 }
 
 impl FileKind {
+    /// Octets at the start that tell.
+    pub(crate) const HEAD: usize = 64;
+
     /// The kind of these octets, if known.
     pub(crate) fn of(octets: &[u8]) -> Option<Self> {
         match octets {
@@ -214,7 +231,7 @@ mod tests {
         let text = b"MZ is short for Mozambique, and this line goes on for more than 64 octets.";
         assert_eq!(FileKind::of(text), None);
         assert_eq!(archive(text), None);
-        assert!(is_text(text) && !is_mail(text));
+        assert!(is_text(text) && !is_mail(&text.to_vec().into()).unwrap());
         assert_eq!(
             FileKind::of(&[&b"MZ"[..], &[0; 62]].concat()),
             Some(FileKind::WindowsExecutable)
@@ -225,9 +242,18 @@ mod tests {
 
     #[test]
     fn a_message_starts_with_fields() {
-        assert!(is_mail(b"X-A: b\r\n c\r\nFrom: a@example.org\r\n\r\nhi"));
-        assert!(!is_mail(b"From me to you: hello\n\n"));
-        assert!(!is_mail(b"Note: nothing\n\nFrom: a"));
-        assert!(!is_mail(b"{\"from\": 1}"));
+        let is_mail = |text: &str| {
+            let text = Octets::from(text.as_bytes().to_vec());
+            let found = is_mail(&text).unwrap();
+            assert_eq!(is_mail(&text.in_windows(7)).unwrap(), found);
+            found
+        };
+        assert!(is_mail("X-A: b\r\n c\r\nFrom: a@example.org\r\n\r\nhi"));
+        assert!(is_mail(&format!("X-A: {}\nFrom: a", "b".repeat(5_000))));
+        assert!(is_mail("From: a"));
+        assert!(!is_mail("From me to you: hello\n\n"));
+        assert!(!is_mail("Note: nothing\n\nFrom: a"));
+        assert!(!is_mail("{\"from\": 1}"));
+        assert!(!is_mail(""));
     }
 }

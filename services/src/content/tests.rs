@@ -1,25 +1,36 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::{base64, cabinet, gzip, mail, tar, uuencode, with_attachment, zip};
+use crate::fixtures::{base64, cabinet, gzip, mail, spooled, tar, uuencode, with_attachment, zip};
+use crate::mail::{Mail, Octets};
 
 /// Small bounds, so that a walk that ignores them shows.
 fn limits() -> Limits {
     Limits { depth: 6, members: 50, unpacked: 3_000_000, memory: 1_000_000, ratio: 100 }
 }
 
-/// Every object of a walk: where it is, and what.
+/// Every object of a walk: where it is, and what. That does not depend on where the mail is.
 fn objects(octets: Vec<u8>, limits: &Limits) -> (BTreeMap<String, Vec<u8>>, Remarks) {
+    let mail = mail(octets);
+    let found = objects_of(&mail, limits);
+    let little = Limits { memory: 10, ..limits.clone() };
+    assert_eq!(objects_of(&spooled(&mail), &little), found);
+    found
+}
+
+fn objects_of(mail: &Mail, limits: &Limits) -> (BTreeMap<String, Vec<u8>>, Remarks) {
     let mut objects = BTreeMap::new();
-    let remarks = walk(&mail(octets), limits, &mut |object| {
+    let remarks = walk(mail, limits, &mut |object| {
         if *object.origin != Origin::RawPart {
-            objects.insert(object.location(), object.octets.to_vec());
+            let octets = object.octets.read(0..object.octets.len())?;
+            objects.insert(object.location(), octets.to_vec());
         }
-        Next::Descend
+        Ok(Next::Descend)
     });
-    (objects, remarks)
+    (objects, remarks.unwrap())
 }
 
 #[test]
@@ -55,8 +66,9 @@ fn a_walk_can_be_left() {
         let mut seen = Vec::new();
         walk(&mail(octets.clone()), &limits(), &mut |object| {
             seen.push(object.place.len());
-            if seen.len() == 1 { Next::Descend } else { next }
-        });
+            Ok(if seen.len() == 1 { Next::Descend } else { next })
+        })
+        .unwrap();
         seen
     };
     // The text; the archive, its members, its body as it stands.
@@ -66,7 +78,8 @@ fn a_walk_can_be_left() {
     assert_eq!(count(Next::Stop), [1, 1]);
 }
 
-/// Unpacked octets are let go before the next member is unpacked.
+/// Unpacked octets are let go before the next member is unpacked, and what does not fit into memory
+/// goes into files.
 #[test]
 fn memory_is_for_what_is_held_at_a_time() {
     let mut state = 1u64;
@@ -76,13 +89,47 @@ fn memory_is_for_what_is_held_at_a_time() {
     })
     .take(600_000)
     .collect();
+    let in_memory = |octets: &[u8]| {
+        let mut in_memory = Vec::new();
+        let remarks = walk(&mail(with_attachment("z", octets)), &limits(), &mut |object| {
+            if *object.origin == Origin::Member {
+                assert_eq!(object.octets.read(0..9).unwrap().len(), 9);
+                in_memory.push(object.octets.in_memory().is_some());
+            }
+            Ok(Next::Descend)
+        });
+        assert_eq!(remarks.unwrap(), Remarks::default());
+        in_memory
+    };
     let one_by_one = zip(&[("1", &half), ("2", &half), ("3", &half)]);
-    let (_, remarks) = objects(with_attachment("z", &one_by_one), &limits());
-    assert_eq!(remarks, Remarks::default());
-    let inside_each_other = gzip(&gzip(&half));
-    let (_, remarks) = objects(with_attachment("z", &inside_each_other), &limits());
-    let limit = remarks.limit.unwrap();
-    assert!(limit.starts_with("too many octets to hold: "), "{limit}");
+    assert_eq!(in_memory(&one_by_one), [true, true, true]);
+    let inside_each_other = gzip(&gzip(&gzip(&half)));
+    assert_eq!(in_memory(&inside_each_other), [true, false, false]);
+}
+
+/// Whether content is broken or its file can't be read looks the same to the readers of archives.
+#[test]
+fn a_file_that_can_not_be_read_is_no_broken_archive() {
+    let octets = with_attachment("z", &zip(&[("1", &[7; 200_000]), ("2", b"x")]));
+    let identity = String::from_utf8(octets).unwrap().replace("base64", "7bit").into_bytes();
+    let archive = [&b"Content-Type: x/y\n\n"[..], &gzip(&[7; 200_000])].concat();
+    let text = [&b"A: b\n\n"[..], &[b'x'; 200_000]].concat();
+    for octets in [with_attachment("z", &[7; 200_000]), identity, archive, text] {
+        let mail = mail(octets);
+        let body = spooled(&mail).body().clone();
+        let file = |length: usize| {
+            let file = tempfile::tempfile().unwrap();
+            let mut written = std::io::BufWriter::new(&file);
+            std::io::copy(&mut body.slice(0..length).reader(), &mut written).unwrap();
+            drop(written);
+            file
+        };
+        let cut = Octets::from_file(Arc::new(file(body.len() - 1)), body.len());
+        let cut = Mail::new(mail.header().clone(), cut);
+        let error = walk(&cut, &limits(), &mut |_| Ok(Next::Descend)).unwrap_err();
+        let expected = "a spool file of the message can't be read: it is shorter than it was";
+        assert_eq!(error.to_string(), expected);
+    }
 }
 
 /// Many end records, each of which makes the reader go through the directory again.
@@ -91,6 +138,7 @@ fn looking_for_directories_is_bounded() {
     use super::archive::cost;
     use super::sniff::Archive;
 
+    let cost = |archive, octets: &[u8]| cost(archive, &octets.to_vec().into()).unwrap();
     let honest = zip(&[("1", b"x"), ("2", b"x")]);
     assert_eq!(cost(Archive::Zip, &honest), 1_600 + honest.len() as u64);
     let end = memchr::memmem::find(&honest, b"PK\x05\x06").unwrap();
@@ -157,18 +205,24 @@ proptest! {
         }
         let limits = limits();
         let (mut members, mut unpacked) = (0, 0);
-        let remarks = walk(&mail(with_attachment("z", &octets)), &limits, &mut |object| {
+        let mail = mail(with_attachment("z", &octets));
+        let remarks = walk(&mail, &limits, &mut |object| {
             if object.place.len() > 1 {
                 members += 1;
                 unpacked += object.octets.len();
-                assert!(object.octets.len() <= limits.memory);
+                let in_memory = object.octets.in_memory().map_or(0, |octets| octets.len());
+                assert!(in_memory <= limits.memory);
                 assert!(object.place.len() <= limits.depth + 1);
             }
-            Next::Descend
-        });
+            Ok(Next::Descend)
+        })
+        .unwrap();
         // Parts of nested messages are shown as they stand, too.
         prop_assert!(members <= 2 * limits.members, "{members} {remarks:?}");
         prop_assert!(unpacked <= 3 * limits.unpacked, "{unpacked} {remarks:?}");
+        let in_memory = objects_of(&mail, &limits);
+        let little = Limits { memory: 10, ..limits };
+        prop_assert_eq!(objects_of(&spooled(&mail), &little), in_memory);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::octets::SpoolError;
 use super::structure::Part;
 use super::version::Mail;
 
@@ -94,7 +95,15 @@ impl Edits {
 
     /// Puts a text notice in the place of a part. The delimiters around it, and of the message itself
     /// all fields but those that describe the content, stay octet for octet.
-    pub fn replace_part(&mut self, mail: &Mail, part: &Part, notice: Notice<'_>) {
+    ///
+    /// # Errors
+    /// If the octets around the part can't be read.
+    pub fn replace_part(
+        &mut self,
+        mail: &Mail,
+        part: &Part,
+        notice: Notice<'_>,
+    ) -> Result<(), SpoolError> {
         let end = mail.line_ending();
         let mut header = format!(
             "Content-Type: text/plain; charset=utf-8{end}Content-Transfer-Encoding: 8bit{end}"
@@ -106,15 +115,15 @@ impl Edits {
         let text = notice.text.lines().collect::<Vec<_>>().join(end);
         if part.parent.is_some() {
             // A part without octets may share its line end with the delimiter before it.
-            let behind = mail.raw(part.whole.end..part.whole.end + 1);
-            let own = if matches!(behind, b"" | b"\r" | b"\n") { "" } else { end };
+            let behind = mail.octets(part.whole.end..part.whole.end + 1).read(0..1)?;
+            let own = if matches!(&behind[..], b"" | b"\r" | b"\n") { "" } else { end };
             self.replace(part.whole.clone(), format!("{header}{end}{text}{own}").into());
-            return;
+            return Ok(());
         }
         let mut missing = missing_line_ends(mail.header());
         for field in &part.fields {
             let described = ["Content-Type", "Content-Transfer-Encoding", "Content-Disposition"];
-            if described.iter().any(|name| field.is_named(mail, name)) {
+            if described.iter().any(|name| field.is_named(name)) {
                 self.delete(field.whole.clone());
                 if field.whole.end == mail.header().len() {
                     missing = 1;
@@ -126,6 +135,7 @@ impl Edits {
         let at = mail.fields().last().filter(|_| missing.is_empty()).map_or(0, |f| f.whole.end);
         self.insert(at, header.into());
         self.replace(part.body.clone(), format!("{missing}{text}{end}").into());
+        Ok(())
     }
 
     /// The edits of the header section and of the body, sorted and checked.
@@ -194,7 +204,7 @@ mod tests {
     use super::*;
 
     fn mail() -> Mail {
-        Mail::new("A: b\n\n".into(), "body".into())
+        Mail::new("A: b\n\n".into(), "body")
     }
 
     #[test]
@@ -218,12 +228,13 @@ mod tests {
     }
 
     fn replaced(header: &'static str, body: &'static str, part: usize) -> String {
-        let mail = Mail::new(header.into(), body.into());
+        let mail = Mail::new(header.into(), body);
         let mut edits = Edits::new();
         let notice = Notice { text: "removed", filename: None };
-        edits.replace_part(&mail, &mail.parts()[part], notice);
+        edits.replace_part(&mail, &mail.parts().unwrap()[part], notice).unwrap();
         let edited = mail.edited(&edits).unwrap();
-        String::from_utf8([&edited.header()[..], &edited.body()[..]].concat()).unwrap()
+        let body = edited.body().in_memory().unwrap();
+        String::from_utf8([&edited.header()[..], body].concat()).unwrap()
     }
 
     const FIELDS: &str =
@@ -258,6 +269,9 @@ mod tests {
         let mut edits = Edits::new();
         edits.insert(6, "+".into());
         let next = mail().edited(&edits).unwrap();
-        assert_eq!((next.header().len(), &next.body()[..]), (6, &b"+body"[..]));
+        assert_eq!(
+            (next.header().len(), &next.body().in_memory().unwrap()[..]),
+            (6, &b"+body"[..])
+        );
     }
 }

@@ -2,15 +2,29 @@
 //!
 //! Offsets are octets from the start of the header section and run on through the body. Nothing
 //! here copies or re-serialises what it does not change: signatures depend on every octet.
+//!
+//! The header section is in memory; the body is there too, or in a spool file ([`Octets`]), of which
+//! a window at a time is read. Whatever reads the body can fail, therefore, and says so with a
+//! [`SpoolError`], which a service passes on with `?`.
 
+mod codec;
 mod decode;
 mod edit;
+mod embedded;
 mod field;
+mod octets;
 mod structure;
 mod version;
+mod window;
 
-pub use decode::{Decoded, Transfer, Uuencoded, data_uris, decode_base64, uuencoded};
+pub(crate) use decode::decoder;
+pub use decode::{Decoded, Decoder, Transfer, decode_base64};
 pub use edit::{Edit, EditError, Edits, Notice};
+pub use embedded::{Embedded, data_uris, uuencoded};
 pub use field::{Field, decode_words, unfold};
+pub use octets::{Octets, SpoolError};
+pub(crate) use structure::header_of;
 pub use structure::{ContentType, Part, PartKind};
 pub use version::{Mail, Segment, Version, header_length};
+pub use window::Reader;
+pub(crate) use window::Window;

@@ -1,18 +1,29 @@
 //! The parts of a message (RFC 2045, RFC 2046), as ranges.
 
+use std::io;
 use std::ops::Range;
 
+use bytes::Bytes;
 use mail_parser::parsers::MessageStream;
 use mail_parser::{ContentType as ParsedType, HeaderValue};
+use memchr::memmem::Finder;
 
 use super::decode::Transfer;
 use super::field::{Field, MOST_FIELDS, fields, unfold};
-use super::version::Mail;
+use super::octets::Octets;
+use super::version::{Mail, header_end};
+use super::window::Window;
 
 /// The deepest nesting that is looked into.
 const DEEPEST: usize = 64;
 /// The most parts that are looked at. Worst case: 4,096 × about 500 octets.
 const MOST_PARTS: usize = 4_096;
+/// The longest header section of a part inside the message.
+const LONGEST_HEADER: usize = 1024 * 1024;
+/// The most octets in the header sections of all parts inside the message: they are kept in memory.
+const MOST_HEADER_OCTETS: usize = 8 * 1024 * 1024;
+/// The most fields in these. Worst case: 100,000 × 80 octets.
+const MOST_FIELDS_IN_ALL: usize = 100_000;
 /// The longest value of a structured field that is parsed.
 const LONGEST_VALUE: usize = 16 * 1024;
 /// The most file names of one part. Each is compared with the ones before it: a mail of 10 MB full of
@@ -99,8 +110,9 @@ struct Pending {
 
 /// Finds the parts. Inner parts are looked for only between the delimiters of outer ones, so each
 /// level of nesting costs one search over its octets.
-pub(super) fn scan(mail: &Mail) -> Structure {
+pub(super) fn scan(mail: &Mail) -> io::Result<Structure> {
     let mut structure = Structure::default();
+    let (mut header_octets, mut fields) = (0, 0);
     let whole = 0..mail.len();
     let mut pending = vec![Pending { parent: None, depth: 0, whole, assumed: "text/plain" }];
     while let Some(next) = pending.pop() {
@@ -109,9 +121,17 @@ pub(super) fn scan(mail: &Mail) -> Structure {
             break;
         }
         let index = structure.parts.len();
-        let part = read_part(mail, next);
-        structure.truncated = structure.truncated.or(cut_short(mail, &part));
-        let inner = inner_parts(mail, &part, index);
+        let part = read_part(mail, next)?;
+        structure.truncated = structure.truncated.or(cut_short(&part));
+        if part.parent.is_some() {
+            header_octets += part.header.len();
+            fields += part.fields.len();
+            if header_octets > MOST_HEADER_OCTETS || fields > MOST_FIELDS_IN_ALL {
+                structure.truncated = Some("header sections of parts that are too large together");
+                break;
+            }
+        }
+        let inner = inner_parts(mail, &part, index)?;
         if !inner.is_empty() && part.depth + 1 >= DEEPEST {
             structure.truncated = Some("parts nested more than 64 deep");
         } else if inner.len() > MOST_PARTS {
@@ -121,21 +141,21 @@ pub(super) fn scan(mail: &Mail) -> Structure {
         }
         structure.parts.push(part);
     }
-    structure
+    Ok(structure)
 }
 
-fn read_part(mail: &Mail, pending: Pending) -> Part {
+fn read_part(mail: &Mail, pending: Pending) -> io::Result<Part> {
     let Pending { parent, depth, whole, assumed } = pending;
     let (fields, header_end) = match parent {
         None => (mail.fields().to_vec(), mail.header().len()),
         Some(_) => {
-            let (fields, length) = fields(mail.raw(whole.clone()), whole.start);
-            (fields, whole.start + length)
+            let (header, _) = header_of(&mail.octets(whole.clone()))?;
+            (fields(&header, whole.start), whole.start + header.len())
         }
     };
     let values = |name: &'static str| {
-        fields.iter().filter(move |field| field.is_named(mail, name)).map(|field| {
-            let value = mail.raw(field.value.clone());
+        fields.iter().filter(move |field| field.is_named(name)).map(|field| {
+            let value = field.raw_value();
             value.get(..value.len().min(LONGEST_VALUE)).unwrap_or_default()
         })
     };
@@ -169,7 +189,7 @@ fn read_part(mail: &Mail, pending: Pending) -> Part {
         }
         _ => PartKind::Leaf,
     };
-    Part {
+    Ok(Part {
         parent,
         depth,
         header: whole.start..header_end,
@@ -181,18 +201,42 @@ fn read_part(mail: &Mail, pending: Pending) -> Part {
         names,
         transfer,
         kind,
+    })
+}
+
+/// The header section at the start of a part or message: up to the first empty line, all octets if
+/// there is none, and never more than the bound; and whether that cut it.
+pub(crate) fn header_of(message: &Octets) -> io::Result<(Bytes, bool)> {
+    /// Most header sections are shorter.
+    const FIRST: usize = 16 * 1024;
+    let is_in_memory = message.in_memory().is_some();
+    let mut length = if is_in_memory { LONGEST_HEADER } else { FIRST };
+    loop {
+        let octets = message.read(0..length)?;
+        if let Some(end) = header_end(&octets) {
+            let header = octets.slice(..end);
+            // A copy of its own does not keep all that was read.
+            let header = if is_in_memory { header } else { Bytes::copy_from_slice(&header) };
+            return Ok((header, false));
+        }
+        if octets.len() == message.len() || length == LONGEST_HEADER {
+            let is_cut = octets.len() < message.len();
+            return Ok((octets, is_cut));
+        }
+        length = (8 * length).min(LONGEST_HEADER);
     }
 }
 
 /// Which bound on a part's own fields cut the view of it short: what a boundary, a type or a name
 /// behind it says, some client will heed.
-fn cut_short(mail: &Mail, part: &Part) -> Option<&'static str> {
+fn cut_short(part: &Part) -> Option<&'static str> {
     let structured = ["Content-Type", "Content-Disposition", "Content-Transfer-Encoding"];
     let is_cut = |field: &Field| {
-        field.value.len() > LONGEST_VALUE
-            && structured.iter().any(|name| field.is_named(mail, name))
+        field.value.len() > LONGEST_VALUE && structured.iter().any(|name| field.is_named(name))
     };
-    if part.fields.len() >= MOST_FIELDS {
+    if part.parent.is_some() && part.header.len() >= LONGEST_HEADER {
+        Some("1,048,576 or more octets in the header section of a part")
+    } else if part.fields.len() >= MOST_FIELDS {
         Some("10,000 or more fields in a header section")
     } else if part.fields.iter().any(is_cut) {
         Some("a content field of more than 16,384 octets")
@@ -242,17 +286,17 @@ fn collect_names(parsed: &ContentType, parameter: &str, names: &mut Vec<String>)
     }
 }
 
-fn inner_parts(mail: &Mail, part: &Part, index: usize) -> Vec<Pending> {
+fn inner_parts(mail: &Mail, part: &Part, index: usize) -> io::Result<Vec<Pending>> {
     let pending =
         |whole, assumed| Pending { parent: Some(index), depth: part.depth + 1, whole, assumed };
-    match (part.kind, boundary(&part.content_type)) {
+    Ok(match (part.kind, boundary(&part.content_type)) {
         (PartKind::Message, _) => vec![pending(part.body.clone(), "text/plain")],
         (PartKind::Multipart, Some(boundary)) => {
             let assumed = match part.content_type.essence.as_str() {
                 "multipart/digest" => "message/rfc822",
                 _ => "text/plain",
             };
-            between_delimiters(mail.raw(part.body.clone()), boundary.as_bytes())
+            between_delimiters(mail.octets(part.body.clone()), boundary.as_bytes())?
                 .into_iter()
                 .map(|range| {
                     let base = part.body.start;
@@ -261,50 +305,84 @@ fn inner_parts(mail: &Mail, part: &Part, index: usize) -> Vec<Pending> {
                 .collect()
         }
         _ => Vec::new(),
-    }
+    })
 }
 
 /// The stretches between delimiter lines (RFC 2046 section 5.1.1). A missing last delimiter ends the
 /// last part where the octets end.
-fn between_delimiters(octets: &[u8], boundary: &[u8]) -> Vec<Range<usize>> {
+fn between_delimiters(octets: Octets, boundary: &[u8]) -> io::Result<Vec<Range<usize>>> {
     let delimiter = [b"--", boundary].concat();
+    let finder = Finder::new(&delimiter);
+    let length = octets.len();
+    let mut window = Window::new(octets);
     let mut ranges = Vec::new();
     let mut open: Option<usize> = None;
-    for at in memchr::memmem::find_iter(octets, &delimiter) {
-        if at > 0 && octets.get(at - 1) != Some(&b'\n') {
+    let mut next = 0;
+    while let Some(at) = window.find(&finder, next)? {
+        next = at + delimiter.len();
+        if at > 0 && window.octet(at - 1)? != Some(b'\n') {
             continue;
         }
-        let rest = octets.get(at + delimiter.len()..).unwrap_or_default();
-        let line_end = memchr::memchr(b'\n', rest);
-        let line = rest.get(..line_end.unwrap_or(rest.len())).unwrap_or_default().trim_ascii();
-        if !matches!(line, b"" | b"--") {
-            continue;
-        }
+        let Some(line) = delimiter_line(&mut window, next)? else { continue };
         if let Some(start) = open.take() {
-            ranges.push(start..before_line_end(octets, start, at));
+            ranges.push(start..before_line_end(&mut window, start, at)?);
         }
-        if line == b"--" {
-            return ranges;
+        if line.closes {
+            return Ok(ranges);
         }
         // Without the end of its line a delimiter opens nothing.
-        open = line_end.map(|end| at + delimiter.len() + end + 1);
+        open = line.end;
         if ranges.len() > MOST_PARTS {
-            return ranges;
+            return Ok(ranges);
         }
     }
-    ranges.extend(open.map(|start| start..octets.len()));
-    ranges
+    ranges.extend(open.map(|start| start..length));
+    Ok(ranges)
+}
+
+/// What follows a boundary on a delimiter line.
+struct DelimiterLine {
+    /// Whether the line is the last delimiter.
+    closes: bool,
+    /// Where the next line starts, if this one has an end.
+    end: Option<usize>,
+}
+
+/// The rest of a delimiter line: blanks, and perhaps two hyphens. `None` if there is more.
+fn delimiter_line(window: &mut Window, mut at: usize) -> io::Result<Option<DelimiterLine>> {
+    let mut hyphens = 0;
+    let mut blank_behind = false;
+    loop {
+        let here = window.at(at, 1)?;
+        let (mut is_end, mut end) = (here.is_empty(), None);
+        for octet in here {
+            at += 1;
+            match octet {
+                b'\n' => (is_end, end) = (true, Some(at)),
+                b'-' if hyphens < 2 && !blank_behind => hyphens += 1,
+                octet if octet.is_ascii_whitespace() => blank_behind = hyphens > 0,
+                _ => return Ok(None),
+            }
+            if is_end {
+                break;
+            }
+        }
+        if is_end {
+            let line = DelimiterLine { closes: hyphens == 2, end };
+            return Ok((hyphens != 1).then_some(line));
+        }
+    }
 }
 
 /// The end of a part: the line end before the delimiter belongs to the delimiter.
-fn before_line_end(octets: &[u8], start: usize, delimiter: usize) -> usize {
+fn before_line_end(window: &mut Window, start: usize, delimiter: usize) -> io::Result<usize> {
     let mut end = delimiter;
     for line_end in [b'\n', b'\r'] {
-        if end > start && octets.get(end - 1) == Some(&line_end) {
+        if end > start && window.octet(end - 1)? == Some(line_end) {
             end -= 1;
         }
     }
-    end.max(start)
+    Ok(end.max(start))
 }
 
 #[cfg(test)]
@@ -322,9 +400,11 @@ mod tests {
 
     fn bodies(mail: &Mail) -> Vec<(usize, String, String)> {
         mail.parts()
+            .unwrap()
             .iter()
             .map(|part| {
-                let body = String::from_utf8_lossy(mail.raw(part.body.clone())).into_owned();
+                let body = mail.octets(part.body.clone()).read(0..mail.len()).unwrap();
+                let body = String::from_utf8_lossy(&body).into_owned();
                 (part.depth, part.content_type.essence.clone(), body)
             })
             .collect()
@@ -343,7 +423,7 @@ mod tests {
         assert_eq!((shown[4].0, shown[4].1), (3, "message/rfc822"));
         assert_eq!(shown[5], (4, "text/plain", "two"));
         assert_eq!(shown[6], (1, "text/html", "last"));
-        assert_eq!(mail.is_truncated(), None);
+        assert_eq!(mail.is_truncated().unwrap(), None);
     }
 
     #[test]
@@ -352,7 +432,7 @@ mod tests {
             "Content-Type: application/x; name=\"=?utf-8?Q?a=2Eexe?=\"\n\
              Content-Disposition: attachment; filename*0*=utf-8''b%2E; filename*1=scr\n\n",
         );
-        let names = &mail.parts()[0].names;
+        let names = &mail.parts().unwrap()[0].names;
         assert!(names.iter().any(|name| name == "a.exe"), "{names:?}");
         assert!(names.iter().any(|name| name == "b.scr"), "{names:?}");
     }
@@ -366,13 +446,13 @@ mod tests {
             ));
         }
         let mail = mail(&text);
-        assert_eq!(mail.is_truncated(), Some("parts nested more than 64 deep"));
-        assert_eq!(mail.parts().len(), 64);
+        assert_eq!(mail.is_truncated().unwrap(), Some("parts nested more than 64 deep"));
+        assert_eq!(mail.parts().unwrap().len(), 64);
     }
 
     #[test]
     fn what_hides_behind_a_bound_is_not_passed_over_in_silence() {
-        let truncated = |text: String| mail(&text).is_truncated();
+        let truncated = |text: String| mail(&text).is_truncated().unwrap();
         let filler = " ".repeat(LONGEST_VALUE);
         let hidden = format!("Content-Type: multipart/mixed;{filler}boundary=b\n\n--b\n\nx\n");
         assert_eq!(truncated(hidden), Some("a content field of more than 16,384 octets"));
@@ -381,6 +461,14 @@ mod tests {
         let names: String = (0..256).map(|n| format!(" name=a{n};")).collect();
         let many = format!("Content-Type: text/plain;{names}\n\n");
         assert_eq!(truncated(many), Some("256 or more file names for a part"));
+        let inner = |text: String| format!("Content-Type: multipart/x; boundary=b\n\n--b\n{text}");
+        let many = inner("A: b\n".repeat(10_000));
+        assert_eq!(truncated(many), Some("10,000 or more fields in a header section"));
+        let long = inner("a\n".repeat(LONGEST_HEADER / 2 + 1));
+        let expected = "1,048,576 or more octets in the header section of a part";
+        assert_eq!(truncated(long), Some(expected));
+        let many = inner(format!("{}\nx\n--b\n", "A: b\n".repeat(9_999)).repeat(11));
+        assert_eq!(truncated(many), Some("header sections of parts that are too large together"));
         assert_eq!(truncated(format!("A: {filler}b\nContent-Type: text/plain\n\n")), None);
     }
 
@@ -389,17 +477,20 @@ mod tests {
         fn parts_nest(pieces in proptest::collection::vec(prop_oneof![
             Just("Content-Type: multipart/mixed; boundary=b\n"), Just("\n"), Just("\r\n"), Just("--b\n"),
             Just("--b--\n"), Just("--c\r\n"), Just("Content-Type: multipart/x; boundary=\"c\"\r\n"),
-            Just("Content-Type: message/rfc822\n"), Just("text"), Just("\0\r"),
-        ], 0..40)) {
+            Just("Content-Type: message/rfc822\n"), Just("text"), Just("\0\r"), Just("--b \t-- \n"),
+            Just("--b-\n"), Just("--b- -\n"),
+        ], 0..40), window in 1usize..40) {
             let mail = mail(&pieces.concat());
-            for part in mail.parts() {
+            for part in mail.parts().unwrap() {
                 prop_assert!(part.header.start == part.whole.start && part.body.end == part.whole.end);
                 prop_assert!(part.header.end == part.body.start && part.body.end <= mail.len());
-                if let Some(parent) = part.parent.map(|parent| &mail.parts()[parent]) {
+                if let Some(parent) = part.parent.map(|parent| &mail.parts().unwrap()[parent]) {
                     prop_assert!(parent.body.start <= part.whole.start);
                     prop_assert!(part.whole.end <= parent.body.end);
                 }
             }
+            let stored = Mail::new(mail.header().clone(), mail.body().clone().in_windows(window));
+            prop_assert_eq!(stored.parts().unwrap(), mail.parts().unwrap());
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::edit::{Edit, EditError, Edits};
 use super::field::Field;
+use super::octets::{Octets, SpoolError};
 use super::structure::{self, Part, Structure};
 
 /// A stretch of a message.
@@ -73,31 +74,34 @@ impl Version {
 pub struct Mail {
     version: Version,
     header: Bytes,
-    body: Bytes,
+    body: Octets,
     fields: OnceLock<Vec<Field>>,
-    structure: OnceLock<Structure>,
+    structure: OnceLock<Result<Structure, SpoolError>>,
 }
 
 impl Mail {
     /// A message as it came: the header section with the empty line that ends it, and the rest.
-    pub fn new(header: Bytes, body: Bytes) -> Self {
+    pub fn new(header: Bytes, body: impl Into<Octets>) -> Self {
+        let body = body.into();
         Self::of(Version::original(header.len(), body.len()), header, body)
     }
 
-    fn of(version: Version, header: Bytes, body: Bytes) -> Self {
+    fn of(version: Version, header: Bytes, body: Octets) -> Self {
         Self { version, header, body, fields: OnceLock::new(), structure: OnceLock::new() }
     }
 
-    /// The next version. Header or body are shared if they have no edit.
+    /// The next version. Header or body are shared if they have no edit; of a body in a file nothing
+    /// is copied in any case.
     ///
     /// # Errors
     /// If an edit is out of range, overlaps another one, or goes over the end of the header section.
     pub fn edited(&self, edits: &Edits) -> Result<Self, EditError> {
         let (header_edits, body_edits) = edits.split(self.header.len(), self.len())?;
         let start = self.header.len();
-        let (header_segments, header) =
-            splice(&self.version.header, &self.header, 0, &header_edits);
+        let header = Octets::from(self.header.clone());
+        let (header_segments, header) = splice(&self.version.header, &header, 0, &header_edits);
         let (body_segments, body) = splice(&self.version.body, &self.body, start, &body_edits);
+        let header = header.in_memory().cloned().unwrap_or_default();
         let original = self.version.original.clone();
         let version = Version { header: header_segments, body: body_segments, original };
         Ok(Self::of(version, header, body))
@@ -114,7 +118,7 @@ impl Mail {
     }
 
     /// The rest.
-    pub fn body(&self) -> &Bytes {
+    pub fn body(&self) -> &Octets {
         &self.body
     }
 
@@ -139,45 +143,57 @@ impl Mail {
     }
 
     /// Octets of this version; of a range over the end of the header section only the part in the
-    /// header. Empty if out of range.
-    pub fn raw(&self, range: Range<usize>) -> &[u8] {
+    /// header. What is out of range is left out.
+    pub fn octets(&self, range: Range<usize>) -> Octets {
         let header = self.header.len();
-        let octets = if range.start < header {
-            self.header.get(range.start..range.end.min(header))
-        } else {
-            self.body.get(range.start - header..range.end.saturating_sub(header))
-        };
-        octets.unwrap_or_default()
+        match range.start.checked_sub(header) {
+            Some(start) => self.body.slice(start..range.end.saturating_sub(header)),
+            None => Octets::from(self.header.clone()).slice(range),
+        }
+    }
+
+    /// The whole message.
+    pub fn whole(&self) -> Octets {
+        let pieces = [self.header.clone().into(), self.body.clone()];
+        if self.body.in_memory().is_some() { joined(&pieces) } else { Octets::concat(pieces) }
     }
 
     /// The fields of the header section, in order.
     pub fn fields(&self) -> &[Field] {
-        self.fields.get_or_init(|| super::field::fields(&self.header, 0).0)
+        self.fields.get_or_init(|| super::field::fields(&self.header, 0))
     }
 
     /// The fields of this name.
     pub fn fields_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Field> {
-        self.fields().iter().filter(move |field| field.is_named(self, name))
+        self.fields().iter().filter(move |field| field.is_named(name))
     }
 
     /// The first field of this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.fields().iter().find(|field| field.is_named(self, name))
+        self.fields().iter().find(|field| field.is_named(name))
     }
 
-    /// The parts, outer before inner; the first is the message itself.
-    pub fn parts(&self) -> &[Part] {
-        &self.structure().parts
+    /// The parts, outer before inner; the first is the message itself. Looks through the whole
+    /// message when it is called first, so that belongs into [`compute`](crate::compute).
+    ///
+    /// # Errors
+    /// If the body can't be read.
+    pub fn parts(&self) -> Result<&[Part], SpoolError> {
+        Ok(&self.structure()?.parts)
     }
 
     /// Which bound cut the view short, if one did: there is more in the message than
     /// [`parts`](Self::parts) shows, and nobody should call it clean.
-    pub fn is_truncated(&self) -> Option<&'static str> {
-        self.structure().truncated
+    ///
+    /// # Errors
+    /// If the body can't be read.
+    pub fn is_truncated(&self) -> Result<Option<&'static str>, SpoolError> {
+        Ok(self.structure()?.truncated)
     }
 
-    fn structure(&self) -> &Structure {
-        self.structure.get_or_init(|| structure::scan(self))
+    fn structure(&self) -> Result<&Structure, SpoolError> {
+        let scanned = self.structure.get_or_init(|| Ok(structure::scan(self)?));
+        scanned.as_ref().map_err(SpoolError::clone)
     }
 }
 
@@ -190,28 +206,37 @@ impl fmt::Debug for Mail {
 /// The next version of one of the two halves, whose first octet has the offset `base`.
 fn splice(
     segments: &[Segment],
-    octets: &Bytes,
+    octets: &Octets,
     base: usize,
     edits: &[Edit],
-) -> (Vec<Segment>, Bytes) {
+) -> (Vec<Segment>, Octets) {
     if edits.is_empty() {
         return (segments.to_vec(), octets.clone());
     }
     let mut out = Splice { segments, skipped: 0, result: Vec::new() };
-    let mut text = BytesMut::new();
+    let mut pieces = Vec::with_capacity(2 * edits.len() + 1);
     let mut at = 0;
     for edit in edits {
         let (start, end) = (edit.range.start - base, edit.range.end - base);
         out.keep(start - at);
         out.skip(end - start);
-        text.extend_from_slice(octets.get(at..start).unwrap_or_default());
-        text.extend_from_slice(&edit.insert);
+        pieces.push(octets.slice(at..start));
+        pieces.push(edit.insert.clone().into());
         out.insert(&edit.insert);
         at = end;
     }
     out.keep(octets.len() - at);
-    text.extend_from_slice(octets.get(at..).unwrap_or_default());
-    (out.result, text.freeze())
+    pieces.push(octets.slice(at..octets.len()));
+    let octets =
+        if octets.in_memory().is_some() { joined(&pieces) } else { Octets::concat(pieces) };
+    (out.result, octets)
+}
+
+/// Octets in memory in one piece.
+fn joined(pieces: &[Octets]) -> Octets {
+    let mut text = BytesMut::with_capacity(pieces.iter().map(Octets::len).sum());
+    pieces.iter().filter_map(Octets::in_memory).for_each(|octets| text.extend_from_slice(octets));
+    text.freeze().into()
 }
 
 /// Walks over segments once.
@@ -265,15 +290,20 @@ impl Splice<'_> {
 /// Octets of the header section at the start of a message, with the empty line that ends it: all
 /// octets if there is no such line.
 pub fn header_length(message: &[u8]) -> usize {
+    header_end(message).unwrap_or(message.len())
+}
+
+/// Octets up to and with the first empty line.
+pub(super) fn header_end(message: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(end) = memchr::memchr(b'\n', message.get(at..).unwrap_or_default()) {
         let line = message.get(at..at + end).unwrap_or_default();
         at += end + 1;
         if line.is_empty() || line == b"\r" {
-            return at;
+            return Some(at);
         }
     }
-    message.len()
+    None
 }
 
 #[cfg(test)]
@@ -297,7 +327,7 @@ mod tests {
         let mut edits = Edits::new();
         edits.insert(0, "X: 1\r\n".into());
         let next = mail.edited(&edits).unwrap();
-        assert_eq!(next.body().as_ptr(), body.as_ptr());
+        assert_eq!(next.body().in_memory().unwrap().as_ptr(), body.as_ptr());
         assert_eq!(next.version().header.len(), 2);
         assert!(mail.version().is_original() && !next.version().is_original());
         let mut back = Edits::new();
@@ -314,19 +344,26 @@ mod tests {
     }
 
     proptest! {
-        /// Any edits, one version after the other, give what naive editing gives.
+        /// Any edits, one version after the other, give what naive editing gives, wherever the body
+        /// is.
         #[test]
         fn versions_compose(
             header in proptest::collection::vec(any::<u8>(), 0..30),
             body in proptest::collection::vec(any::<u8>(), 0..30),
+            window in proptest::option::of(1usize..9),
             rounds in proptest::collection::vec(
                 proptest::collection::vec((any::<u16>(), 0usize..6, 0usize..4), 0..4), 0..4),
         ) {
             let original = [&header[..], &body[..]].concat();
-            let mut mail = Mail::new(header.into(), body.into());
+            let body = Octets::from(body);
+            let body = window.map_or(body.clone(), |window| body.in_windows(window));
+            let mut mail = Mail::new(header.into(), body);
             for round in rounds {
                 let mut edits = Edits::new();
-                let mut naive = [&mail.header()[..], &mail.body()[..]].concat();
+                let whole = |mail: &Mail| {
+                    [mail.header().clone(), mail.body().read(0..mail.len()).unwrap()].concat()
+                };
+                let mut naive = whole(&mail);
                 let mut sorted: Vec<_> = round
                     .iter()
                     .map(|&(at, size, new)| (usize::from(at) % (mail.len() + 1), size, new))
@@ -339,10 +376,10 @@ mod tests {
                 for &(at, size, new) in sorted.iter().rev() {
                     naive.splice(at..at + size, vec![b'+'; new]);
                 }
-                let made = [&next.header()[..], &next.body()[..]].concat();
-                prop_assert_eq!(&made, &naive);
+                prop_assert_eq!(&whole(&next), &naive);
                 prop_assert_eq!(&octets(&next.version().header, &original), next.header());
-                prop_assert_eq!(&octets(&next.version().body, &original), next.body());
+                let body = next.body().read(0..next.len()).unwrap();
+                prop_assert_eq!(&octets(&next.version().body, &original), &body);
                 mail = next;
             }
         }

@@ -36,10 +36,9 @@ use ocp_proto::smtp::{Command, EffectName};
 pub use settings::MimeStripSettings;
 
 use crate::content::{
-    Limits, Next, Object, Origin, Policy, Scans, applied, fill, is_archive, part_labels, printable,
-    walk,
+    Limits, Next, Object, Origin, Policy, Scans, applied, fill, part_labels, printable, walk,
 };
-use crate::mail::{Edits, Mail, Notice, Part, PartKind, Transfer};
+use crate::mail::{Edits, Mail, Notice, Part, PartKind, SpoolError, Transfer};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError};
@@ -87,7 +86,7 @@ impl MimeStrip {
             let (mail, rules) = (Arc::clone(mail), Arc::clone(&self.rules));
             let (limits, inside) = (self.settings.limits.clone(), self.settings.inside_archives);
             let running = self.scans.start().await?;
-            running.run(move || search(&mail, &rules, &limits, inside)).await?
+            running.run(move || search(&mail, &rules, &limits, inside)).await??
         };
         if let Some(reason) = &limit
             && (found.is_empty() || self.settings.on_limit != Policy::Accept)
@@ -104,13 +103,13 @@ impl MimeStrip {
         }
         let mut edits = Edits::new();
         for found in &found {
-            self.remove(mail, found, &mut edits);
+            self.remove(mail, found, &mut edits)?;
         }
         let finding = Finding::new("stripped").with_reason(printable(&reason));
         Ok(Outcome::changed(Change::Content(edits), "stripped").with_finding(finding))
     }
 
-    fn remove(&self, mail: &Mail, found: &Match, edits: &mut Edits) {
+    fn remove(&self, mail: &Mail, found: &Match, edits: &mut Edits) -> Result<(), SpoolError> {
         let reason = format!("{} in {}", found.reason, found.place);
         let text = fill(
             &self.settings.notice,
@@ -120,9 +119,14 @@ impl MimeStrip {
             let end = mail.line_ending();
             let text: String = text.lines().flat_map(|line| [line, end]).collect();
             edits.replace(lines.clone(), text.into());
-        } else if let Some(part) = mail.parts().get(found.part) {
-            edits.replace_part(mail, part, Notice { text: &text, filename: Some("removed.txt") });
+        } else if let Some(part) = mail.parts()?.get(found.part) {
+            edits.replace_part(
+                mail,
+                part,
+                Notice { text: &text, filename: Some("removed.txt") },
+            )?;
         }
+        Ok(())
     }
 }
 
@@ -132,13 +136,14 @@ fn search(
     rules: &Rules,
     limits: &Limits,
     inside_archives: bool,
-) -> (Vec<Match>, Option<String>) {
+) -> Result<(Vec<Match>, Option<String>), SpoolError> {
     let mut found: Vec<Match> = Vec::new();
-    let labels = part_labels(mail);
+    let parts = mail.parts()?;
+    let labels = part_labels(parts);
     let name = |names: &[String]| names.first().cloned().unwrap_or_else(|| "unnamed".to_owned());
     // Parts that hold others have names and types too, and go with all that is in them.
-    let mut is_gone = vec![false; mail.parts().len()];
-    for (index, (part, place)) in mail.parts().iter().zip(labels).enumerate() {
+    let mut is_gone = vec![false; parts.len()];
+    for (index, (part, place)) in parts.iter().zip(labels).enumerate() {
         let parent_is_gone =
             part.parent.and_then(|parent| is_gone.get(parent)).is_some_and(|gone| *gone);
         let reason = rules.forbid(&part.names, &part.content_type.essence, b"");
@@ -154,17 +159,17 @@ fn search(
     }
     let mut visit = |object: &Object<'_>| {
         if is_gone.get(object.part).is_some_and(|gone| *gone) {
-            return Next::SkipPart;
+            return Ok(Next::SkipPart);
         }
         if *object.origin == Origin::RawPart {
-            return Next::Descend;
+            return Ok(Next::Descend);
         }
-        let Some(reason) = rules.forbid(object.names, object.declared, object.octets) else {
-            let is_shut = !inside_archives && is_archive(object.octets);
-            return if is_shut { Next::Skip } else { Next::Descend };
+        let Some(reason) = rules.forbid(object.names, object.declared, object.head) else {
+            let is_shut = !inside_archives && object.is_archive()?;
+            return Ok(if is_shut { Next::Skip } else { Next::Descend });
         };
-        let Some(part) = mail.parts().get(object.part) else { return Next::SkipPart };
-        let lines = plain_lines(mail, part, object);
+        let Some(part) = parts.get(object.part) else { return Ok(Next::SkipPart) };
+        let lines = plain_lines(mail, part, object)?;
         // What is removed with all around it has the name of that.
         let is_inside = object.place.len() > 1 && lines.is_none();
         let shown = if is_inside { &part.names[..] } else { object.names };
@@ -181,18 +186,23 @@ fn search(
             reason,
             place: object.location(),
         });
-        next
+        Ok(next)
     };
-    let remarks = walk(mail, limits, &mut visit);
-    (found, remarks.limit)
+    let remarks = walk(mail, limits, &mut visit)?;
+    Ok((found, remarks.limit))
 }
 
 /// The lines of the message that hold a file, if they stand there as they are.
-fn plain_lines(mail: &Mail, part: &Part, object: &Object<'_>) -> Option<Range<usize>> {
-    let Origin::Uuencoded(lines) = object.origin else { return None };
+fn plain_lines(
+    mail: &Mail,
+    part: &Part,
+    object: &Object<'_>,
+) -> Result<Option<Range<usize>>, SpoolError> {
+    let Origin::Uuencoded(lines) = object.origin else { return Ok(None) };
     let is_plain = matches!(part.transfer, Transfer::Identity) && object.place.len() == 2;
     let lines = part.body.start + lines.start..part.body.start + lines.end;
-    (is_plain && mail.raw(lines.clone()).starts_with(b"begin ")).then_some(lines)
+    let start = mail.octets(lines.clone()).read(0..6)?;
+    Ok((is_plain && start == "begin ").then_some(lines))
 }
 
 impl Service for MimeStrip {

@@ -221,7 +221,7 @@ mod tests {
             sender: Some(Address::new("<bounce@lists.a.co.uk>").unwrap()),
             recipients: vec![Address::new("<Me@b.example>").unwrap()],
         };
-        fact.holds(&View::new(&mail, &envelope, 10_000))
+        fact.holds(&View::new(&mail, &envelope, 10_000).unwrap())
     }
 
     #[test]

@@ -80,7 +80,7 @@ use toml::Spanned;
 
 use self::rules::{DEFAULT, Found, RuleError, Rules};
 use self::view::View;
-use crate::mail::{Edits, Mail};
+use crate::mail::{Edits, Mail, SpoolError};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError, compute};
@@ -195,8 +195,8 @@ impl SpamScore {
 }
 
 impl Judge {
-    fn judge(&self, mail: &Mail, envelope: &Envelope) -> Outcome {
-        let view = View::new(mail, envelope, self.text_limit);
+    fn judge(&self, mail: &Mail, envelope: &Envelope) -> Result<Outcome, SpoolError> {
+        let view = View::new(mail, envelope, self.text_limit)?;
         let found = self.rules.look_at(&view);
         let finding = |verdict| {
             let reasons = found.rules.iter().take(MOST_REASONS);
@@ -207,7 +207,7 @@ impl Judge {
         };
         if found.score >= self.reject {
             let reply = Change::Reply(self.reject_reply.clone());
-            return Outcome::changed(reply, "rejected").with_finding(finding("rejected"));
+            return Ok(Outcome::changed(reply, "rejected").with_finding(finding("rejected")));
         }
         let is_spam = found.score >= self.mark;
         let mut edits = Edits::new();
@@ -223,7 +223,7 @@ impl Judge {
         }
         let finding = finding(if is_spam { "spam" } else { "ham" });
         let change = if edits.is_empty() { Change::None } else { Change::Content(edits) };
-        Outcome { change, effects: Vec::new(), finding }
+        Ok(Outcome { change, effects: Vec::new(), finding })
     }
 
     /// `7.4/5.0`.
@@ -263,7 +263,7 @@ impl Service for SpamScore {
                 return Ok(Outcome::unchanged(Finding::new("unchanged")));
             };
             let (judge, envelope) = (self.0.clone(), request.envelope.clone());
-            compute(mail.len(), move || judge.judge(&mail, &envelope)).await
+            Ok(compute(mail.len(), move || judge.judge(&mail, &envelope)).await??)
         };
         judged.boxed()
     }

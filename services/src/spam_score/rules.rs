@@ -267,7 +267,7 @@ pub(super) mod tests {
             recipients: vec![Address::new("<r@b.example>").unwrap()],
         };
         let mail = mail(text);
-        let view = View::new(&mail, &envelope, 10_000);
+        let view = View::new(&mail, &envelope, 10_000).unwrap();
         let found = rules.look_at(&view);
         found.rules.into_iter().map(|(name, _)| name.to_owned()).collect()
     }
@@ -380,7 +380,7 @@ pub(super) mod tests {
                 .unwrap();
         let mail = mail("\nx");
         let envelope = Envelope::default();
-        let view = View::new(&mail, &envelope, 100);
+        let view = View::new(&mail, &envelope, 100).unwrap();
         assert_eq!(rules.look_at(&view), Found { score: 1.0, rules: vec![("A", 1.04)] });
         assert!(rules.set_score("A", 0.0) && !rules.set_score("B", 0.0));
         assert_eq!(rules.look_at(&view), Found::default());

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::rules::tests::gtube;
 use super::view::tests::mail;
 use super::*;
+use crate::fixtures::{spooled, whole};
 use crate::mail::header_length;
 use crate::setting::documented;
 
@@ -27,12 +28,12 @@ fn with_word(settings: &str) -> SpamScore {
 /// The outcome and the message that it makes.
 fn judged(service: &SpamScore, text: &str) -> (Outcome, String) {
     let mail = mail(text);
-    let outcome = service.0.judge(&mail, &Envelope::default());
+    let outcome = service.0.judge(&mail, &Envelope::default()).unwrap();
     let next = match &outcome.change {
         Change::Content(edits) => mail.edited(edits).unwrap(),
         _ => mail,
     };
-    let octets = [&next.header()[..], &next.body()[..]].concat();
+    let octets = whole(&next);
     (outcome, String::from_utf8(octets).unwrap())
 }
 
@@ -220,11 +221,13 @@ fn samples(folder: &str) -> Option<Vec<Mail>> {
 fn every_sample_is_judged_and_its_octets_stay() {
     for folder in ["torture", "virus", "gtube", "normalise", "auth"] {
         for mail in samples(folder).unwrap_or_default() {
-            let outcome = ALL_MARKED.0.judge(&mail, &Envelope::default());
+            let outcome = ALL_MARKED.0.judge(&mail, &Envelope::default()).unwrap();
+            let same = ALL_MARKED.0.judge(&spooled(&mail), &Envelope::default()).unwrap();
+            assert_eq!(same, outcome);
             let Change::Content(edits) = outcome.change else { continue };
             let next = mail.edited(&edits).unwrap();
             assert!(next.header().ends_with(mail.header()), "{folder}: {:?}", outcome.finding);
-            assert_eq!(next.body(), mail.body());
+            assert_eq!(next.body().in_memory(), mail.body().in_memory());
         }
     }
 }
@@ -232,7 +235,7 @@ fn every_sample_is_judged_and_its_octets_stay() {
 #[test]
 fn the_built_in_rules_tell_real_ham_from_real_spam() {
     let verdicts = |folder: &str| -> Option<Vec<Finding>> {
-        let judged = |mail: &Mail| DEFAULTS.0.judge(mail, &Envelope::default()).finding;
+        let judged = |mail: &Mail| DEFAULTS.0.judge(mail, &Envelope::default()).unwrap().finding;
         Some(samples(folder)?.iter().map(judged).collect())
     };
     let (Some(ham), Some(spam), Some(gtube)) =
@@ -281,7 +284,9 @@ proptest! {
         let octets = bytes::Bytes::from(pieces.concat());
         let split = split.min(octets.len());
         let mail = Mail::new(octets.slice(..split), octets.slice(split..));
-        let outcome = ALL_MARKED.0.judge(&mail, &Envelope::default());
+        let outcome = ALL_MARKED.0.judge(&mail, &Envelope::default()).unwrap();
+        let same = ALL_MARKED.0.judge(&spooled(&mail), &Envelope::default()).unwrap();
+        prop_assert_eq!(&same, &outcome);
         if let Change::Content(edits) = &outcome.change {
             let next = mail.edited(edits).unwrap();
             let flags = next.fields_named("X-Spam-Flag").count();

@@ -7,7 +7,7 @@ use ocp_proto::smtp::Envelope;
 use regex::Regex;
 
 use super::html::{Html, LONGEST_URI, Link, MOST_URIS, cut};
-use crate::mail::{Mail, Part, PartKind, Transfer, decode_words};
+use crate::mail::{Mail, Part, PartKind, SpoolError, Transfer, decode_words};
 
 /// The most fields that are decoded.
 const MOST_FIELDS: usize = 500;
@@ -46,8 +46,13 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Decodes a mail, at most `limit` octets of text and as much HTML.
-    pub(super) fn new(mail: &'a Mail, envelope: &'a Envelope, limit: usize) -> Self {
+    /// Decodes a mail, at most `limit` octets of text and as much HTML; of its parts no more is read
+    /// than that takes.
+    pub(super) fn new(
+        mail: &'a Mail,
+        envelope: &'a Envelope,
+        limit: usize,
+    ) -> Result<Self, SpoolError> {
         let mut view = Self {
             mail,
             envelope,
@@ -64,13 +69,13 @@ impl<'a> View<'a> {
         };
         let subject = view.field("subject").unwrap_or_default().to_owned();
         view.add_text(&subject, limit);
-        for part in mail.parts() {
+        for part in mail.parts()? {
             view.file_names.extend(part.names.iter().map(String::as_str));
             if part.kind == PartKind::Leaf && part.content_type.is_text() {
-                view.add_part(part, limit);
+                view.add_part(part, limit)?;
             }
         }
-        view
+        Ok(view)
     }
 
     /// The first value of a field; the name in lower case.
@@ -89,20 +94,20 @@ impl<'a> View<'a> {
         header.get(..LONGEST_HEADER).unwrap_or(header)
     }
 
-    fn add_part(&mut self, part: &Part, limit: usize) {
+    fn add_part(&mut self, part: &Part, limit: usize) -> Result<(), SpoolError> {
         let is_html = part.content_type.essence == "text/html";
         let left = limit.saturating_sub(if is_html { self.html.len() } else { self.text.len() });
         if left == 0 {
-            return;
+            return Ok(());
         }
-        let mut text = self.mail.text(part, left);
+        let mut text = self.mail.text(part, left)?;
         cut(&mut text, left);
         self.has_ascii_in_base64 |= part.transfer == Transfer::Base64 && text.is_ascii();
         if !is_html {
             self.has_plain_text |= part.content_type.essence == "text/plain";
             self.add_uris(&text);
             self.add_text(&text, limit);
-            return;
+            return Ok(());
         }
         let html = Html::read(&text);
         self.html.push_str(&text);
@@ -112,6 +117,7 @@ impl<'a> View<'a> {
         self.images += html.images;
         self.add_uris(&html.text);
         self.add_text(&html.text, limit);
+        Ok(())
     }
 
     fn add_uris(&mut self, text: &str) {
@@ -163,8 +169,8 @@ impl<'a> View<'a> {
 fn fields(mail: &Mail) -> HashMap<String, Vec<String>> {
     let mut fields: HashMap<String, Vec<String>> = HashMap::new();
     for field in mail.fields().iter().take(MOST_FIELDS) {
-        let name = String::from_utf8_lossy(mail.raw(field.name.clone())).to_ascii_lowercase();
-        let value = mail.raw(field.value.clone());
+        let name = String::from_utf8_lossy(field.raw_name()).to_ascii_lowercase();
+        let value = field.raw_value();
         let value = decode_words(value.get(..LONGEST_FIELD).unwrap_or(value));
         fields.entry(name).or_default().push(value);
     }
@@ -196,7 +202,7 @@ pub(super) mod tests {
              --b\nContent-Type: application/x; name=doc.exe\nContent-Transfer-Encoding: base64\n\nAAAA\n--b--\n",
         );
         let envelope = Envelope::default();
-        let view = View::new(&mail, &envelope, 1_000);
+        let view = View::new(&mail, &envelope, 1_000).unwrap();
         assert_eq!(
             view.text,
             "caf\u{e9}\none two three\nfour www.a.example/x?y=1.\nfive six http://c.example\n"
@@ -211,7 +217,7 @@ pub(super) mod tests {
     fn text_is_bounded() {
         let mail = mail(&format!("Subject: s\n\n{}", "\u{fc} ".repeat(1_000)));
         let envelope = Envelope::default();
-        let view = View::new(&mail, &envelope, 100);
+        let view = View::new(&mail, &envelope, 100).unwrap();
         assert!((90..=102).contains(&view.text.len()), "{}", view.text.len());
     }
 }

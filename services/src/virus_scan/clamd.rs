@@ -8,14 +8,14 @@ use std::str::FromStr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use clamav_client::tokio::{TransportProtocol, scan_stream};
 use futures_util::stream;
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::mail::Mail;
+use crate::mail::{Mail, Octets};
 use crate::service::ServiceError;
 
 /// How long connecting may take.
@@ -72,12 +72,12 @@ impl Clamd {
 
     /// Asks about a message.
     pub(super) async fn scan_mail(&self, mail: &Mail) -> Result<Answer, ServiceError> {
-        self.scan(&[mail.header().clone(), mail.body().clone()]).await
+        self.scan(&[mail.header().clone().into(), mail.body().clone()]).await
     }
 
     /// Asks about octets, in pieces. A connection that breaks before there is an answer is tried once
     /// more: clamd ends connections when it restarts.
-    pub(super) async fn scan(&self, pieces: &[Bytes]) -> Result<Answer, ServiceError> {
+    pub(super) async fn scan(&self, pieces: &[Octets]) -> Result<Answer, ServiceError> {
         let attempts = async {
             match self.attempt(pieces).await {
                 Err(_) => self.attempt(pieces).await,
@@ -88,22 +88,32 @@ impl Clamd {
             let seconds = self.timeout.as_secs();
             Err(io::Error::new(ErrorKind::TimedOut, format!("no answer within {seconds} s")))
         });
+        pieces.iter().try_for_each(Octets::check)?;
         let answer = answered.map_err(|error| self.error(error))?;
         parse_answer(&answer).map_err(|error| self.error(error))
     }
 
-    async fn attempt(&self, pieces: &[Bytes]) -> io::Result<Vec<u8>> {
-        let pieces = pieces.iter().filter(|piece| !piece.is_empty()).cloned().map(Ok);
-        let answer =
-            scan_stream(stream::iter(pieces), self, Some(CHUNK)).await.map_err(|error| {
-                let broke = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
-                if broke.contains(&error.kind()) {
-                    let hint =
-                        "clamd ended the connection; is its StreamMaxLength below clamd-size?";
-                    return io::Error::new(error.kind(), hint);
-                }
-                error
-            })?;
+    async fn attempt(&self, pieces: &[Octets]) -> io::Result<Vec<u8>> {
+        let in_memory = pieces.iter().all(|piece| piece.in_memory().is_some());
+        let pieces = pieces.to_vec();
+        let chunks = pieces.into_iter().flat_map(|piece| piece.chunks());
+        let content = stream::try_unfold(chunks, move |mut chunks| async move {
+            let read = move || chunks.next().map(|chunk| (chunk, chunks));
+            // Reading a file may take its time.
+            let next = match in_memory {
+                true => read(),
+                false => spawn_blocking(read).await.map_err(io::Error::other)?,
+            };
+            next.map(|(chunk, chunks)| Ok((chunk?, chunks))).transpose()
+        });
+        let answer = scan_stream(Box::pin(content), self, Some(CHUNK)).await.map_err(|error| {
+            let broke = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+            if broke.contains(&error.kind()) {
+                let hint = "clamd ended the connection; is its StreamMaxLength below clamd-size?";
+                return io::Error::new(error.kind(), hint);
+            }
+            error
+        })?;
         if answer.is_empty() {
             return Err(io::Error::new(ErrorKind::UnexpectedEof, "no answer"));
         }
@@ -250,6 +260,7 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -327,7 +338,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let clamd = Clamd::new(&address, Duration::ZERO).unwrap();
-        let error = clamd.scan(&[Bytes::from_static(b"x")]).await.unwrap_err();
+        let error = clamd.scan(&["x".into()]).await.unwrap_err();
         assert_eq!(error.to_string(), format!("clamd: {address}: no answer within 0 s"));
     }
 

@@ -25,7 +25,7 @@
 //! depth = 16                   # archives and messages inside each other
 //! members = 10000
 //! unpacked = 268435456         # octets in all
-//! memory = 134217728           # octets at the same time
+//! memory = 8388608             # octets in memory at the same time; others in temporary files
 //! ratio = 250                  # unpacked to packed, above 16 MiB
 //! ```
 
@@ -41,17 +41,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use ocp_proto::smtp::{Command, EffectName};
 
 pub use settings::{Action, VirusScanSettings};
 
-use crate::content::{Policy, Scans, applied, fill, part_labels, printable};
-use crate::mail::{Edits, Mail, Notice, PartKind};
+use crate::content::{Policy, Scans, applied, fill, part_labels, printable, stored_part};
+use crate::mail::{Edits, Mail, Notice, PartKind, SpoolError};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
-use crate::service::{Declaration, Request, Service, ServiceError};
+use crate::service::{Declaration, Request, Service, ServiceError, compute};
 use clamd::{Answer, Clamd};
 use scan::{Infection, Report, scan};
 use signatures::Signatures;
@@ -98,7 +97,7 @@ impl VirusScan {
         let mut report = {
             let (mail, signatures) = (Arc::clone(mail), Arc::clone(&self.signatures));
             let limits = self.settings.limits.clone();
-            running.run(move || scan(&mail, &signatures, &limits, all)).await?
+            running.run(move || scan(&mail, &signatures, &limits, all)).await??
         };
         if let Some(clamd) = self.clamd.as_ref().filter(|_| all || report.infections.is_empty()) {
             self.ask(clamd, mail, &mut report).await?;
@@ -141,7 +140,8 @@ impl VirusScan {
         report: &mut Report,
     ) -> Result<(), ServiceError> {
         let mut found = Vec::new();
-        let mut leaves = mail.parts().iter().enumerate().zip(part_labels(mail));
+        let parts = mail.parts()?;
+        let mut leaves = parts.iter().enumerate().zip(part_labels(parts));
         let mut asked = 0;
         for ((part, of), place) in leaves.by_ref().filter(|((_, p), _)| p.kind == PartKind::Leaf) {
             asked += 1;
@@ -149,7 +149,10 @@ impl VirusScan {
                 found.clear();
                 break;
             }
-            let octets = Bytes::from(mail.decoded(of, usize::MAX).octets.into_owned());
+            let (raw, transfer) = (mail.octets(of.body.clone()), of.transfer.clone());
+            let memory = self.settings.limits.memory;
+            let work = move || stored_part(&raw, &transfer, memory);
+            let octets = compute(of.body.len(), work).await??;
             if let Answer::Found(name) = clamd.scan(&[octets]).await? {
                 found.push(Infection { name, place, part });
             }
@@ -203,26 +206,30 @@ impl VirusScan {
         if policy != Policy::Accept {
             return applied(request, policy, "infected", &reason, &text);
         }
-        let change = Change::Content(self.replace(mail, report));
+        let change = Change::Content(self.replace(mail, report)?);
         let finding = Finding::new("infected").with_reason(printable(&reason));
         Ok(Outcome::changed(change, "infected").with_finding(finding))
     }
 
-    fn replace(&self, mail: &Mail, report: &Report) -> Edits {
+    fn replace(&self, mail: &Mail, report: &Report) -> Result<Edits, SpoolError> {
         let mut edits = Edits::new();
         let mut replaced: Vec<usize> = Vec::new();
         let whole = report.infections.iter().find(|infection| infection.part == 0);
         for infection in whole.map_or(&report.infections[..], std::slice::from_ref) {
-            let Some(part) = mail.parts().get(infection.part) else { continue };
+            let Some(part) = mail.parts()?.get(infection.part) else { continue };
             if replaced.contains(&infection.part) {
                 continue;
             }
             replaced.push(infection.part);
             let values = [("{virus}", &infection.name[..]), ("{place}", &infection.place[..])];
             let text = fill(&self.settings.notice, &values);
-            edits.replace_part(mail, part, Notice { text: &text, filename: Some("removed.txt") });
+            edits.replace_part(
+                mail,
+                part,
+                Notice { text: &text, filename: Some("removed.txt") },
+            )?;
         }
-        edits
+        Ok(edits)
     }
 }
 

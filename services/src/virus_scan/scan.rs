@@ -1,9 +1,9 @@
 //! The search for signatures in a mail.
 
 use super::eicar;
-use super::signatures::{OutOfSteps, Signatures};
+use super::signatures::{Signatures, Unfinished};
 use crate::content::{Limits, Next, Object, Origin, Remarks, walk};
-use crate::mail::Mail;
+use crate::mail::{Mail, SpoolError};
 
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,47 +26,57 @@ pub(super) struct Report {
 }
 
 /// Searches a mail. The first infection ends the search, unless `all` wants one for each part.
-pub(super) fn scan(mail: &Mail, signatures: &Signatures, limits: &Limits, all: bool) -> Report {
+///
+/// # Errors
+/// If the mail can't be read, or unpacked octets not kept.
+pub(super) fn scan(
+    mail: &Mail,
+    signatures: &Signatures,
+    limits: &Limits,
+    all: bool,
+) -> Result<Report, SpoolError> {
     let mut infections = Vec::new();
     let mut out_of_steps = None;
     if signatures.wants_mail() {
-        let whole = [&mail.header()[..], &mail.body()[..]].concat();
-        match signatures.find(&whole, true) {
+        match signatures.find(&mail.whole(), true) {
             Ok(Some(name)) => {
                 let (name, place) = (name.to_owned(), "the message".to_owned());
                 infections.push(Infection { name, place, part: 0 });
             }
             Ok(None) => {}
-            Err(_) => out_of_steps = Some("the message".to_owned()),
+            Err(Unfinished::OutOfSteps) => out_of_steps = Some("the message".to_owned()),
+            Err(Unfinished::Unreadable(error)) => return Err(error),
         }
     }
     if !infections.is_empty() {
-        return Report { infections, remarks: Remarks::default() };
+        return Ok(Report { infections, remarks: Remarks::default() });
     }
     let mut visit = |object: &Object<'_>| match find(object, signatures) {
-        Ok(None) => Next::Descend,
+        Ok(None) => Ok(Next::Descend),
         Ok(Some(name)) => {
             let (name, place, part) = (name.to_owned(), object.location(), object.part);
             infections.push(Infection { name, place, part });
-            if all { Next::SkipPart } else { Next::Stop }
+            Ok(if all { Next::SkipPart } else { Next::Stop })
         }
-        Err(_) => {
+        Err(Unfinished::OutOfSteps) => {
             out_of_steps.get_or_insert_with(|| object.location());
-            Next::Descend
+            Ok(Next::Descend)
         }
+        Err(Unfinished::Unreadable(error)) => Err(error),
     };
-    let mut remarks = walk(mail, limits, &mut visit);
+    let mut remarks = walk(mail, limits, &mut visit)?;
     if let Some(place) = out_of_steps {
         remarks.limit.get_or_insert(format!("content made to slow down the search: {place}"));
     }
-    Report { infections, remarks }
+    Ok(Report { infections, remarks })
 }
 
 fn find<'s>(
     object: &Object<'_>,
     signatures: &'s Signatures,
-) -> Result<Option<&'s str>, OutOfSteps> {
-    if *object.origin != Origin::RawPart && eicar::is_eicar(object.octets) {
+) -> Result<Option<&'s str>, Unfinished> {
+    let is_whole = object.head.len() == object.octets.len();
+    if *object.origin != Origin::RawPart && is_whole && eicar::is_eicar(object.head) {
         return Ok(Some(eicar::NAME));
     }
     signatures.find(object.octets, object.declared == "message/rfc822")

@@ -2,6 +2,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use bytes::Bytes;
 use ocp_proto::smtp::{FailurePolicy, SideEffect};
 
 use super::*;
@@ -283,7 +284,8 @@ async fn infected_parts_are_replaced() {
     let outcome = handle(&service, &infected).await;
     let Change::Content(edits) = outcome.change else { panic!("{:?}", outcome.change) };
     let cured = Arc::new(infected.edited(&edits).unwrap());
-    let bodies: Vec<_> = cured.parts().iter().skip(1).map(|part| cured.text(part, 1000)).collect();
+    let bodies: Vec<_> =
+        cured.parts().unwrap().iter().skip(1).map(|part| cured.text(part, 1000).unwrap()).collect();
     assert_eq!(
         bodies,
         [

@@ -1,6 +1,7 @@
 //! Signatures, from ClamAV's text formats
 //! (<https://docs.clamav.net/manual/Signatures.html>).
 
+mod content;
 mod pattern;
 
 use std::collections::HashMap;
@@ -14,8 +15,10 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::content::FileKind;
-pub(super) use pattern::OutOfSteps;
-use pattern::{Offset, Pattern, Steps};
+use crate::mail::Octets;
+use content::Content;
+pub(super) use content::Unfinished;
+use pattern::{Offset, Pattern};
 
 /// The most lines that are reported; a folder of another program would fill the screen.
 const MOST_NOTES: usize = 50;
@@ -136,20 +139,20 @@ impl Signatures {
     }
 
     /// The name of a signature that these octets have.
-    pub(super) fn find(&self, octets: &[u8], is_mail: bool) -> Result<Option<&str>, OutOfSteps> {
-        if let Some(name) = self.hashes.find(octets) {
+    pub(super) fn find(&self, octets: &Octets, is_mail: bool) -> Result<Option<&str>, Unfinished> {
+        if let Some(name) = self.hashes.find(octets)? {
             return Ok(Some(name));
         }
-        let file = FileKind::of(octets);
-        let mut steps = Steps::for_octets(octets.len());
-        let mut verify = |index: usize| {
+        let file = FileKind::of(&octets.read(0..FileKind::HEAD)?);
+        let mut content = Content::new(octets);
+        let mut verify = |index: usize| -> Result<_, Unfinished> {
             let Some(body) = self.bodies.get(index) else { return Ok(None) };
             let is_target = match body.target {
                 Target::Any => true,
                 Target::Mail => is_mail,
                 Target::File(kind) => file == Some(kind),
             };
-            let found = is_target && body.pattern.matches(octets, body.offset, &mut steps)?;
+            let found = is_target && body.pattern.matches(&mut content, body.offset)?;
             Ok(found.then_some(body.name.as_str()))
         };
         for &index in &self.unsearched {
@@ -159,15 +162,17 @@ impl Signatures {
         }
         let Some(literals) = &self.literals else { return Ok(None) };
         let mut seen = vec![false; self.users.len()];
-        for found in literals.find_overlapping_iter(octets) {
-            let literal = found.pattern().as_usize();
-            match seen.get_mut(literal) {
-                Some(seen) if !*seen => *seen = true,
-                _ => continue,
-            }
-            for &index in self.users.get(literal).into_iter().flatten() {
-                if let Some(name) = verify(index)? {
-                    return Ok(Some(name));
+        for window in octets.windows(LONGEST_LITERAL - 1) {
+            for found in literals.find_overlapping_iter(&window?.1) {
+                let literal = found.pattern().as_usize();
+                match seen.get_mut(literal) {
+                    Some(seen) if !*seen => *seen = true,
+                    _ => continue,
+                }
+                for &index in self.users.get(literal).into_iter().flatten() {
+                    if let Some(name) = verify(index)? {
+                        return Ok(Some(name));
+                    }
                 }
             }
         }
@@ -249,18 +254,33 @@ impl Signatures {
 }
 
 impl Hashes {
-    fn find(&self, octets: &[u8]) -> Option<&str> {
-        let find = |length, digest: fn(&[u8]) -> Vec<u8>| {
-            let tables = [Some(octets.len()), None].map(|size| self.names.get(&(length, size)));
-            let mut tables = tables.into_iter().flatten().peekable();
-            tables.peek()?;
-            let digest = digest(octets);
-            tables.find_map(|table| table.get(&digest))
+    fn find(&self, octets: &Octets) -> Result<Option<&str>, Unfinished> {
+        let tables = |length| {
+            let sizes = [Some(octets.len()), None];
+            sizes.into_iter().filter_map(move |size| self.names.get(&(length, size)))
         };
-        let found = find(16, |octets| Md5::digest(octets).to_vec())
-            .or_else(|| find(20, |octets| Sha1::digest(octets).to_vec()))
-            .or_else(|| find(32, |octets| Sha256::digest(octets).to_vec()));
-        found.map(String::as_str)
+        let wanted = |length| tables(length).next().is_some();
+        let mut md5 = wanted(16).then(Md5::new);
+        let mut sha1 = wanted(20).then(Sha1::new);
+        let mut sha256 = wanted(32).then(Sha256::new);
+        if md5.is_none() && sha1.is_none() && sha256.is_none() {
+            return Ok(None);
+        }
+        for chunk in octets.chunks() {
+            let chunk = chunk?;
+            md5.iter_mut().for_each(|hash| hash.update(&chunk));
+            sha1.iter_mut().for_each(|hash| hash.update(&chunk));
+            sha256.iter_mut().for_each(|hash| hash.update(&chunk));
+        }
+        let digests = [
+            md5.map(|hash| hash.finalize().to_vec()),
+            sha1.map(|hash| hash.finalize().to_vec()),
+            sha256.map(|hash| hash.finalize().to_vec()),
+        ];
+        let mut digests = digests.iter().flatten();
+        let found =
+            digests.find_map(|digest| tables(digest.len()).find_map(|table| table.get(digest)));
+        Ok(found.map(String::as_str))
     }
 }
 
@@ -311,6 +331,17 @@ mod tests {
         Signatures::load(folder.path()).unwrap()
     }
 
+    /// What is found in octets, in memory and in pieces.
+    fn find<'s>(signatures: &'s Signatures, octets: &[u8], is_mail: bool) -> Option<&'s str> {
+        let octets = Octets::from(octets.to_vec());
+        let found = signatures.find(&octets, is_mail).unwrap();
+        for window in [1, 7] {
+            let stored = octets.clone().in_windows(window);
+            assert_eq!(signatures.find(&stored, is_mail).unwrap(), found);
+        }
+        found
+    }
+
     #[test]
     fn hashes_of_every_kind() {
         let signatures = load(&[
@@ -324,9 +355,9 @@ mod tests {
         ]);
         assert_eq!(signatures.len(), 4);
         assert_eq!(signatures.notes(), Vec::<String>::new());
-        assert_eq!(signatures.find(b"abc", false), Ok(Some("Test.Md5")));
-        assert_eq!(signatures.find(b"def", false), Ok(Some("Test.Sha256")));
-        assert_eq!(signatures.find(b"ghi", false), Ok(None));
+        assert_eq!(find(&signatures, b"abc", false), Some("Test.Md5"));
+        assert_eq!(find(&signatures, b"def", false), Some("Test.Sha256"));
+        assert_eq!(find(&signatures, b"ghi", false), None);
     }
 
     #[test]
@@ -337,15 +368,15 @@ mod tests {
         )]);
         assert_eq!(signatures.len(), 5);
         assert!(signatures.wants_mail());
-        assert_eq!(signatures.find(b"an evil text", false), Ok(Some("Any")));
-        assert_eq!(signatures.find(b"From: x", false), Ok(None));
-        assert_eq!(signatures.find(b"From: x", true), Ok(Some("Mail")));
-        assert_eq!(signatures.find(b"the end", false), Ok(Some("End")));
-        assert_eq!(signatures.find(b"the end.", false), Ok(None));
-        assert_eq!(signatures.find(b"abc", false), Ok(Some("Short")));
+        assert_eq!(find(&signatures, b"an evil text", false), Some("Any"));
+        assert_eq!(find(&signatures, b"From: x", false), None);
+        assert_eq!(find(&signatures, b"From: x", true), Some("Mail"));
+        assert_eq!(find(&signatures, b"the end", false), Some("End"));
+        assert_eq!(find(&signatures, b"the end.", false), None);
+        assert_eq!(find(&signatures, b"abc", false), Some("Short"));
         let program = [&b"MZ"[..], &[0; 70], b"bad!..!"].concat();
-        assert_eq!(signatures.find(&program, false), Ok(Some("Pe")));
-        assert_eq!(signatures.find(&program[1..], false), Ok(None));
+        assert_eq!(find(&signatures, &program, false), Some("Pe"));
+        assert_eq!(find(&signatures, &program[1..], false), None);
     }
 
     #[test]
@@ -383,7 +414,7 @@ mod tests {
             let _ = signatures.add_hash(&line);
             let _ = signatures.add_body(&line);
             signatures.build().unwrap();
-            let _ = signatures.find(&octets, true);
+            let _ = signatures.find(&octets.into(), true);
         }
     }
 }

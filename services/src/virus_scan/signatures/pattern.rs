@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use super::content::{Content, Unfinished};
+
 /// A body signature.
 ///
 /// Unbounded gaps separate *segments*; within a segment, bounded gaps separate *runs* of fixed
@@ -49,27 +51,8 @@ pub(crate) enum Offset {
     End { before: usize, shift: usize },
 }
 
-/// The steps that matching may take; hostile content must not buy time without bound.
-#[derive(Debug)]
-pub(crate) struct Steps(usize);
-
-/// The steps were used up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OutOfSteps;
-
-impl Steps {
-    /// Enough for every honest content of this size: worst case about 100 ns for each octet.
-    pub(crate) fn for_octets(octets: usize) -> Self {
-        Self(octets.saturating_mul(64).saturating_add(100_000))
-    }
-
-    /// Uses up some.
-    pub(crate) fn take(&mut self, count: usize) -> Result<(), OutOfSteps> {
-        self.0 = self.0.checked_sub(count).ok_or(OutOfSteps)?;
-        Ok(())
-    }
-}
-
+/// The longest literal that is searched for; what follows is compared where it is found.
+const LONGEST_KEY: usize = 256;
 /// The largest gap that is bounded: 1 MiB. Each octet of it is a place to try.
 const LONGEST_GAP: usize = 1024 * 1024;
 
@@ -103,23 +86,23 @@ impl Pattern {
     /// Whether the pattern stands in these octets.
     pub(crate) fn matches(
         &self,
-        octets: &[u8],
+        content: &mut Content,
         offset: Offset,
-        steps: &mut Steps,
-    ) -> Result<bool, OutOfSteps> {
+    ) -> Result<bool, Unfinished> {
+        let length = content.len();
         let starts = match offset {
-            Offset::Any => 0..octets.len(),
+            Offset::Any => 0..length,
             Offset::Start { at, shift } => at..at.saturating_add(shift).saturating_add(1),
-            Offset::End { before, shift } => match octets.len().checked_sub(before) {
+            Offset::End { before, shift } => match length.checked_sub(before) {
                 Some(at) => at..at.saturating_add(shift).saturating_add(1),
                 None => return Ok(false),
             },
         };
-        let mut starts = starts.start..starts.end.min(octets.len());
+        let mut starts = starts.start..starts.end.min(length);
         for segment in &self.segments {
             starts.start = starts.start.saturating_add(segment.skip);
-            match segment.find(octets, starts, steps)? {
-                Some(end) => starts = end..octets.len(),
+            match segment.find(content, starts)? {
+                Some(end) => starts = end..length,
                 None => return Ok(false),
             }
         }
@@ -131,42 +114,26 @@ impl Segment {
     /// The end of the leftmost match that starts in this range.
     fn find(
         &self,
-        octets: &[u8],
-        starts: Range<usize>,
-        steps: &mut Steps,
-    ) -> Result<Option<usize>, OutOfSteps> {
+        content: &mut Content,
+        mut starts: Range<usize>,
+    ) -> Result<Option<usize>, Unfinished> {
         let (before, key) = (self.first.key.0, &self.first.key.1);
-        let mut start = starts.start;
-        while start < starts.end {
+        while starts.start < starts.end {
             // The next place where the key of the first run stands.
-            let Some(rest) = octets.get(start + before..) else { return Ok(None) };
-            let last = (starts.end - start).saturating_add(key.len());
-            let rest = rest.get(..last).unwrap_or(rest);
-            let Some(found) = memchr::memmem::find(rest, key) else {
-                steps.take(rest.len() / 16 + 1)?;
-                return Ok(None);
-            };
-            steps.take(found / 16 + 1)?;
-            start += found;
-            if start >= starts.end {
-                return Ok(None);
-            }
-            if let Some(end) = self.match_at(octets, start, steps)? {
+            let places = starts.start + before..starts.end + before;
+            let Some(found) = content.find(key, places)? else { return Ok(None) };
+            let start = found - before;
+            if let Some(end) = self.match_at(content, start)? {
                 return Ok(Some(end));
             }
-            start += 1;
+            starts.start = start + 1;
         }
         Ok(None)
     }
 
     /// The first end of a match that starts here.
-    fn match_at(
-        &self,
-        octets: &[u8],
-        start: usize,
-        steps: &mut Steps,
-    ) -> Result<Option<usize>, OutOfSteps> {
-        if !self.first.is_at(octets, start, steps)? {
+    fn match_at(&self, content: &mut Content, start: usize) -> Result<Option<usize>, Unfinished> {
+        if !self.first.is_at(content, start)? {
             return Ok(None);
         }
         // All places where the runs so far can end, in order.
@@ -177,8 +144,8 @@ impl Segment {
             for end in ends {
                 // What was tried for an end before this one is not tried again.
                 at = at.max(end + gap.start);
-                while at < end + gap.end && at < octets.len() {
-                    if run.is_at(octets, at, steps)? {
+                while at < end + gap.end && at < content.len() {
+                    if run.is_at(content, at)? {
                         next.push(at + run.length);
                     }
                     at += 1;
@@ -201,7 +168,7 @@ impl Run {
         let mut literal: (usize, Vec<u8>) = (0, Vec::new());
         for unit in &self.units {
             match unit {
-                Unit::Octet { mask: 0xff, value } => {
+                Unit::Octet { mask: 0xff, value } if literal.1.len() < LONGEST_KEY => {
                     literal.1.push(*value);
                     if literal.1.len() > self.key.1.len() {
                         self.key = literal.clone();
@@ -213,19 +180,21 @@ impl Run {
         }
     }
 
-    fn is_at(&self, octets: &[u8], at: usize, steps: &mut Steps) -> Result<bool, OutOfSteps> {
-        let Some(mut octets) = octets.get(at..).and_then(|rest| rest.get(..self.length)) else {
-            return Ok(false);
-        };
+    fn is_at(&self, content: &mut Content, at: usize) -> Result<bool, Unfinished> {
+        let Some(mut octets) = content.get(at, self.length)? else { return Ok(false) };
+        let mut steps = 0;
+        let mut is_at = true;
         for unit in &self.units {
-            steps.take(unit.cost())?;
-            let Some((head, tail)) = octets.split_at_checked(unit.len()) else { return Ok(false) };
-            if !unit.is(head) {
-                return Ok(false);
+            steps += unit.cost();
+            let Some((head, tail)) = octets.split_at_checked(unit.len()) else { break };
+            is_at = unit.is(head);
+            if !is_at {
+                break;
             }
             octets = tail;
         }
-        Ok(true)
+        content.take(steps)?;
+        Ok(is_at)
     }
 }
 
@@ -375,7 +344,8 @@ mod tests {
 
     fn matches(pattern: &str, offset: Offset, octets: &[u8]) -> bool {
         let pattern = Pattern::parse(pattern).unwrap();
-        pattern.matches(octets, offset, &mut Steps::for_octets(octets.len())).unwrap()
+        let mut content = Content::new(&octets.to_vec().into());
+        pattern.matches(&mut content, offset).unwrap()
     }
 
     #[test]
@@ -438,8 +408,9 @@ mod tests {
     fn hostile_content_runs_out_of_steps() {
         let pattern = Pattern::parse("61{-1000000}61{-1000000}62").unwrap();
         let octets = vec![b'a'; 100_000];
-        let mut steps = Steps::for_octets(octets.len());
-        assert_eq!(pattern.matches(&octets, Offset::Any, &mut steps), Err(OutOfSteps));
+        let mut content = Content::new(&octets.into());
+        let found = pattern.matches(&mut content, Offset::Any);
+        assert!(matches!(found, Err(Unfinished::OutOfSteps)), "{found:?}");
     }
 
     /// What a pattern means, without any thought of speed.
@@ -492,6 +463,7 @@ mod tests {
             first in unit(),
             rest in proptest::collection::vec((gap(), unit()), 0..6),
             octets in proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'b'), Just(b'z')], 0..14),
+            block in 1usize..9,
         ) {
             let mut pieces = vec![first];
             for (gap, unit) in rest {
@@ -506,17 +478,21 @@ mod tests {
             }).collect();
             let pattern = Pattern::parse(&text).unwrap();
             let anywhere = (0..octets.len()).any(|start| naive(&pieces, &octets[start..]));
-            let mut steps = Steps::for_octets(octets.len());
-            prop_assert_eq!(pattern.matches(&octets, Offset::Any, &mut steps), Ok(anywhere), "{}", text);
             let at_start = Offset::Start { at: 0, shift: 0 };
             let expected = !octets.is_empty() && naive(&pieces, &octets);
-            prop_assert_eq!(pattern.matches(&octets, at_start, &mut steps), Ok(expected), "{}", text);
+            let in_memory = Content::new(&octets.clone().into());
+            for mut content in [in_memory, Content::in_blocks(&octets, block)] {
+                let found = pattern.matches(&mut content, Offset::Any).unwrap();
+                prop_assert_eq!(found, anywhere, "{}", text);
+                let found = pattern.matches(&mut content, at_start).unwrap();
+                prop_assert_eq!(found, expected, "{}", text);
+            }
         }
 
         #[test]
         fn any_text_is_a_pattern_or_is_not(text in "[0-9a-f?*{}()|!\\[\\]-]{0,24}", octets: Vec<u8>) {
             if let Ok(pattern) = Pattern::parse(&text) {
-                let _ = pattern.matches(&octets, Offset::Any, &mut Steps::for_octets(octets.len()));
+                let _ = pattern.matches(&mut Content::new(&octets.into()), Offset::Any);
             }
         }
     }

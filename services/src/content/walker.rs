@@ -1,0 +1,389 @@
+//! The one who walks.
+
+use std::io::Read;
+
+use super::archive::{Ended, File, Incomplete, Member, cost, members};
+use super::limits::Limits;
+use super::sniff;
+use super::store::{Stored, store, stored_part};
+use super::walk::{Next, Object, Origin, Remarks, Visit, location, part_labels};
+use crate::mail::{
+    Decoder, Embedded, Mail, Octets, Part, PartKind, SpoolError, Transfer, data_uris, header_of,
+    uuencoded,
+};
+
+/// Where the walk is left.
+pub(super) enum Leave {
+    Part,
+    All,
+    Failed(SpoolError),
+}
+
+impl<E: Into<SpoolError>> From<E> for Leave {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+type Flow = Result<(), Leave>;
+
+/// An object before it is shown.
+struct Found<'a> {
+    origin: Origin,
+    names: &'a [String],
+    declared: &'a str,
+    octets: &'a Octets,
+}
+
+pub(super) struct Walker<'v> {
+    limits: &'v Limits,
+    visit: Visit<'v>,
+    pub(super) remarks: Remarks,
+    place: Vec<String>,
+    part: usize,
+    members: usize,
+    unpacked: usize,
+    /// Unpacked octets in memory.
+    held: usize,
+    /// What is left for the directories of archives.
+    search: u64,
+}
+
+/// What the directories of all archives in a message may cost: a second or two.
+const MOST_SEARCH: u64 = 8_000_000_000;
+
+impl<'v> Walker<'v> {
+    pub(super) fn new(limits: &'v Limits, visit: Visit<'v>) -> Self {
+        Self {
+            limits,
+            visit,
+            remarks: Remarks::default(),
+            place: Vec::new(),
+            part: 0,
+            members: 0,
+            unpacked: 0,
+            held: 0,
+            search: MOST_SEARCH,
+        }
+    }
+
+    pub(super) fn mail(&mut self, mail: &Mail) -> Flow {
+        let is_outermost = self.place.is_empty();
+        if let Some(bound) = mail.is_truncated()? {
+            self.remark_limit(bound);
+        }
+        let parts = mail.parts()?;
+        for ((index, part), label) in parts.iter().enumerate().zip(part_labels(parts)) {
+            if part.kind != PartKind::Leaf {
+                continue;
+            }
+            if is_outermost {
+                self.part = index;
+            } else if !self.count_member() {
+                break;
+            }
+            self.place.push(label);
+            let flow = self.leaf(mail, part);
+            self.place.pop();
+            match flow {
+                Err(Leave::Part) if is_outermost => {}
+                flow => flow?,
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, mail: &Mail, part: &Part) -> Flow {
+        let raw = mail.octets(part.body.clone());
+        let found = Found {
+            origin: Origin::RawPart,
+            names: &part.names,
+            declared: &part.content_type.essence,
+            octets: &raw,
+        };
+        let transfers = transfers(part);
+        for transfer in &transfers {
+            let octets = stored_part(&raw, transfer, self.memory_left())?;
+            // The octets of parts don't count if the message itself is in memory.
+            let held = if raw.in_memory().is_some() { 0 } else { in_memory(&octets) };
+            self.held += held;
+            let flow = self.object(&Found { origin: Origin::Part, octets: &octets, ..found });
+            self.held -= held;
+            flow?;
+        }
+        if part.transfer.is_identity() {
+            return Ok(());
+        }
+        match self.show(&found, &raw.read(0..sniff::HEAD)?)? {
+            Next::Descend if transfers.contains(&Transfer::Uuencode) => self.text(&raw),
+            next => leave(next),
+        }
+    }
+
+    /// Shows an object, and goes into it.
+    fn object(&mut self, found: &Found<'_>) -> Flow {
+        let head = found.octets.read(0..sniff::HEAD)?;
+        let flow = match self.show(found, &head)? {
+            Next::Descend => self.inside(found, &head),
+            next => leave(next),
+        };
+        // What went into it can't tell broken content from octets that can't be read.
+        found.octets.check()?;
+        flow
+    }
+
+    fn show(&mut self, found: &Found<'_>, head: &[u8]) -> Result<Next, SpoolError> {
+        (self.visit)(&Object {
+            part: self.part,
+            place: &self.place,
+            origin: &found.origin,
+            names: found.names,
+            declared: found.declared,
+            octets: found.octets,
+            head,
+        })
+    }
+
+    fn inside(&mut self, found: &Found<'_>, head: &[u8]) -> Flow {
+        let octets = found.octets;
+        if let Some(archive) = sniff::archive(head) {
+            return self.archive(archive, octets, true);
+        }
+        if sniff::has_zip_end(octets)? {
+            self.archive(sniff::Archive::Zip, octets, false)?;
+        } else if let Some(kind) = sniff::unread_archive(head) {
+            self.remark_unreadable(&format!("{kind} archives are not read"));
+        }
+        if sniff::is_text(head) || found.declared.starts_with("text/") {
+            self.text(octets)?;
+        }
+        if found.declared.starts_with("message/") || sniff::is_mail(octets)? {
+            return self.nested(octets);
+        }
+        Ok(())
+    }
+
+    /// Goes into a message that is encoded or in an archive.
+    fn nested(&mut self, octets: &Octets) -> Flow {
+        if !self.may_enter() {
+            return Ok(());
+        }
+        if octets.len() > self.limits.unpacked.saturating_sub(self.unpacked) {
+            self.remark_limit("too many octets to unpack");
+            return Ok(());
+        }
+        self.unpacked += octets.len();
+        let (header, is_cut) = header_of(octets)?;
+        if is_cut {
+            self.remark_limit("1,048,576 or more octets in a header section");
+        }
+        let body = octets.slice(header.len()..octets.len());
+        self.mail(&Mail::new(header, body))
+    }
+
+    /// Goes into the files that stand in a text.
+    fn text(&mut self, text: &Octets) -> Flow {
+        for file in uuencoded(text) {
+            let Embedded { name, range, content } = file?;
+            if !self.embedded(Origin::Uuencoded(range), &[name], content)? {
+                break;
+            }
+        }
+        for file in data_uris(text) {
+            if !self.embedded(Origin::DataUri, &[], file?.content)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes into a file that stands in a text, if it is within all bounds.
+    fn embedded(
+        &mut self,
+        origin: Origin,
+        names: &[String],
+        mut content: Decoder,
+    ) -> Result<bool, Leave> {
+        if !self.may_enter() || !self.count_member() {
+            return Ok(false);
+        }
+        let left = self.limits.unpacked.saturating_sub(self.unpacked);
+        let Stored { octets, is_cut, broken } = store(&mut content, left, self.memory_left())?;
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+        if is_cut {
+            self.remark_limit("too many octets to unpack");
+            return Ok(false);
+        }
+        self.unpacked += octets.len();
+        self.held += in_memory(&octets);
+        let flow = self.entered(&Found { origin, names, declared: "", octets: &octets });
+        self.held -= in_memory(&octets);
+        flow.map(|()| true)
+    }
+
+    /// Goes into an archive. `is_certain` unless the octets might be one by accident only.
+    fn archive(&mut self, archive: sniff::Archive, octets: &Octets, is_certain: bool) -> Flow {
+        if !self.may_enter() {
+            return Ok(());
+        }
+        let mut allowance = self.limits.allowance(octets.len());
+        let left = self.limits.members.saturating_sub(self.members);
+        let search = self.search.checked_sub(cost(archive, octets)?);
+        self.search = search.unwrap_or(self.search);
+        let mut each = |member: Member<'_>| self.member(member, &mut allowance);
+        match members(archive, octets, left, search.is_some(), &mut each) {
+            Err(Ended::Left(leave)) => return Err(leave),
+            Err(Ended::Incomplete(Incomplete::TooMany(what))) => {
+                self.remark_limit(&format!("an archive with too many {what}"));
+            }
+            Err(Ended::Incomplete(Incomplete::Broken(why))) if is_certain => {
+                self.remark_unreadable(&format!("broken archive ({why})"));
+            }
+            Err(Ended::Incomplete(Incomplete::Broken(_))) | Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, member: Member<'_>, allowance: &mut usize) -> Flow {
+        let octets = Octets::default();
+        let found = |names| Found { origin: Origin::Member, names, declared: "", octets: &octets };
+        match member {
+            Member::Encrypted(names) if self.count_member() => {
+                self.place.push(names.first().cloned().unwrap_or_default());
+                let place = location(&self.place);
+                self.remarks.encrypted.get_or_insert(format!("needs a password: {place}"));
+                let next = self.show(&found(&names), &[]);
+                self.place.pop();
+                leave(next?)
+            }
+            Member::Unreadable(names, why) if self.count_member() => {
+                self.remark_unreadable(&format!("member that can't be read ({why})"));
+                self.entered(&found(&names))
+            }
+            Member::Encrypted(_) | Member::Unreadable(..) => Ok(()),
+            Member::Files { content, files } => {
+                let octets = self.unpack(content, allowance)?;
+                self.held += in_memory(&octets);
+                let flow = self.files(&octets, &files);
+                self.held -= in_memory(&octets);
+                flow
+            }
+        }
+    }
+
+    fn files(&mut self, octets: &Octets, files: &[File]) -> Flow {
+        for File { names, range } in files {
+            if !self.count_member() {
+                break;
+            }
+            let octets = octets.slice(range.clone());
+            let found = Found { origin: Origin::Member, names, declared: "", octets: &octets };
+            self.entered(&found)?;
+        }
+        Ok(())
+    }
+
+    /// Shows an object that is inside another one.
+    fn entered(&mut self, found: &Found<'_>) -> Flow {
+        let label = match (found.names.first(), &found.origin) {
+            (Some(name), _) => name.clone(),
+            (None, Origin::DataUri) => "data URI".to_owned(),
+            (None, _) => "unnamed".to_owned(),
+        };
+        self.place.push(label);
+        let flow = self.object(found);
+        self.place.pop();
+        flow
+    }
+
+    /// Unpacks content within all bounds; what is beyond is remarked and left.
+    fn unpack(
+        &mut self,
+        content: &mut dyn Read,
+        allowance: &mut usize,
+    ) -> Result<Octets, SpoolError> {
+        let unpacked = self.limits.unpacked.saturating_sub(self.unpacked);
+        let (most, reason) = match *allowance < unpacked {
+            true => (*allowance, "an archive that unpacks to many times its size"),
+            false => (unpacked, "too many octets to unpack"),
+        };
+        let Stored { octets, is_cut, broken } = store(content, most, self.memory_left())?;
+        if let Some(error) = broken {
+            self.remark_unreadable(&format!("broken archive ({error})"));
+        }
+        if is_cut {
+            self.remark_limit(reason);
+        }
+        *allowance -= octets.len();
+        self.unpacked += octets.len();
+        Ok(octets)
+    }
+
+    fn memory_left(&self) -> usize {
+        self.limits.memory.saturating_sub(self.held)
+    }
+
+    fn may_enter(&mut self) -> bool {
+        let may = self.place.len() <= self.limits.depth;
+        if !may {
+            self.remark_limit("nested too deep");
+        }
+        may
+    }
+
+    fn count_member(&mut self) -> bool {
+        self.members += 1;
+        let may = self.members <= self.limits.members;
+        if !may {
+            self.remark_limit("too many archive members, files in text and nested parts");
+        }
+        may
+    }
+
+    fn remark_limit(&mut self, reason: &str) {
+        let place = location(&self.place);
+        self.remarks.limit.get_or_insert_with(|| remark(reason, &place));
+    }
+
+    fn remark_unreadable(&mut self, reason: &str) {
+        let place = location(&self.place);
+        self.remarks.unreadable.get_or_insert_with(|| remark(reason, &place));
+    }
+}
+
+fn remark(reason: &str, place: &str) -> String {
+    if place.is_empty() { reason.to_owned() } else { format!("{reason}: {place}") }
+}
+
+fn leave(next: Next) -> Flow {
+    match next {
+        Next::Descend | Next::Skip => Ok(()),
+        Next::SkipPart => Err(Leave::Part),
+        Next::Stop => Err(Leave::All),
+    }
+}
+
+/// Octets that take memory.
+fn in_memory(octets: &Octets) -> usize {
+    octets.in_memory().map_or(0, |octets| octets.len())
+}
+
+/// The transfer encodings by which some client may read a part: the first field that declares one
+/// counts, but not for every client, and not every client minds what an unknown one looks like.
+fn transfers(part: &Part) -> Vec<Transfer> {
+    /// Fields that are looked at.
+    const FIELDS: usize = 4;
+    let mut transfers = vec![part.transfer.clone()];
+    let fields = part.fields.iter().filter(|f| f.is_named("Content-Transfer-Encoding"));
+    let declared: Vec<String> =
+        fields.take(FIELDS).map(|field| field.text().to_lowercase()).collect();
+    let known = [("base64", Transfer::Base64), ("quoted", Transfer::QuotedPrintable)];
+    for (word, transfer) in known {
+        if declared.iter().any(|value| value.contains(word)) && !transfers.contains(&transfer) {
+            transfers.push(transfer);
+        }
+    }
+    transfers
+}

@@ -1,7 +1,7 @@
 //! `opes-mta adapt`: stored mail through a callout server.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,7 +86,9 @@ Decisions: accept (goes on as it was), modify, reject, discard, quarantine, erro
 processed). --out gets nothing for the last four.
 
 JSON members: file, decision, reply, effects, services (uri, verdict, score, reason, ms),
-octets_sent, octets_returned, ms, sender, recipients, refused (recipient, reply), error.
+octets_sent, octets_returned, ms, sender, recipients, refused (recipient, reply), error. Where
+recipients differ: versions (recipients, decision, reply, effects), which --out gets as
+NAME.version-1, NAME.version-2, ...
 
 Exit code: 0; 1 if a mail could not be processed, or no server answered; 2 for a wrong command line.
 RUST_LOG=info or debug says more on the standard error.";
@@ -153,7 +155,7 @@ async fn run(
     while let Some((mut report, path, octets)) = reports.next().await {
         if let Some(output) = &mut output
             && matches!(report.decision, Decision::Accept | Decision::Modify)
-            && let Err(error) = output.write(&path, &report.message)
+            && let Err(error) = write(output, &path, &report)
         {
             report.decision = Decision::Error;
             report.error = Some(format!("cannot write it to --out: {error}"));
@@ -224,6 +226,21 @@ pub(crate) fn unreachable(error: ConnectError) -> anyhow::Error {
         }
     };
     anyhow::anyhow!("{error}\n  {hint}")
+}
+
+/// Writes what goes on: the mail under its name, or each version of it with a number behind that.
+fn write(output: &mut OutputFolder, path: &Path, report: &Report) -> io::Result<()> {
+    if report.versions.is_empty() {
+        return output.write(path, &report.message);
+    }
+    for (version, number) in report.versions.iter().zip(1..) {
+        if matches!(version.decision, Decision::Accept | Decision::Modify) {
+            let mut name = path.to_owned().into_os_string();
+            name.push(format!(".version-{number}"));
+            output.write(Path::new(&name), &version.message)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{
     Address, Command, CommandLine, CommandLineError, EffectName, Part, Reply, ReplyError,
-    SideEffect, Verdict,
+    SideEffect, Verdict, uncovered,
 };
-use ocp_proto::{AdaptedEnd, AdaptedStart};
+use ocp_proto::{AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart};
 
 use crate::event::{Content, Event, Message, PathError, address_of, check_path, header_end};
 use crate::kept::Kept;
@@ -34,6 +34,30 @@ pub enum Answer {
     Message(Adapted),
     /// This reply goes to the peer; the event is not executed.
     Reply(Reply),
+    /// Recipients differ: each of them is covered by one of these, or deleted by a side effect.
+    Several(Vec<Variant>),
+}
+
+/// What becomes of a message for some of its recipients (SMTP profile section 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// Whom it is for.
+    pub recipients: Vec<Address>,
+    /// What becomes of the octets for them: they stay, another message, or a reply.
+    pub answer: Answer,
+    /// What to do besides, for these recipients only.
+    pub effects: Vec<SideEffect>,
+}
+
+/// A message that the services want to have submitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// Its sender.
+    pub sender: Address,
+    /// Its recipients.
+    pub recipients: Vec<Address>,
+    /// Its octets.
+    pub message: Adapted,
 }
 
 /// An adapted message: slices of the original and new octets in their order.
@@ -54,6 +78,8 @@ pub struct Checked {
     pub effects: Vec<SideEffect>,
     /// What each service found.
     pub verdicts: Vec<Verdict>,
+    /// New messages to be submitted.
+    pub notifications: Vec<Notification>,
     /// Whether no more events of this envelope are wanted.
     pub envelope_done: bool,
 }
@@ -70,9 +96,9 @@ pub enum AnswerError {
     /// DUY of what was not kept.
     #[error("octets {0:?} of the original were not kept")]
     NotKept(Range<u32>),
-    /// Several adapted messages.
-    #[error("several adapted messages were not negotiated")]
-    Several,
+    /// A recipient whom no variant, reply or deletion covers.
+    #[error("nothing is said of the recipient {0}")]
+    Uncovered(Address),
     /// Octets without a part.
     #[error("octets that belong to no part")]
     NoPart,
@@ -130,10 +156,20 @@ pub(crate) struct Assembly {
     /// What comes from the server itself is copied: a slice would hold back the whole buffer that
     /// it arrived in.
     fresh: BytesMut,
-    pieces: Vec<Piece>,
+    /// One, or several with an Am-Id; the connection bounds how many.
+    messages: Vec<Incoming>,
+    /// Stretches of all of them.
+    pieces: usize,
     octets: usize,
     limit: usize,
-    end: Option<AdaptedEnd>,
+}
+
+/// An adapted message on its way in.
+#[derive(Debug)]
+struct Incoming {
+    start: AdaptedStart,
+    pieces: Vec<Piece>,
+    end: AdaptedEnd,
 }
 
 #[derive(Debug)]
@@ -152,10 +188,10 @@ enum Stretch {
 
 impl Assembly {
     /// An answer to an event of which `kept` was sent. At most `allowance` octets more than that
-    /// may come back.
+    /// may come back in each of its messages.
     pub(crate) fn new(kept: Kept, allowance: usize) -> Self {
         let limit = kept.octets().saturating_add(allowance);
-        Self { kept, fresh: BytesMut::new(), pieces: Vec::new(), octets: 0, limit, end: None }
+        Self { kept, fresh: BytesMut::new(), messages: Vec::new(), pieces: 0, octets: 0, limit }
     }
 
     /// What was sent.
@@ -163,32 +199,39 @@ impl Assembly {
         &self.kept
     }
 
-    /// The start of the message (AMS).
-    pub(crate) fn start(&mut self, start: &AdaptedStart) -> Result<(), AnswerError> {
-        let only = start.id.is_none() && start.role.is_none();
-        only.then_some(()).ok_or(AnswerError::Several)
+    /// The start of a message (AMS).
+    pub(crate) fn start(&mut self, start: AdaptedStart) {
+        self.messages.push(Incoming { start, pieces: Vec::new(), end: AdaptedEnd::default() });
     }
 
     /// Octets of the server (DUM).
-    pub(crate) fn data(&mut self, part: Option<Part>, octets: &[u8]) -> Result<(), AnswerError> {
+    pub(crate) fn data(
+        &mut self,
+        id: Option<AdaptedMessageId>,
+        part: Option<Part>,
+        octets: &[u8],
+    ) -> Result<(), AnswerError> {
         let part = part.ok_or(AnswerError::NoPart)?;
         self.count(octets.len())?;
         let start = self.fresh.len();
         self.fresh.extend_from_slice(octets);
         let end = self.fresh.len();
-        match self.pieces.last_mut() {
+        match self.message(id)?.pieces.last_mut() {
             // One DUM may arrive in several pieces.
-            Some(Piece { part: last, octets: Stretch::Fresh(range) }) if *last == part => {
+            Some(Piece { part: last, octets: Stretch::Fresh(range) })
+                if *last == part && range.end == start =>
+            {
                 range.end = end;
                 Ok(())
             }
-            _ => self.push(part, Stretch::Fresh(start..end)),
+            _ => self.push(id, part, Stretch::Fresh(start..end)),
         }
     }
 
     /// Octets of the original (DUY).
     pub(crate) fn preserved(
         &mut self,
+        id: Option<AdaptedMessageId>,
         part: Option<Part>,
         range: Range<u32>,
     ) -> Result<(), AnswerError> {
@@ -198,48 +241,150 @@ impl Assembly {
         self.count(end.saturating_sub(start))?;
         let slices: Vec<_> = self.kept.slices(start..end).ok_or_else(not_kept)?.collect();
         for (own, octets) in slices {
-            self.push(part.unwrap_or(own), Stretch::Kept(octets))?;
+            self.push(id, part.unwrap_or(own), Stretch::Kept(octets))?;
         }
         Ok(())
     }
 
-    /// The end of the message (AME).
-    pub(crate) fn end(&mut self, end: AdaptedEnd) {
-        self.end = Some(end);
+    /// The end of a message (AME). With `rest`, the server has left the rest of the original from
+    /// that offset on to us (AME 206 after DSS).
+    pub(crate) fn end(&mut self, end: AdaptedEnd, rest: Option<u32>) -> Result<(), AnswerError> {
+        let id = end.id;
+        if let Some(rest) = rest {
+            let all = u32::try_from(self.kept.octets()).unwrap_or(u32::MAX);
+            self.preserved(id, None, rest.min(all)..all)?;
+        }
+        self.message(id)?.end = end;
+        Ok(())
     }
 
     /// The answer, once the server has committed it with TE 200.
     pub(crate) fn finish(self, event: &Event) -> Result<Checked, AnswerError> {
-        let Self { fresh, pieces, end, .. } = self;
+        let Self { fresh, messages, .. } = self;
         let fresh = fresh.freeze();
-        let AdaptedEnd { side_effects, envelope_done, verdicts, .. } = end.unwrap_or_default();
-        check_effects(&side_effects)?;
-        let is_reply = matches!(pieces.first(), Some(Piece { part: Part::Reply, .. }));
-        let answer = if is_reply {
-            let reply = Reply::parse(fresh)?;
-            check_satisfaction(&event.command, &reply, &side_effects)?;
-            Answer::Reply(reply)
-        } else {
-            match &event.content {
-                Content::Nothing => Answer::Unchanged,
-                Content::Line(line) => adapted_line(event, line, &pieces, &fresh)?,
-                Content::Message(message) => adapted_message(message, pieces, &fresh)?,
-            }
+        let mut checked = Checked {
+            answer: Answer::Unchanged,
+            effects: Vec::new(),
+            verdicts: Vec::new(),
+            notifications: Vec::new(),
+            envelope_done: false,
         };
-        Ok(Checked { answer, effects: side_effects, verdicts, envelope_done })
+        check_coverage(&messages, &event.envelope.recipients)?;
+        let mut variants = Vec::new();
+        for mut message in messages {
+            check_effects(&message.end.side_effects)?;
+            checked.verdicts.append(&mut message.end.verdicts);
+            checked.envelope_done |= message.end.envelope_done;
+            let effects = std::mem::take(&mut message.end.side_effects);
+            let start = std::mem::take(&mut message.start);
+            match start.role {
+                None => {
+                    checked.answer = message.answer(event, &effects, &fresh)?;
+                    checked.effects = effects;
+                }
+                Some(AdaptedRole::Notification) => {
+                    checked.notifications.push(message.notification(start, &fresh)?);
+                }
+                Some(AdaptedRole::Variant | AdaptedRole::Reply) => {
+                    let answer = message.answer(event, &effects, &fresh)?;
+                    variants.push(Variant { recipients: start.recipients, answer, effects });
+                }
+            }
+        }
+        if !variants.is_empty() {
+            name_the_rest(&mut variants, &event.envelope.recipients);
+            checked.answer = Answer::Several(variants);
+        }
+        Ok(checked)
+    }
+
+    fn message(&mut self, id: Option<AdaptedMessageId>) -> Result<&mut Incoming, AnswerError> {
+        // The connection tells of no octets before their AMS.
+        let mut messages = self.messages.iter_mut();
+        messages.find(|message| message.start.id == id).ok_or(AnswerError::NoPart)
     }
 
     fn count(&mut self, octets: usize) -> Result<(), AnswerError> {
         self.octets = self.octets.saturating_add(octets);
-        (self.octets <= self.limit).then_some(()).ok_or(AnswerError::TooLarge(self.limit))
+        let limit = self.limit.saturating_mul(self.messages.len().max(1));
+        (self.octets <= limit).then_some(()).ok_or(AnswerError::TooLarge(limit))
     }
 
-    fn push(&mut self, part: Part, octets: Stretch) -> Result<(), AnswerError> {
-        if self.pieces.len() >= MOST_PIECES {
+    fn push(
+        &mut self,
+        id: Option<AdaptedMessageId>,
+        part: Part,
+        octets: Stretch,
+    ) -> Result<(), AnswerError> {
+        if self.pieces >= MOST_PIECES {
             return Err(AnswerError::TooManyPieces);
         }
-        self.pieces.push(Piece { part, octets });
+        self.pieces += 1;
+        self.message(id)?.pieces.push(Piece { part, octets });
         Ok(())
+    }
+}
+
+impl Incoming {
+    fn answer(
+        self,
+        event: &Event,
+        effects: &[SideEffect],
+        fresh: &Bytes,
+    ) -> Result<Answer, AnswerError> {
+        if matches!(self.pieces.first(), Some(Piece { part: Part::Reply, .. })) {
+            let octets: Vec<Bytes> =
+                self.pieces.into_iter().map(|piece| piece.take(fresh)).collect();
+            let reply = match octets.as_slice() {
+                [only] => Reply::parse(only.clone())?,
+                several => Reply::parse(several.concat())?,
+            };
+            check_satisfaction(&event.command, &reply, effects)?;
+            return Ok(Answer::Reply(reply));
+        }
+        match &event.content {
+            Content::Nothing => Ok(Answer::Unchanged),
+            Content::Line(line) => adapted_line(event, line, &self.pieces, fresh),
+            Content::Message(message) => adapted_message(message, self.pieces, fresh),
+        }
+    }
+
+    fn notification(self, start: AdaptedStart, fresh: &Bytes) -> Result<Notification, AnswerError> {
+        let sender = start.sender.unwrap_or_else(Address::null);
+        for address in start.recipients.iter().chain([&sender]) {
+            check_path(address)
+                .map_err(|error| AnswerError::Address { address: address.clone(), error })?;
+        }
+        let message = match adapted_message(&Message::default(), self.pieces, fresh)? {
+            Answer::Message(message) => message,
+            _ => return Err(AnswerError::Empty(Command::Message)),
+        };
+        Ok(Notification { sender, recipients: start.recipients, message })
+    }
+}
+
+/// Profile section 5: a recipient of whom nothing is said makes the transaction fail.
+fn check_coverage(messages: &[Incoming], recipients: &[Address]) -> Result<(), AnswerError> {
+    if messages.iter().all(|message| message.start.role.is_none()) {
+        return Ok(());
+    }
+    let said: Vec<_> =
+        messages.iter().map(|message| (message.start.clone(), message.end.clone())).collect();
+    match uncovered(recipients, &said).first() {
+        Some(address) => Err(AnswerError::Uncovered((*address).clone())),
+        None => Ok(()),
+    }
+}
+
+/// The variant that names no recipients serves those that no other one names.
+fn name_the_rest(variants: &mut [Variant], recipients: &[Address]) {
+    let named: Vec<Bytes> = variants
+        .iter()
+        .flat_map(|variant| variant.recipients.iter().map(|address| address.path().clone()))
+        .collect();
+    if let Some(rest) = variants.iter_mut().find(|variant| variant.recipients.is_empty()) {
+        let others = recipients.iter().filter(|address| !named.contains(address.path()));
+        rest.recipients = others.cloned().collect();
     }
 }
 
@@ -404,13 +549,15 @@ mod tests {
     fn assembly(event: &Event) -> Assembly {
         let mut kept = Kept::default();
         event.parts().for_each(|(part, octets)| kept.push(part, octets));
-        Assembly::new(kept, 4_096)
+        let mut assembly = Assembly::new(kept, 4_096);
+        assembly.start(AdaptedStart::default());
+        assembly
     }
 
     fn answer(event: &Event, data: &[(Part, &[u8])]) -> Result<Answer, AnswerError> {
         let mut assembly = assembly(event);
         for (part, octets) in data {
-            assembly.data(Some(*part), octets)?;
+            assembly.data(None, Some(*part), octets)?;
         }
         assembly.finish(event).map(|checked| checked.answer)
     }
@@ -454,9 +601,9 @@ mod tests {
     fn content_is_accepted_only_by_whom_takes_it_over() {
         let event = message("A: b\n\n");
         let mut assembly = assembly(&event);
-        assembly.data(Some(Part::Reply), b"250 kept\r\n").unwrap();
+        assembly.data(None, Some(Part::Reply), b"250 kept\r\n").unwrap();
         let effects = vec![SideEffect::Quarantine("why".into())];
-        assembly.end(AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() });
+        assembly.end(AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() }, None).unwrap();
         let checked = assembly.finish(&event).unwrap();
         assert_eq!(checked.answer, Answer::Reply(Reply::parse("250 kept\r\n").unwrap()));
     }
@@ -513,13 +660,13 @@ mod tests {
     fn what_comes_back_is_bounded() {
         let event = message("A: b\n\nbody");
         let mut assembly = assembly(&event);
-        assembly.data(Some(Part::MessageBody), &[b'x'; 4_096]).unwrap();
-        assert_eq!(assembly.preserved(None, 0..11), Err(AnswerError::TooLarge(4_106)));
+        assembly.data(None, Some(Part::MessageBody), &[b'x'; 4_096]).unwrap();
+        assert_eq!(assembly.preserved(None, None, 0..11), Err(AnswerError::TooLarge(4_106)));
 
         let octets = Bytes::from(vec![b'x'; 200_000]);
         let event = Event::message(Message::split(octets), Envelope::default());
         let mut assembly = self::assembly(&event);
-        let error = (0..70_000u32).find_map(|at| assembly.preserved(None, at..at + 1).err());
+        let error = (0..70_000u32).find_map(|at| assembly.preserved(None, None, at..at + 1).err());
         assert_eq!(error, Some(AnswerError::TooManyPieces));
     }
 
@@ -527,10 +674,10 @@ mod tests {
     fn an_address_smuggles_nothing() {
         let event = message("A: b\n\n");
         let mut assembly = assembly(&event);
-        assembly.preserved(None, 0..6).unwrap();
+        assembly.preserved(None, None, 0..6).unwrap();
         let address = Address::new("<a@b> NOTIFY=<x>").unwrap();
         let effects = vec![SideEffect::AddRecipient(address.clone())];
-        assembly.end(AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() });
+        assembly.end(AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() }, None).unwrap();
         let error = PathError::Syntax;
         assert_eq!(assembly.finish(&event), Err(AnswerError::Address { address, error }));
     }
@@ -547,19 +694,19 @@ mod tests {
             let octets = Bytes::from([b"A: b\r\n\r\n", &body[..]].concat());
             let event = Event::message(Message::split(octets.clone()), Envelope::default());
             let mut assembly = assembly(&event);
-            assembly.preserved(None, 0..8).unwrap();
+            assembly.preserved(None, None, 0..8).unwrap();
             let mut naive = octets[..8].to_vec();
             for (keeps, a, b, fresh) in edits {
                 if keeps {
                     let range = a.min(b).max(8)..a.max(b).max(8);
                     let (start, end) = (range.start as u32, range.end as u32);
-                    let result = assembly.preserved(Some(Part::MessageBody), start..end);
+                    let result = assembly.preserved(None, Some(Part::MessageBody), start..end);
                     match octets.get(range) {
                         Some(slice) => naive.extend_from_slice(slice),
                         None => prop_assert_eq!(result, Err(AnswerError::NotKept(start..end))),
                     }
                 } else {
-                    assembly.data(Some(Part::MessageBody), &fresh).unwrap();
+                    assembly.data(None, Some(Part::MessageBody), &fresh).unwrap();
                     naive.extend_from_slice(&fresh);
                 }
             }

@@ -6,7 +6,7 @@ use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Reply, SideEffect, Ve
 use ocp_proto::{DialogId, OcpResult, OriginalStart, Traffic, Xid};
 use tokio::time::{Instant, timeout_at};
 
-use crate::apply::{Answer, AnswerError, Assembly, Checked};
+use crate::apply::{Answer, AnswerError, Assembly, Checked, Notification};
 use crate::event::{Content, Event};
 use crate::kept::Kept;
 use crate::ocp::{Client, ClientError, Dialog, Ended};
@@ -45,6 +45,8 @@ pub struct Adaptation {
     pub effects: Vec<SideEffect>,
     /// What each service found.
     pub verdicts: Vec<Verdict>,
+    /// New messages to be submitted.
+    pub notifications: Vec<Notification>,
     /// Whether the services want no more events of this envelope.
     pub envelope_done: bool,
     /// The transaction, for [`Dialog::report`]; `None` if nobody wanted the event.
@@ -166,6 +168,7 @@ impl Adaptation {
             answer: Answer::Unchanged,
             effects: Vec::new(),
             verdicts: Vec::new(),
+            notifications: Vec::new(),
             envelope_done: false,
             xid: None,
             traffic: Traffic::default(),
@@ -291,12 +294,12 @@ impl Attempt<'_> {
     }
 
     fn adaptation(&self, checked: Checked, xid: Option<Xid>, traffic: Traffic) -> Adaptation {
-        let Checked { answer, effects, verdicts, envelope_done } = checked;
+        let Checked { answer, effects, verdicts, notifications, envelope_done } = checked;
         let observed = &self.dialog.client().profile().observed;
         if observed.contains(&self.event.command) {
             return Adaptation { verdicts, xid, traffic, ..Adaptation::unchanged() };
         }
-        Adaptation { answer, effects, verdicts, envelope_done, xid, traffic }
+        Adaptation { answer, effects, verdicts, notifications, envelope_done, xid, traffic }
     }
 }
 

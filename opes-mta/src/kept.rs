@@ -37,6 +37,12 @@ impl Kept {
         self.octets
     }
 
+    /// Where the message body begins; `None` if there is none.
+    pub(crate) fn body(&self) -> Option<usize> {
+        let body = self.segments.iter().find(|segment| segment.part == Part::MessageBody)?;
+        Some(body.end - body.octets.len())
+    }
+
     /// The octets behind an offset, as far as they belong to one part and at most so many; `None` at
     /// the end.
     pub(crate) fn next(&self, offset: usize, most: usize) -> Option<(Part, Bytes)> {

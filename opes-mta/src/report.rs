@@ -27,6 +27,9 @@ pub struct Report {
     pub recipients: Vec<Address>,
     /// Recipients that were refused, and how.
     pub refused: Vec<(Address, Reply)>,
+    /// What becomes of it for whom, where its recipients differ; then `decision` is that of all of
+    /// them, or modify.
+    pub versions: Vec<Version>,
     /// Why the services could not do their work, if they could not.
     pub error: Option<String>,
     /// Octets on the wire, message heads included.
@@ -34,7 +37,22 @@ pub struct Report {
     /// How long all of it took.
     pub elapsed: Duration,
     /// What goes on, after all adaptations: slices of the original and new octets. Empty unless the
-    /// mail is accepted or modified.
+    /// mail is accepted or modified, and if it has `versions`.
+    pub message: Vec<Bytes>,
+}
+
+/// What becomes of a mail for some of its recipients (SMTP profile section 5).
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Whom it is for.
+    pub recipients: Vec<Address>,
+    /// What was decided.
+    pub decision: Decision,
+    /// What they get as the answer to their content, if not a success of the next hop's.
+    pub reply: Option<Reply>,
+    /// What the services asked for besides.
+    pub effects: Vec<SideEffect>,
+    /// What goes on to them; empty unless accepted or modified.
     pub message: Vec<Bytes>,
 }
 
@@ -71,7 +89,17 @@ struct Row<'a> {
     recipients: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refused: Vec<RefusedRow>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    versions: Vec<VersionRow>,
     error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct VersionRow {
+    recipients: Vec<String>,
+    decision: Decision,
+    reply: Option<String>,
+    effects: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -101,6 +129,7 @@ impl Report {
             sender: Address::null(),
             recipients: Vec::new(),
             refused: Vec::new(),
+            versions: Vec::new(),
             error: Some(error),
             traffic: Traffic::default(),
             elapsed: Duration::ZERO,
@@ -122,6 +151,7 @@ impl Report {
             sender: self.sender.to_string(),
             recipients: self.recipients.iter().map(Address::to_string).collect(),
             refused: self.refused.iter().map(RefusedRow::new).collect(),
+            versions: self.versions.iter().map(VersionRow::new).collect(),
             error: self.error.as_deref(),
         };
         serde_json::to_string(&row).unwrap_or_default()
@@ -154,8 +184,22 @@ impl Report {
         words.extend(reply.map(Reply::to_string));
         words.extend(self.effects.iter().map(describe));
         words.extend(self.refused.iter().map(|(to, reply)| format!("not {to}: {reply}")));
+        words.extend(self.versions.iter().map(Version::words));
         words.extend(self.error.clone());
         words.join("; ")
+    }
+}
+
+impl Version {
+    /// `modify for <a@b> <c@d>`
+    fn words(&self) -> String {
+        let recipients: Vec<String> = self.recipients.iter().map(Address::to_string).collect();
+        let mut words = format!("{} for {}", self.decision, recipients.join(" "));
+        let effects = self.effects.iter().map(describe);
+        for detail in self.reply.iter().map(Reply::to_string).chain(effects) {
+            words.push_str(&format!(" ({detail})"));
+        }
+        words
     }
 }
 
@@ -191,6 +235,17 @@ impl ServiceRow {
             score: verdict.score.as_deref().map(text),
             reason: verdict.reason.as_deref().map(text),
             ms: verdict.milliseconds,
+        }
+    }
+}
+
+impl VersionRow {
+    fn new(version: &Version) -> Self {
+        Self {
+            recipients: version.recipients.iter().map(Address::to_string).collect(),
+            decision: version.decision,
+            reply: version.reply.as_ref().map(Reply::to_string),
+            effects: version.effects.iter().map(describe).collect(),
         }
     }
 }

@@ -346,6 +346,82 @@ async fn a_hanging_server_is_given_up_and_told() {
     assert_eq!(report.error.as_deref(), Some(cause));
 }
 
+/// A server that leaves the loop after the header: it gets no octet of the body, and the rest of the
+/// message is ours to append (RFC 4037 section 8.3).
+#[tokio::test]
+async fn a_server_may_leave_the_rest_to_us() {
+    let header = MAIL.windows(2).position(|octets| octets == b"\n\n").unwrap() + 2;
+    let play = script(move |_, octets| {
+        assert_eq!(octets, &MAIL[..header], "nothing of the body was sent");
+        vec![
+            Step::Start,
+            Step::Data(Part::MessageHeader, Bytes::from_static(b"X: 1\r\n")),
+            Step::Keep(0..octets.len() as u32),
+            Step::Raw("AME {x} {206};\r\nTE {x};\r\n".into()),
+        ]
+    });
+    let profile = CommandProfile { leave_at_body: Some(0), ..wants([Command::Message]) };
+    let (report, _) = run(profile, play).await;
+    assert_eq!((report.decision, report.error), (Decision::Modify, None));
+    assert_eq!(report.message.concat(), [b"X: 1\r\n", MAIL].concat());
+}
+
+/// Several messages for one: what each recipient gets, and what voids all of it.
+#[tokio::test]
+async fn recipients_get_versions_of_their_own() {
+    let to = |path: &'static str| Address::new(path).unwrap();
+    let mail = StoredMail { recipients: vec![to("<a@x>"), to("<b@x>"), to("<c@x>")], ..mail() };
+    let profile = CommandProfile {
+        multiple_messages: true,
+        recipient_replies: true,
+        ..wants([Command::Message])
+    };
+    let size = MAIL.len();
+    let header = MAIL.windows(2).position(|octets| octets == b"\n\n").unwrap() + 2;
+    let marked = format!(
+        "AMS {{x}}\r\nAm-Id: 1\r\nRole: variant\r\nRecipients: ({{\"5:<b@x>\"}})\r\n;\r\n\
+         DUM {{x}} 0\r\nAM-Part: message-header\r\nAm-Id: 1\r\n\r\n6:X: 1\r\n\r\n;\r\n\
+         DUY {{x}} 0 {header}\r\nAm-Id: 1\r\n;\r\nDUY {{x}} {header} {}\r\nAm-Id: 1\r\n;\r\n\
+         AME {{x}}\r\nAm-Id: 1\r\n;\r\n",
+        size - header
+    );
+    let refused = "AMS {x}\r\nAm-Id: 2\r\nRole: reply\r\nRecipients: ({\"5:<c@x>\"})\r\n;\r\n\
+        DUM {x} 0\r\nAM-Part: reply\r\nAm-Id: 2\r\n\r\n8:550 no\r\n\r\n;\r\n\
+        AME {x}\r\nAm-Id: 2\r\n;\r\n";
+    let rest = format!(
+        "AMS {{x}}\r\nAm-Id: 3\r\nRole: variant\r\n;\r\nDUY {{x}} 0 {header}\r\nAm-Id: 3\r\n;\r\n\
+         DUY {{x}} {header} {}\r\nAm-Id: 3\r\n;\r\nAME {{x}}\r\nAm-Id: 3\r\n;\r\n",
+        size - header
+    );
+    let whole = format!("{marked}{refused}{rest}TE {{x}};\r\n");
+    let play = message(move || vec![Step::Raw(whole.clone())]);
+    let (report, _) = run_with(&mail, profile.clone(), play, Policy::default()).await;
+    assert_eq!((report.decision, report.error.as_deref()), (Decision::Modify, None));
+    let versions: Vec<_> = report
+        .versions
+        .iter()
+        .map(|version| {
+            let recipients: Vec<_> = version.recipients.iter().map(ToString::to_string).collect();
+            (recipients.concat(), version.decision, version.message.concat())
+        })
+        .collect();
+    assert_eq!(
+        versions,
+        [
+            ("<b@x>".to_owned(), Decision::Modify, [b"X: 1\r\n", MAIL].concat()),
+            ("<c@x>".to_owned(), Decision::Reject, Vec::new()),
+            ("<a@x>".to_owned(), Decision::Accept, MAIL.to_vec()),
+        ]
+    );
+
+    let partial = format!("{marked}TE {{x}};\r\n");
+    let play = message(move || vec![Step::Raw(partial.clone())]);
+    let (report, _) = run_with(&mail, profile, play, Policy::default()).await;
+    let cause =
+        "MESSAGE, checking the answer: the answer is void: nothing is said of the recipient <a@x>";
+    assert_eq!((report.decision, report.error.as_deref()), (Decision::Error, Some(cause)));
+}
+
 #[tokio::test]
 async fn endless_data_is_cut_off() {
     let play = message(|| vec![Step::Start, Step::Endless(Part::MessageBody)]);

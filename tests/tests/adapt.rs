@@ -311,6 +311,52 @@ fn senders_are_refused_and_rewritten() {
     assert!(out.join("a.eml").exists());
 }
 
+/// A service for some recipients only: everybody gets a version of their own.
+#[test]
+fn recipients_get_versions_of_their_own() {
+    let (folder, server) = started(
+        "[services.mime-strip]\nrecipients = [\"office.example\"]\n\
+         [services.spam-score]\nrecipients = [\"strict.example\"]\n\
+         [services.spam-score.settings]\nreject = -1000\nmark = -1000\n",
+    );
+    let program = "From: a@example.org\nSubject: x\nMIME-Version: 1.0\n\
+        Content-Type: multipart/mixed; boundary=b\n\n--b\n\nhello\n--b\n\
+        Content-Type: application/octet-stream; name=\"a.exe\"\n\nMZ harmless\n--b--\n";
+    let file = write(folder.path(), "a.eml", program);
+    let out = folder.path().join("out");
+    let adapted = server.adapt([
+        Path::new("--services"),
+        Path::new("mime-strip,spam-score"),
+        Path::new("--to"),
+        Path::new("a@office.example"),
+        Path::new("--to"),
+        Path::new("b@strict.example"),
+        Path::new("--to"),
+        Path::new("c@lab.example"),
+        Path::new("--out"),
+        &out,
+        &file,
+    ]);
+    let report = adapted.only();
+    assert_eq!(text(report, "decision"), "modify", "{report}");
+    let versions: Vec<(String, String)> = report["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|version| (text(version, "decision"), version["recipients"].to_string()))
+        .collect();
+    let expected = [
+        ("accept", "[\"<c@lab.example>\"]"),
+        ("reject", "[\"<b@strict.example>\"]"),
+        ("modify", "[\"<a@office.example>\"]"),
+    ];
+    assert_eq!(versions, expected.map(|(a, b)| (a.to_owned(), b.to_owned())), "{report}");
+    assert_eq!(std::fs::read_to_string(out.join("a.eml.version-1")).unwrap(), program);
+    assert!(!out.join("a.eml.version-2").exists());
+    let stripped = std::fs::read_to_string(out.join("a.eml.version-3")).unwrap();
+    assert!(stripped.contains("was removed") && !stripped.contains("MZ"), "{stripped}");
+}
+
 #[test]
 fn recipients_names_and_mailboxes_are_taken_as_they_come() {
     let (folder, server) = started("");

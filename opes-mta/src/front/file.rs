@@ -29,11 +29,11 @@ use ocp_proto::smtp::{
 use ocp_proto::{Config, MAXIMUM, OcpResult};
 use tokio::time::Instant;
 
-use crate::apply::Answer;
+use crate::apply::{Answer, Variant};
 use crate::consult::{Adaptation, Failure, Policy, begin, consult, failure_reply};
 use crate::event::{Event, Message, address_of, parse_address};
 use crate::ocp::{Client, Dialog, ServerAddress, Target};
-use crate::report::{Decision, Report};
+use crate::report::{Decision, Report, Version};
 
 /// A message that lies somewhere, with the envelope that it would travel in.
 #[derive(Clone, Debug)]
@@ -98,6 +98,8 @@ fn offer() -> CommandProfile {
             EffectName::Quarantine,
             EffectName::Discard,
         ],
+        multiple_messages: true,
+        recipient_replies: true,
         ..CommandProfile::default()
     }
 }
@@ -171,6 +173,7 @@ impl<'a> Passage<'a> {
         report.sender = self.envelope.sender.unwrap_or_else(|| self.mail.sender.clone());
         report.recipients = self.envelope.recipients;
         match decision {
+            Decision::Accept | Decision::Modify if !report.versions.is_empty() => {}
             Decision::Accept | Decision::Modify if report.message.is_empty() => {
                 report.message = vec![self.mail.octets.clone()];
             }
@@ -219,9 +222,46 @@ impl<'a> Passage<'a> {
                     return Err(Decided(Decision::Reject));
                 }
             }
+            Answer::Several(variants) => return self.differ(variants),
             Answer::Unchanged | Answer::Line(_) => {}
         }
         Ok(())
+    }
+
+    /// Recipients have versions of their own: the decision is that of all of them, or that the mail
+    /// is modified.
+    fn differ(&mut self, variants: Vec<Variant>) -> Result<(), Decided> {
+        let versions = variants.into_iter().map(|variant| self.version(variant));
+        self.report.versions = versions.collect();
+        let decisions: Vec<Decision> =
+            self.report.versions.iter().map(|version| version.decision).collect();
+        match decisions.split_first() {
+            Some((first, others)) if others.iter().all(|other| other == first) => {
+                Err(Decided(*first))
+            }
+            _ => Err(Decided(Decision::Modify)),
+        }
+    }
+
+    fn version(&self, variant: Variant) -> Version {
+        let Variant { recipients, answer, effects } = variant;
+        let has = |name| effects.iter().any(|effect| effect.name() == name);
+        let (decision, reply, message) = match answer {
+            Answer::Reply(reply) if !reply.is_success() => {
+                (Decision::Reject, Some(reply), Vec::new())
+            }
+            Answer::Message(adapted) => (Decision::Modify, None, adapted.octets()),
+            _ => (Decision::Accept, None, vec![self.mail.octets.clone()]),
+        };
+        let decision = match decision {
+            Decision::Reject => decision,
+            _ if has(EffectName::Quarantine) => Decision::Quarantine,
+            _ if has(EffectName::Discard) => Decision::Discard,
+            _ => decision,
+        };
+        let goes_on = matches!(decision, Decision::Accept | Decision::Modify);
+        let message = if goes_on { message } else { Vec::new() };
+        Version { recipients, decision, reply, effects, message }
     }
 
     /// MAIL or RCPT; whether the services want no more events of this envelope.
@@ -265,7 +305,8 @@ impl<'a> Passage<'a> {
                 self.report.refused.push((address.clone(), reply));
                 return Ok(adaptation.envelope_done);
             }
-            Answer::Unchanged | Answer::Message(_) => {}
+            // The connection has made sure that only content has several messages.
+            Answer::Unchanged | Answer::Message(_) | Answer::Several(_) => {}
         }
         if accepted != *address {
             if is_sender {

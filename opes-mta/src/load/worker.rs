@@ -70,7 +70,7 @@ impl Worker {
                 figures.unchanged += 1;
                 None
             }
-            Answer::Line(_) | Answer::Message(_) => {
+            Answer::Line(_) | Answer::Message(_) | Answer::Several(_) => {
                 figures.modified += 1;
                 None
             }

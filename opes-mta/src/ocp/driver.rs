@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use ocp_proto::smtp::{DialogFacts, Reply};
+use bytes::{Buf, Bytes, BytesMut};
+use ocp_proto::smtp::{CommandProfile, DialogFacts, Part, Reply};
 use ocp_proto::wire::Structure;
 use ocp_proto::{
     Closed, Connection, DialogId, Event, GroupId, Misuse, OcpResult, Offer, OriginalStart,
@@ -169,6 +169,8 @@ pub(super) struct Driver {
     transactions: HashMap<Xid, Transaction>,
     /// Events that are not all sent, in the order of their turns.
     sending: VecDeque<Sending>,
+    /// Those that the server has paused (DWP).
+    paused: VecDeque<Sending>,
     /// The dialogs, and why the server ended one before us.
     dialogs: HashMap<DialogId, Option<String>>,
     endings: Vec<Ending>,
@@ -200,6 +202,11 @@ struct Sending {
     offset: usize,
     /// Octets that are left of its turn.
     turn: usize,
+    /// Where its body begins, until that is reached, if the server's profile says something of the
+    /// body.
+    body: Option<usize>,
+    /// Where the server leaves the loop (Leave-At-Body).
+    leaves: Option<usize>,
 }
 
 impl Driver {
@@ -210,6 +217,7 @@ impl Driver {
             offer: None,
             transactions: HashMap::new(),
             sending: VecDeque::new(),
+            paused: VecDeque::new(),
             dialogs: HashMap::new(),
             endings: Vec::new(),
             failure: None,
@@ -285,21 +293,46 @@ impl Driver {
             && let Some(mut sending) = self.sending.pop_front()
         {
             let xid = sending.xid;
+            if sending.body == Some(sending.offset) {
+                // What the server's profile says of the body holds from now on.
+                sending.body = None;
+                let _ = self.connection.send_original(xid, Part::MessageBody, Bytes::new(), true);
+                self.sending.push_front(sending);
+                self.poll_events();
+                continue;
+            }
             let Some(transaction) = self.transactions.get_mut(&xid) else { continue };
-            let Some((part, octets)) = transaction.answer.kept().next(sending.offset, PAYLOAD)
+            // DWSR: the server has no use for more.
+            let wanted = self.connection.wanted_original(xid).unwrap_or(u32::MAX) as usize;
+            let mut room = PAYLOAD.min(wanted.saturating_sub(sending.offset));
+            let leaves = sending.leaves.filter(|leaves| sending.offset < *leaves);
+            room = leaves.map_or(room, |leaves| room.min(leaves - sending.offset));
+            let allowed = self.connection.may_send(xid) as usize;
+            let Some((part, octets)) =
+                transaction.answer.kept().next(sending.offset, room.min(allowed.max(1)))
             else {
                 transaction.sent = true;
+                let all = sending.offset == transaction.answer.kept().octets();
+                let result = if all { OcpResult::ok() } else { OcpResult::partial() };
                 // Both fail only if the transaction has ended, which its dialog is told of.
-                let _ = self.connection.end_original(xid, OcpResult::ok());
+                let _ = self.connection.end_original(xid, result);
                 continue;
             };
+            if allowed == 0 {
+                self.paused.push_back(sending);
+                continue;
+            }
             sending.offset += octets.len();
             sending.turn = sending.turn.saturating_sub(octets.len());
             if self.connection.send_original(xid, part, octets, true).is_err() {
                 continue;
             }
-            if sending.turn > 0 {
+            let leaves = sending.leaves == Some(sending.offset);
+            if sending.turn > 0 || leaves {
                 self.sending.push_front(sending);
+                if leaves {
+                    self.poll_events();
+                }
             } else {
                 self.sending.push_back(Sending { turn: TURN, ..sending });
             }
@@ -379,19 +412,36 @@ impl Driver {
                 }
             }
             Event::AdaptedStarted { xid, start, .. } => {
-                self.answer(xid, |answer| answer.start(&start.unwrap_or_default()));
-            }
-            Event::Data { xid, part, octets } => {
-                self.answer(xid, |answer| answer.data(part, &octets));
-            }
-            Event::Preserved { xid, part, range } => {
-                self.answer(xid, |answer| answer.preserved(part, range));
-            }
-            Event::AdaptedEnded { xid, end, .. } => {
                 self.answer(xid, |answer| {
-                    answer.end(end);
+                    answer.start(start.unwrap_or_default());
                     Ok(())
                 });
+            }
+            Event::Data { xid, part, octets } => {
+                self.answer(xid, |answer| answer.data(None, part, &octets));
+            }
+            Event::MessageData { xid, id, part, octets } => {
+                self.answer(xid, |answer| answer.data(Some(id), part, &octets));
+            }
+            Event::Preserved { xid, part, range } => {
+                self.answer(xid, |answer| answer.preserved(None, part, range));
+            }
+            Event::MessagePreserved { xid, id, part, range } => {
+                self.answer(xid, |answer| answer.preserved(Some(id), part, range));
+            }
+            Event::AdaptedEnded { xid, result, end } => {
+                let rest = self.connection.rest_from(xid).filter(|_| result.is_partial());
+                self.answer(xid, |answer| answer.end(end, rest));
+            }
+            // All of the original stays at hand, whatever was sent of it.
+            Event::StopSendingWanted { xid } => {
+                // Fails only if the transaction has ended meanwhile.
+                let _ = self.connection.stop_sending(xid);
+            }
+            Event::MoreWanted { xid, .. } => {
+                if let Some(at) = self.paused.iter().position(|paused| paused.xid == xid) {
+                    self.sending.extend(self.paused.remove(at));
+                }
             }
             Event::TransactionEnded { xid, result, retry, traffic } => {
                 let error = match result.is_success() {
@@ -473,8 +523,14 @@ impl Driver {
             Ok(xid) => {
                 let transaction =
                     Transaction { ticket, dialog, answer, sent: false, answered: false, ended };
+                let body = transaction.answer.kept().body();
+                let profile = self.connection.transaction_profile(xid);
+                let speaks = profile.filter(|profile| speaks_of_body(profile));
+                let leave = profile.and_then(|profile| profile.leave_at_body);
+                let leaves = body.zip(leave).map(|(body, at)| body.saturating_add(at as usize));
+                let body = body.filter(|_| speaks.is_some());
                 self.transactions.insert(xid, transaction);
-                self.sending.push_back(Sending { xid, offset: 0, turn: TURN });
+                self.sending.push_back(Sending { xid, offset: 0, turn: TURN, body, leaves });
             }
             // The dialog may have given up.
             Err(error) => drop(ended.send(Ended::early(error))),
@@ -512,6 +568,7 @@ impl Driver {
 
     fn end(&mut self, xid: Xid, error: Option<ClientError>, retry: bool, traffic: Traffic) {
         let Some(transaction) = self.transactions.remove(&xid) else { return };
+        self.paused.retain(|paused| paused.xid != xid);
         let Transaction { dialog, answer, sent, answered, ended, .. } = transaction;
         let result = match error {
             None => Ok(answer),
@@ -539,6 +596,12 @@ impl Driver {
             (Closed::Violation(violation), _) => format!("the server broke OCP: {violation}"),
         }
     }
+}
+
+/// Whether a server wants something else than the whole body at once (profile section 2).
+fn speaks_of_body(profile: &CommandProfile) -> bool {
+    let sizes = [profile.pause_at_body, profile.stop_receiving_body, profile.leave_at_body];
+    sizes.iter().any(Option::is_some)
 }
 
 fn now() -> std::time::Instant {

@@ -12,12 +12,12 @@ use ocp_proto::{
     AdaptedData, AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart, Connection, DataLabel,
     Misuse, OcpResult, Traffic, Xid,
 };
-use services::mail::Segment;
+use services::mail::{Octets, Segment};
 use smallvec::SmallVec;
 
 use crate::branch::Branch;
 use crate::chain::{Adapted, Answer};
-use crate::server::Reservation;
+use crate::spool::Held;
 
 /// Octets of the original that are sent at a time.
 const PIECE: usize = 256 * 1024;
@@ -29,9 +29,9 @@ pub(crate) struct Original {
     pub(crate) part: Part,
     pub(crate) first: Bytes,
     /// The message body, else empty.
-    pub(crate) body: Bytes,
-    /// What they hold of the process's budget until the answer is out.
-    pub(crate) _held: Reservation,
+    pub(crate) body: Octets,
+    /// What they hold of the process's budgets until the answer is out.
+    pub(crate) _held: Held,
 }
 
 impl Original {
@@ -41,10 +41,10 @@ impl Original {
     }
 
     /// Octets of one part.
-    fn slice(&self, range: Range<usize>) -> Bytes {
+    fn slice(&self, range: Range<usize>) -> Octets {
         match range.start.checked_sub(self.first.len()) {
             Some(start) => self.body.slice(start..range.end - self.first.len()),
-            None => self.first.slice(range),
+            None => self.first.slice(range).into(),
         }
     }
 }
@@ -55,6 +55,19 @@ pub(crate) struct Outgoing {
     original: Original,
     /// Those that are not sent whole, the next one last.
     messages: SmallVec<[Message; 1]>,
+    /// Octets of the original that were read from its file, and where they stand.
+    read: Option<(usize, Bytes)>,
+}
+
+/// How far an answer has come.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// All is sent, with TE 200; what the transaction cost on the wire.
+    All(Traffic),
+    /// The peer takes no more now.
+    Full,
+    /// These octets have to be read first; then [`Outgoing::provide`] takes them.
+    Needs(Octets),
 }
 
 /// One adapted message.
@@ -102,11 +115,11 @@ impl Outgoing {
             messages.push(Message { start: Some(start), steps, end });
         }
         messages.reverse();
-        Self { original, messages }
+        Self { original, messages, read: None }
     }
 
     /// Sends as much as the peer takes: until `room` octets wait for the transport, or the peer has
-    /// paused us. Returns what the transaction cost on the wire once all is sent, with TE 200.
+    /// paused us.
     ///
     /// # Errors
     /// If the transaction has ended, or if the answer breaks a rule of the protocol, which would be
@@ -116,7 +129,7 @@ impl Outgoing {
         connection: &mut Connection,
         xid: Xid,
         room: usize,
-    ) -> Result<Option<Traffic>, Misuse> {
+    ) -> Result<Sent, Misuse> {
         while let Some(message) = self.messages.last_mut() {
             if let Some(start) = message.start.take() {
                 connection.start_adapted(xid, Vec::new(), &start)?;
@@ -124,7 +137,7 @@ impl Outgoing {
             while let Some(step) = message.steps.last_mut() {
                 let allowed = connection.may_send(xid) as usize;
                 if connection.output().remaining() >= room || allowed == 0 {
-                    return Ok(None);
+                    return Ok(Sent::Full);
                 }
                 let mut out = Out { connection, xid, id: message.end.id };
                 match step {
@@ -132,7 +145,14 @@ impl Outgoing {
                         let piece = octets.split_to(octets.len().min(allowed));
                         out.data(*part, piece, None)?;
                     }
-                    Step::Keep(part, range) => out.keep(*part, range, allowed, &self.original)?,
+                    Step::Keep(part, range) => {
+                        let read = &mut self.read;
+                        if let Some(needs) =
+                            out.keep(*part, range, allowed, &self.original, read)?
+                        {
+                            return Ok(Sent::Needs(needs));
+                        }
+                    }
                 }
                 if step.is_empty() {
                     message.steps.pop();
@@ -141,7 +161,14 @@ impl Outgoing {
             connection.end_adapted(xid, &message.end)?;
             self.messages.pop();
         }
-        connection.end_transaction(xid, &OcpResult::ok(), false).map(Some)
+        connection.end_transaction(xid, &OcpResult::ok(), false).map(Sent::All)
+    }
+
+    /// Takes what [`Sent::Needs`] asked for.
+    pub(crate) fn provide(&mut self, octets: Bytes) {
+        if let Some((_, read)) = &mut self.read {
+            *read = octets;
+        }
     }
 }
 
@@ -203,14 +230,15 @@ impl Out<'_> {
     }
 
     /// Sends the front of a range of the original: what the processor keeps of it, or a piece that it
-    /// does not keep.
+    /// does not keep. Returns the piece if that has to be read first.
     fn keep(
         &mut self,
         part: Part,
         range: &mut Range<usize>,
         allowed: usize,
         original: &Original,
-    ) -> Result<(), Misuse> {
+        read: &mut Option<(usize, Bytes)>,
+    ) -> Result<Option<Octets>, Misuse> {
         let preserved = self.connection.preserved(self.xid);
         let clip = |at: u32| (at as usize).clamp(range.start, range.end);
         let (start, end) = (clip(preserved.start), clip(preserved.end));
@@ -218,15 +246,21 @@ impl Out<'_> {
         if at == start && start < end {
             range.start = end.min(start + allowed);
             let label = DataLabel { part: None, id: self.id };
-            return self.connection.use_preserved_data(
-                self.xid,
-                offset(at)..offset(range.start),
-                label,
-            );
+            let kept = offset(at)..offset(range.start);
+            return self.connection.use_preserved_data(self.xid, kept, label).map(|()| None);
         }
         let end = if at < start { start } else { range.end };
-        range.start = end.min(at + PIECE.min(allowed));
-        self.data(part, original.slice(at..range.start), Some(offset(at)))
+        let piece = original.slice(at..end.min(at + PIECE.min(allowed)));
+        let octets = match (piece.in_memory(), read.take()) {
+            (Some(octets), _) => octets.clone(),
+            (None, Some((of, octets))) if of == at && octets.len() <= piece.len() => octets,
+            (None, _) => {
+                *read = Some((at, Bytes::new()));
+                return Ok(Some(piece));
+            }
+        };
+        range.start += octets.len();
+        self.data(part, octets, Some(offset(at))).map(|()| None)
     }
 }
 

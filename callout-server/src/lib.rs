@@ -17,6 +17,7 @@ mod listen;
 mod router;
 mod server;
 mod session;
+mod spool;
 
 pub use branch::Fallback;
 pub use config::{Config, ConfigError};

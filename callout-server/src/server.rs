@@ -8,6 +8,7 @@ use ocp_proto::smtp::{Command, DialogFacts};
 use ocp_proto::{DialogId, Xid};
 
 use crate::config::Config;
+use crate::spool::Spool;
 
 /// The configuration, the open dialogs of all connections, and what is used up.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct Server {
     pub config: Config,
     dialogs: DashMap<(ConnectionId, DialogId), Dialog>,
     connections: AtomicU64,
-    content: Budget,
+    spool: Spool,
 }
 
 /// A connection of this process; never used again.
@@ -41,8 +42,13 @@ pub(crate) struct Dialog {
 impl Server {
     /// A server of this configuration, with nothing going on.
     pub fn new(config: Config) -> Self {
-        let content = Budget::new(config.limits.content_octets);
-        Self { config, dialogs: DashMap::new(), connections: AtomicU64::new(1), content }
+        let spool = Spool {
+            folder: config.spool.folder.clone(),
+            threshold: config.spool.threshold,
+            memory: Budget::new(config.limits.content_octets),
+            disk: Budget::new(config.spool.octets),
+        };
+        Self { config, dialogs: DashMap::new(), connections: AtomicU64::new(1), spool }
     }
 
     /// How many dialogs are open on all connections.
@@ -54,9 +60,9 @@ impl Server {
         ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The budget for the octets of messages that are being worked on.
-    pub(crate) fn content(&self) -> &Budget {
-        &self.content
+    /// Where the octets of messages that are being worked on are, and how many may be.
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
     }
 
     pub(crate) fn start_dialog(&self, connection: ConnectionId, id: DialogId, facts: DialogFacts) {

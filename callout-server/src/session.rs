@@ -9,13 +9,15 @@
 //! and hands answers on.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes};
 use ocp_proto::smtp::{
     COMMAND_PROFILE, Command, CommandLine, CommandProfile, DIALOG, DialogFeature, Envelope, Part,
     REPLY_PROFILE,
@@ -30,19 +32,16 @@ use services::mail::Mail;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{Instrument, Level, Span, debug, enabled, error, info, info_span, warn};
 
-use crate::adapt::{Original, Outgoing};
+use crate::adapt::{Original, Outgoing, Sent};
 use crate::branch::Abilities;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
 use crate::router::{Chain, UnknownService};
-use crate::server::{ConnectionId, Reservation, Server};
+use crate::server::{ConnectionId, Server};
+use crate::spool::{Content, Full};
 
 /// Events up to this size are worked on at once if their services say that they are quick.
 const IMMEDIATE_OCTETS: usize = 64 * 1024;
-
-/// What a message's buffer may be in octets for each that has come, if the processor said that there
-/// will be so many: it is copied less often, and memory that was only announced is never touched.
-const FORESIGHT: usize = 8;
 
 /// The application behind one [`Connection`].
 pub(crate) struct Session {
@@ -51,7 +50,7 @@ pub(crate) struct Session {
     groups: HashMap<GroupId, Result<Arc<Chain>, UnknownService>>,
     dialogs: HashSet<DialogId>,
     transactions: HashMap<Xid, Transaction>,
-    tasks: JoinSet<(Xid, Answer)>,
+    tasks: JoinSet<Completed>,
     /// Those whose answers the peer has not taken whole.
     answering: VecDeque<Xid>,
     /// No sign of life is due before that.
@@ -69,9 +68,19 @@ struct Transaction {
 
 enum Stage {
     Started,
-    Receiving { start: OriginalStart, first: BytesMut, body: BytesMut, held: Reservation },
+    Receiving { start: OriginalStart, content: Content, is_complete: bool, is_paused: bool },
     Working { original: Original, task: AbortHandle, progress: Instant },
-    Answering { outgoing: Outgoing, decision: Decision },
+    Answering { outgoing: Outgoing, decision: Decision, is_reading: bool },
+}
+
+/// What was done for a transaction, away from the connection.
+pub(crate) enum Completed {
+    /// Its services have answered.
+    Answered(Xid, Answer),
+    /// Octets of its content are in the file.
+    Written(Xid, io::Result<Arc<File>>),
+    /// Octets of its content were read from the file.
+    Read(Xid, io::Result<Bytes>),
 }
 
 /// What the log says of an answer.
@@ -141,24 +150,26 @@ impl Session {
         self.close_if_drained(connection);
     }
 
-    /// Waits for services; for ever if none works. Safe to cancel.
-    pub(crate) async fn completed(&mut self) -> Result<(Xid, Answer), JoinError> {
+    /// Waits for services and files; for ever if none works. Safe to cancel.
+    pub(crate) async fn completed(&mut self) -> Result<Completed, JoinError> {
         match self.tasks.join_next().await {
             Some(completed) => completed,
             None => std::future::pending().await,
         }
     }
 
-    /// Sends a chain's answer, and those of others that are there by now.
+    /// Goes on with what was done, and with whatever else is done by now.
     pub(crate) fn handle_completed(
         &mut self,
         connection: &mut Connection,
-        completed: Result<(Xid, Answer), JoinError>,
+        completed: Result<Completed, JoinError>,
     ) {
         let mut next = Some(completed);
         while let Some(completed) = next {
             match completed {
-                Ok((xid, answer)) => self.answer(connection, xid, answer),
+                Ok(Completed::Answered(xid, answer)) => self.answer(connection, xid, answer),
+                Ok(Completed::Written(xid, written)) => self.written(connection, xid, written),
+                Ok(Completed::Read(xid, read)) => self.read(connection, xid, read),
                 Err(error) if error.is_cancelled() => {}
                 Err(error) => self.fail(connection, &error),
             }
@@ -283,12 +294,9 @@ impl Session {
         self.server.change_dialog(self.id, start.dialog, |dialog| {
             dialog.latest = Some((xid, start.command.clone()));
         });
-        transaction.stage = Stage::Receiving {
-            start,
-            first: BytesMut::new(),
-            body: BytesMut::new(),
-            held: self.server.content().reservation(),
-        };
+        let content = Content::new(self.server.spool(), start.body_size);
+        transaction.stage =
+            Stage::Receiving { start, content, is_complete: false, is_paused: false };
     }
 
     fn collect(
@@ -299,38 +307,111 @@ impl Session {
         octets: &[u8],
     ) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let Stage::Receiving { start, first, body, held } = &mut transaction.stage else { return };
+        let Stage::Receiving { content, .. } = &mut transaction.stage else { return };
         let limit = self.server.config.limits.message_octets;
-        if first.len() + body.len() + octets.len() > limit as usize {
+        if content.len() + octets.len() > limit as usize {
             return self.refuse(connection, xid, &too_large(limit), false);
         }
-        if !held.grow(octets.len()) {
-            return self.refuse(connection, xid, "the server works on too much content", true);
-        }
-        match part {
-            Some(Part::MessageBody) => {
-                if body.capacity() - body.len() < octets.len() {
-                    let whole = start.body_size.map_or(0, |size| size as usize);
-                    let foreseen = (body.len() + octets.len()).saturating_mul(FORESIGHT);
-                    body.reserve(octets.len().max(whole.min(foreseen).saturating_sub(body.len())));
-                }
-                body.extend_from_slice(octets);
-            }
-            _ => first.extend_from_slice(octets),
+        let taken = match part {
+            Some(Part::MessageBody) => content.push_body(octets, self.server.spool()),
+            _ => content.push_first(octets),
+        };
+        match taken {
+            Ok(()) => self.write(connection, xid),
+            Err(full) => self.refuse_full(connection, xid, full),
         }
     }
 
-    /// The event is complete: the services get it.
+    /// Writes to the file what is due, and pauses the processor while the disk is behind.
+    fn write(&mut self, connection: &mut Connection, xid: Xid) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let Stage::Receiving { content, is_complete, is_paused, .. } = &mut transaction.stage
+        else {
+            return;
+        };
+        match content.next_write(self.server.spool(), *is_complete) {
+            Ok(Some(write)) => {
+                self.tasks.spawn_blocking(move || Completed::Written(xid, write.run()));
+            }
+            Ok(None) => {}
+            Err(full) => return self.refuse_full(connection, xid, full),
+        }
+        if *is_complete {
+            return;
+        }
+        // Both fail only if the transaction has ended meanwhile.
+        if !*is_paused && content.should_pause() {
+            *is_paused = true;
+            let _ = connection.want_pause(xid, u32::try_from(content.len()).unwrap_or(u32::MAX));
+        } else if *is_paused && content.may_go_on() {
+            *is_paused = false;
+            let _ = connection.want_more(xid, None);
+        }
+    }
+
+    fn written(&mut self, connection: &mut Connection, xid: Xid, written: io::Result<Arc<File>>) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let Stage::Receiving { content, is_complete, .. } = &mut transaction.stage else { return };
+        let is_complete = *is_complete;
+        match written {
+            Ok(file) => content.written(file),
+            Err(error) => return self.refuse_io(connection, xid, &error),
+        }
+        self.write(connection, xid);
+        if is_complete {
+            self.ask(connection, xid);
+        }
+    }
+
+    fn read(&mut self, connection: &mut Connection, xid: Xid, read: io::Result<Bytes>) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let Stage::Answering { outgoing, is_reading, .. } = &mut transaction.stage else { return };
+        match read {
+            Ok(octets) => {
+                *is_reading = false;
+                outgoing.provide(octets);
+                self.send_or_wait(connection, xid);
+            }
+            Err(error) => self.refuse_io(connection, xid, &error),
+        }
+    }
+
+    fn refuse_full(&mut self, connection: &mut Connection, xid: Xid, full: Full) {
+        self.refuse(connection, xid, &full.to_string(), true);
+    }
+
+    fn refuse_io(&mut self, connection: &mut Connection, xid: Xid, error: &io::Error) {
+        let folder = self.server.config.spool.folder.display();
+        error!(xid = xid.number(), %folder, cause = %error, "the spool failed");
+        self.refuse(connection, xid, "the server's spool failed", true);
+    }
+
+    /// The event is complete.
     fn work(&mut self, connection: &mut Connection, xid: Xid, result: &OcpResult) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
-        let Stage::Receiving { start, first, body, held } = stage else { return };
+        let Stage::Receiving { is_complete, .. } = &mut transaction.stage else { return };
         if result.is_partial() {
             // never report an incomplete message as clean.
             return self.refuse(connection, xid, "the message is incomplete (AME 206)", false);
         }
+        *is_complete = true;
+        self.write(connection, xid);
+        self.ask(connection, xid);
+    }
+
+    /// The services get the event, once all of it is where it belongs.
+    fn ask(&mut self, connection: &mut Connection, xid: Xid) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
+        let Stage::Receiving { start, content, is_complete, is_paused } = stage else { return };
+        let (first, body, held) = match content.finish() {
+            Ok(finished) => finished,
+            Err(content) => {
+                transaction.stage = Stage::Receiving { start, content, is_complete, is_paused };
+                return;
+            }
+        };
         let Some(dialog) = self.server.dialog(self.id, start.dialog) else { return };
-        let (first, body) = (first.freeze(), body.freeze());
         let (part, input) = match start.command {
             Command::Message => {
                 let mail = Mail::new(first.clone(), body.clone());
@@ -359,13 +440,13 @@ impl Session {
         let chain = transaction.chain.clone();
         let original = Original { part, first, body, _held: held };
         let immediate = original.len() <= IMMEDIATE_OCTETS && chain.is_immediate(&event.command);
-        let asked = async move { (xid, chain.run(event).await) };
+        let asked = async move { chain.run(event).await };
         let asked = asked.instrument(transaction.span.clone());
         if immediate {
             let mut asked = Box::pin(asked);
             let mut once = || asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             match catch_unwind(AssertUnwindSafe(&mut once)) {
-                Ok(Poll::Ready((_, answer))) => self.conclude(connection, xid, original, answer),
+                Ok(Poll::Ready(answer)) => self.conclude(connection, xid, original, answer),
                 // It waits for something after all: a task can be woken.
                 Ok(Poll::Pending) => self.spawn(xid, original, asked),
                 Err(_) => self.refuse(connection, xid, "the server failed", true),
@@ -379,12 +460,12 @@ impl Session {
         &mut self,
         xid: Xid,
         original: Original,
-        asked: impl Future<Output = (Xid, Answer)> + Send + 'static,
+        asked: impl Future<Output = Answer> + Send + 'static,
     ) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let progress = now() + self.server.config.timeouts.progress;
         self.next_progress = Some(self.next_progress.map_or(progress, |next| next.min(progress)));
-        let task = self.tasks.spawn(asked);
+        let task = self.tasks.spawn(async move { Completed::Answered(xid, asked.await) });
         transaction.stage = Stage::Working { original, task, progress };
     }
 
@@ -406,7 +487,11 @@ impl Session {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let decision = Decision::of(&answer);
         let outgoing = Outgoing::new(original, answer);
-        transaction.stage = Stage::Answering { outgoing, decision };
+        transaction.stage = Stage::Answering { outgoing, decision, is_reading: false };
+        self.send_or_wait(connection, xid);
+    }
+
+    fn send_or_wait(&mut self, connection: &mut Connection, xid: Xid) {
         if !self.send(connection, xid) {
             self.answering.push_back(xid);
         }
@@ -419,22 +504,32 @@ impl Session {
                 return;
             }
             let Some(xid) = self.answering.pop_front() else { return };
-            if !self.send(connection, xid) {
-                self.answering.push_back(xid);
-            }
+            self.send_or_wait(connection, xid);
         }
         self.close_if_drained(connection);
     }
 
-    /// Sends as much of an answer as the peer takes; whether there is nothing left to send.
+    /// Sends as much of an answer as the peer takes; `false` if there is more to send when it takes
+    /// more.
     fn send(&mut self, connection: &mut Connection, xid: Xid) -> bool {
         let room = self.server.config.limits.unsent_octets;
         let Some(transaction) = self.transactions.get_mut(&xid) else { return true };
-        let Stage::Answering { outgoing, decision } = &mut transaction.stage else { return true };
+        let Stage::Answering { outgoing, decision, is_reading } = &mut transaction.stage else {
+            return true;
+        };
+        if *is_reading {
+            return true;
+        }
         let _entered = transaction.span.enter();
         match outgoing.send(connection, xid, room) {
-            Ok(None) => return false,
-            Ok(Some(traffic)) => info!(
+            Ok(Sent::Full) => return false,
+            Ok(Sent::Needs(octets)) => {
+                *is_reading = true;
+                let read = move || Completed::Read(xid, octets.read(0..octets.len()));
+                self.tasks.spawn_blocking(read);
+                return true;
+            }
+            Ok(Sent::All(traffic)) => info!(
                 decision = decision.word,
                 reply = decision.reply,
                 verdicts = decision.verdicts,

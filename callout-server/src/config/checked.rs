@@ -1,7 +1,7 @@
 //! From the file to values that can be relied on.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use super::ConfigError;
-use super::raw::{Raw, RawLimits, RawService, RawTimeouts};
+use super::raw::{Raw, RawLimits, RawService, RawSpool, RawTimeouts};
 use crate::branch::Fallback;
 use crate::listen::Address;
 use crate::router::{Entry, Router};
@@ -27,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long to wait.
     pub timeouts: Timeouts,
+    /// Where large messages go.
+    pub spool: SpoolConfig,
     /// What is logged, and how.
     pub log: LogConfig,
     /// What happens where some recipients are refused and the processor has one reply for all.
@@ -74,6 +76,18 @@ pub struct Timeouts {
     pub progress: Duration,
     /// For open dialogs when the server is told to stop.
     pub drain: Duration,
+}
+
+/// Where large messages go while they are worked on. The files have no names and go with the
+/// process.
+#[derive(Clone, Debug)]
+pub struct SpoolConfig {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Octets of a message body that stay in memory; a larger one goes to a file.
+    pub threshold: usize,
+    /// Octets of all files at a time; beyond it messages are refused with TE 400 and Retry.
+    pub octets: usize,
 }
 
 /// What is logged, and how.
@@ -145,6 +159,7 @@ impl Config {
             listen,
             limits: limits(&raw.limits),
             timeouts: timeouts(&raw.timeouts),
+            spool: checker.spool(&raw.spool)?,
             log: LogConfig {
                 format: raw.log.format.unwrap_or_default(),
                 level: level.unwrap_or_else(|| "info".to_owned()),
@@ -230,6 +245,26 @@ impl Checker<'_> {
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<T, ConfigError> {
         parse(text.get_ref()).map_err(|error| self.error(error, Some(text.span())))
+    }
+
+    fn spool(&self, raw: &RawSpool) -> Result<SpoolConfig, ConfigError> {
+        let folder = match &raw.folder {
+            None => std::env::temp_dir(),
+            Some(folder) => {
+                let folder_of_file = self.path.parent().unwrap_or(Path::new(""));
+                let path = folder_of_file.join(folder.get_ref());
+                if !path.is_dir() {
+                    let message = format!("{} is no folder", path.display());
+                    return Err(self.error(message, Some(folder.span())));
+                }
+                path
+            }
+        };
+        Ok(SpoolConfig {
+            folder,
+            threshold: raw.threshold_octets.map_or(4 * 1024 * 1024, |n| n.get()),
+            octets: raw.octets.map_or(4 * 1024 * 1024 * 1024, |n| n.get()),
+        })
     }
 
     /// The services of the file, and with their defaults those that it does not mention; a URI that

@@ -6,5 +6,5 @@ mod checked;
 mod error;
 mod raw;
 
-pub use checked::{Config, Limits, LogConfig, LogFormat, Timeouts};
+pub use checked::{Config, Limits, LogConfig, LogFormat, SpoolConfig, Timeouts};
 pub use error::ConfigError;

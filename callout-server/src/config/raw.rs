@@ -1,6 +1,7 @@
 //! What stands in the file: `[limits]`, `[timeouts]`, `[log]` and `[services.NAME]`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -11,6 +12,7 @@ pub(super) struct Raw {
     pub(super) listen: Option<Vec<Spanned<String>>>,
     pub(super) limits: RawLimits,
     pub(super) timeouts: RawTimeouts,
+    pub(super) spool: RawSpool,
     pub(super) log: RawLog,
     pub(super) recipients_differ: Option<crate::branch::Fallback>,
 }
@@ -28,6 +30,14 @@ pub(super) struct RawLimits {
     pub(super) head_octets: Option<NonZeroUsize>,
     pub(super) values: Option<NonZeroUsize>,
     pub(super) nesting: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RawSpool {
+    pub(super) folder: Option<Spanned<PathBuf>>,
+    pub(super) threshold_octets: Option<NonZeroUsize>,
+    pub(super) octets: Option<NonZeroUsize>,
 }
 
 /// In seconds.

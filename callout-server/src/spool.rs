@@ -1,0 +1,320 @@
+//! The octets of one event on their way in: in memory, and past a threshold in a file.
+//!
+//! ```text
+//!             push          next_write          written
+//!   Data ──▶ memory ──────▶ Write::run ──────▶ (file) ──▶ more memory for the next octets
+//! ```
+//!
+//! Nothing here touches the disk but [`Write::run`], which belongs on a thread of its own. The file
+//! has no name: it goes with the process, however that ends.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use services::mail::Octets;
+
+use crate::server::{Budget, Reservation};
+
+/// Where large content goes.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    /// The folder that the files belong to.
+    pub(crate) folder: PathBuf,
+    /// Octets of a message body above which it goes to a file.
+    pub(crate) threshold: usize,
+    /// Octets in memory, of all messages.
+    pub(crate) memory: Budget,
+    /// Octets in files, of all messages.
+    pub(crate) disk: Budget,
+}
+
+/// Octets of one write.
+const WRITE: usize = 256 * 1024;
+
+/// Octets beyond the threshold that may wait for the disk before the processor is asked to pause, and
+/// below half of which it may go on.
+const PAUSE: usize = 1024 * 1024;
+
+/// Octets beyond the threshold that may wait for the disk at all: what is on its way when a
+/// processor learns that it should pause is a good deal less.
+const MOST_WAITING: usize = 16 * 1024 * 1024;
+
+/// What a message's buffer may be in octets for each that has come, if the processor said that there
+/// will be so many: it is copied less often, and memory that was only announced is never touched.
+const FORESIGHT: usize = 8;
+
+/// The octets of one event.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// The command line, or the header section.
+    first: BytesMut,
+    /// Octets of the body that are not in the file yet.
+    waiting: BytesMut,
+    /// How many the body will have, if that was said.
+    announced: usize,
+    file: FileState,
+    memory: Reservation,
+    disk: Reservation,
+}
+
+/// How far the file has come.
+#[derive(Debug)]
+enum FileState {
+    /// Memory is enough.
+    None,
+    /// Octets before `length` are in it.
+    Idle { file: Arc<File>, length: usize },
+    /// A write is under way, after which octets before `length` will be in it.
+    Writing { length: usize, octets: usize },
+}
+
+/// Why no more octets are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Full {
+    /// The memory of the process.
+    #[error("the server works on too much content")]
+    Memory,
+    /// The files of the process.
+    #[error("the server's spool is full")]
+    Disk,
+    /// The disk is slower than a processor that does not pause.
+    #[error("the server's disk is too slow for this message")]
+    Waiting,
+}
+
+/// One write to the file, which it makes if there is none.
+#[derive(Debug)]
+pub(crate) struct Write {
+    file: Option<Arc<File>>,
+    folder: PathBuf,
+    offset: u64,
+    octets: Bytes,
+}
+
+impl Content {
+    /// No octets yet; the processor may have said how many the body will have.
+    pub(crate) fn new(spool: &Spool, announced: Option<u32>) -> Self {
+        Self {
+            first: BytesMut::new(),
+            waiting: BytesMut::new(),
+            announced: announced.map_or(0, |octets| octets as usize),
+            file: FileState::None,
+            memory: spool.memory.reservation(),
+            disk: spool.disk.reservation(),
+        }
+    }
+
+    /// Octets so far.
+    pub(crate) fn len(&self) -> usize {
+        let in_file = match self.file {
+            FileState::None => 0,
+            FileState::Idle { length, .. } | FileState::Writing { length, .. } => length,
+        };
+        self.first.len() + in_file + self.waiting.len()
+    }
+
+    /// Takes octets of the command line or the header section.
+    pub(crate) fn push_first(&mut self, octets: &[u8]) -> Result<(), Full> {
+        self.memory.grow(octets.len()).then_some(()).ok_or(Full::Memory)?;
+        self.first.extend_from_slice(octets);
+        Ok(())
+    }
+
+    /// Takes octets of the body.
+    pub(crate) fn push_body(&mut self, octets: &[u8], spool: &Spool) -> Result<(), Full> {
+        if self.waiting.len() + octets.len() > spool.threshold + MOST_WAITING {
+            return Err(Full::Waiting);
+        }
+        self.memory.grow(octets.len()).then_some(()).ok_or(Full::Memory)?;
+        if self.waiting.capacity() - self.waiting.len() < octets.len() {
+            let foreseen = (self.waiting.len() + octets.len()).saturating_mul(FORESIGHT);
+            let wanted = self.announced.min(spool.threshold + WRITE).min(foreseen);
+            let more = wanted.saturating_sub(self.waiting.len());
+            self.waiting.reserve(more.max(octets.len()));
+        }
+        self.waiting.extend_from_slice(octets);
+        Ok(())
+    }
+
+    /// The next write, if it is time for one. `is_complete`: no more octets come.
+    pub(crate) fn next_write(
+        &mut self,
+        spool: &Spool,
+        is_complete: bool,
+    ) -> Result<Option<Write>, Full> {
+        let (file, offset) = match &self.file {
+            FileState::Writing { .. } => return Ok(None),
+            FileState::None if self.waiting.len() <= spool.threshold => return Ok(None),
+            FileState::None => (None, 0),
+            FileState::Idle { file, length } => (Some(file.clone()), *length),
+        };
+        let enough = if is_complete { 1 } else { WRITE };
+        if self.waiting.len() < enough {
+            return Ok(None);
+        }
+        let octets = self.waiting.split().freeze();
+        self.disk.grow(octets.len()).then_some(()).ok_or(Full::Disk)?;
+        let length = offset + octets.len();
+        self.file = FileState::Writing { length, octets: octets.len() };
+        Ok(Some(Write { file, folder: spool.folder.clone(), offset: offset as u64, octets }))
+    }
+
+    /// A write is done.
+    pub(crate) fn written(&mut self, file: Arc<File>) {
+        if let FileState::Writing { length, octets } = self.file {
+            self.memory.shrink(octets);
+            self.file = FileState::Idle { file, length };
+        }
+    }
+
+    /// Whether the processor should pause until the disk has caught up.
+    pub(crate) fn should_pause(&self) -> bool {
+        matches!(self.file, FileState::Writing { .. }) && self.waiting.len() > PAUSE
+    }
+
+    /// Whether a processor that was asked to pause may go on.
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.waiting.len() < PAUSE / 2
+    }
+
+    /// The first part, the body, and what they hold of the budgets; `None` while octets wait for the
+    /// disk.
+    pub(crate) fn finish(self) -> Result<(Bytes, Octets, Held), Self> {
+        let body = match &self.file {
+            FileState::None => None,
+            FileState::Idle { file, length } if self.waiting.is_empty() => {
+                Some(Octets::from_file(file.clone(), *length))
+            }
+            FileState::Idle { .. } | FileState::Writing { .. } => return Err(self),
+        };
+        let held = Held { _memory: self.memory, _disk: self.disk };
+        let body = body.unwrap_or_else(|| self.waiting.freeze().into());
+        Ok((self.first.freeze(), body, held))
+    }
+}
+
+/// What an event holds of the budgets, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _memory: Reservation,
+    _disk: Reservation,
+}
+
+impl Write {
+    /// Writes; blocks on the disk.
+    pub(crate) fn run(self) -> io::Result<Arc<File>> {
+        let file = match self.file {
+            Some(file) => file,
+            None => Arc::new(tempfile::tempfile_in(&self.folder)?),
+        };
+        file.write_all_at(&self.octets, self.offset)?;
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spool(folder: &std::path::Path, memory: usize, disk: usize) -> Spool {
+        Spool {
+            folder: folder.to_owned(),
+            threshold: 1_000,
+            memory: Budget::new(memory),
+            disk: Budget::new(disk),
+        }
+    }
+
+    fn write(content: &mut Content, spool: &Spool, is_complete: bool) -> Option<u64> {
+        let write = content.next_write(spool, is_complete).unwrap()?;
+        let offset = write.offset;
+        content.written(write.run().unwrap());
+        Some(offset)
+    }
+
+    #[test]
+    fn small_content_stays_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path(), 10_000, 0);
+        let mut content = Content::new(&spool, None);
+        content.push_first(b"A: b\r\n\r\n").unwrap();
+        content.push_body(&[b'x'; 1_000], &spool).unwrap();
+        assert_eq!((content.len(), write(&mut content, &spool, true)), (1_008, None));
+        let (first, body, held) = content.finish().unwrap();
+        assert_eq!((&first[..], body.in_memory().unwrap().len()), (&b"A: b\r\n\r\n"[..], 1_000));
+        assert_eq!(spool.memory.left(), 10_000 - 1_008);
+        drop(held);
+        assert_eq!(spool.memory.left(), 10_000);
+    }
+
+    #[test]
+    fn large_content_goes_to_a_file_in_order_and_leaves_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path(), 2_000_000, 2_000_000);
+        let mut content = Content::new(&spool, None);
+        let mut expected = Vec::new();
+        for number in 0..9_000u32 {
+            let line = format!("line {number} of a large message\r\n");
+            expected.extend_from_slice(line.as_bytes());
+            content.push_body(line.as_bytes(), &spool).unwrap();
+            write(&mut content, &spool, false);
+        }
+        assert!(spool.memory.left() > 2_000_000 - WRITE - 1_000);
+        assert!(content.next_write(&spool, false).unwrap().is_none());
+        let content = content.finish().unwrap_err();
+        let mut content = content;
+        assert!(write(&mut content, &spool, true).is_some());
+        assert_eq!(content.len(), expected.len());
+        let (_, body, held) = content.finish().unwrap();
+        assert!(body.in_memory().is_none());
+        assert_eq!(body.read(0..expected.len()).unwrap(), expected);
+        assert_eq!(
+            (spool.memory.left(), spool.disk.left()),
+            (2_000_000, 2_000_000 - expected.len())
+        );
+        drop(held);
+        assert_eq!(spool.disk.left(), 2_000_000);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+    }
+
+    #[test]
+    fn a_slow_disk_pauses_the_processor_and_then_refuses() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path(), 100_000_000, 100_000_000);
+        let mut content = Content::new(&spool, None);
+        content.push_body(&[0; 2_000], &spool).unwrap();
+        let write = content.next_write(&spool, false).unwrap();
+        assert!(write.is_none(), "the first write is a whole one");
+        content.push_body(&[0; WRITE], &spool).unwrap();
+        let write = content.next_write(&spool, false).unwrap().unwrap();
+        content.push_body(&[0; PAUSE], &spool).unwrap();
+        assert!(!content.should_pause() && !content.may_go_on());
+        content.push_body(&[0; 1], &spool).unwrap();
+        assert!(content.should_pause());
+        assert!(content.next_write(&spool, true).unwrap().is_none(), "one at a time");
+        let rest = vec![0; spool.threshold + MOST_WAITING - PAUSE];
+        assert_eq!(content.push_body(&rest, &spool), Err(Full::Waiting));
+        content.written(write.run().unwrap());
+        assert!(!content.should_pause());
+        let write = content.next_write(&spool, false).unwrap().unwrap();
+        content.written(write.run().unwrap());
+        assert!(content.may_go_on());
+    }
+
+    #[test]
+    fn budgets_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path(), 600_000, 300_000);
+        let mut content = Content::new(&spool, None);
+        assert_eq!(content.push_first(&[0; 600_001]), Err(Full::Memory));
+        content.push_body(&[0; 300_001], &spool).unwrap();
+        assert!(matches!(content.next_write(&spool, false), Err(Full::Disk)));
+        assert_eq!(content.push_body(&[0; 300_000], &spool), Err(Full::Memory));
+        drop(content);
+        assert_eq!((spool.memory.left(), spool.disk.left()), (600_000, 300_000));
+    }
+}

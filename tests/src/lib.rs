@@ -121,6 +121,11 @@ impl CalloutServer {
         memory(self.pid(), "VmRSS").expect("the process runs")
     }
 
+    /// The most memory that was in use, in octets (VmHWM).
+    pub fn peak_memory(&self) -> u64 {
+        memory(self.pid(), "VmHWM").expect("the process runs")
+    }
+
     /// Asks it to stop (SIGTERM).
     ///
     /// # Panics

@@ -123,7 +123,7 @@ enum Payload {
     /// Nobody wants it (RFC 4037 section 9: any message may have one).
     Skipped,
     /// To this transaction.
-    Data { xid: Xid, label: DataLabel },
+    Data { xid: Xid, label: DataLabel, left: u32 },
 }
 
 impl Connection {
@@ -257,8 +257,19 @@ impl Connection {
     /// The original octets that a DUY may name now: kept, received and not given up.
     pub fn preserved(&self, xid: Xid) -> std::ops::Range<u32> {
         self.transactions.get(&xid).map_or(0..0, |transaction| {
-            transaction.preservation.usable(transaction.original.octets())
+            transaction.preservation.usable(self.arrived(xid, transaction))
         })
+    }
+
+    /// Octets of the original that are here: a DUM counts as a whole, but may still be on its way.
+    fn arrived(&self, xid: Xid, transaction: &Transaction) -> u32 {
+        let octets = transaction.original.octets();
+        match self.payload {
+            Payload::Data { xid: of, left, .. } if of == xid && self.role == Role::Server => {
+                octets - left
+            }
+            _ => octets,
+        }
     }
 
     /// How many octets of our message (all our messages together, if there are several) the peer

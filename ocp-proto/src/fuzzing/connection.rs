@@ -125,7 +125,7 @@ fn check_events(events: &[Event], own: Vec<Xid>) {
     assert_eq!(closed, events.len().checked_sub(1), "the last event is that all is over");
 }
 
-fn transaction(event: &Event) -> Option<Xid> {
+pub(super) fn transaction(event: &Event) -> Option<Xid> {
     match event {
         Event::TransactionStarted { xid, .. }
         | Event::OriginalStarted { xid, .. }
@@ -228,7 +228,7 @@ fn exchange(processor: &mut Connection, server: &mut Connection, now: Instant) {
     }
 }
 
-fn take(connection: &mut Connection) -> Bytes {
+pub(super) fn take(connection: &mut Connection) -> Bytes {
     let count = connection.output().remaining();
     connection.output().copy_to_bytes(count)
 }

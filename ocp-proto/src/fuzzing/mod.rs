@@ -2,9 +2,13 @@
 
 mod connection;
 mod decode;
+mod operations;
 
 pub use connection::{connection_processor, connection_server};
 pub use decode::decode;
+pub use operations::operations;
+
+use connection::{take, transaction};
 
 /// Runs a target over its corpus, which must be there.
 #[cfg(test)]

@@ -93,6 +93,10 @@ impl AdaptedFlow {
         if !several || command != Some(&Command::Message) {
             return Err(Rule::NotNegotiated("Multiple-Messages".to_owned()));
         }
+        if profile.is_some_and(|profile| profile.leave_at_body.is_some()) {
+            // The processor may leave at any moment without having heard of the Am-Id.
+            return Err(Rule::SeveralMessages("Am-Id where Leave-At-Body was negotiated"));
+        }
         if self.messages.last().is_some_and(|last| last.id.is_none_or(|last| id <= last)) {
             return Err(Rule::SeveralMessages("an Am-Id that does not rise"));
         }

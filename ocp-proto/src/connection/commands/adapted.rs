@@ -83,11 +83,11 @@ impl Connection {
         self.check_role(Role::Server)?;
         let size = data_size(&octets)?;
         self.check_room(xid, size)?;
+        let received = self.received_original(xid);
         let transaction = self.transaction(xid)?;
         let AdaptedData { id, part, as_is, modp } = data;
         let offset = transaction.adapted.octets_of(id);
         // Section 11.9: only data that was already received can be the same.
-        let received = transaction.original.octets();
         let as_is = as_is.filter(|at| at.checked_add(size).is_some_and(|end| end <= received));
         let changes = size > 0 && as_is != Some(offset);
         let promised = modp == Some(0) || transaction.adapted.is_promised_unchanged(id);
@@ -133,8 +133,9 @@ impl Connection {
     ) -> Result<(), Misuse> {
         self.check_role(Role::Server)?;
         self.check_room(xid, range.end.saturating_sub(range.start))?;
+        let received = self.received_original(xid);
         let transaction = self.transaction(xid)?;
-        if range.end > transaction.original.octets() || range.start > range.end {
+        if range.end > received || range.start > range.end {
             return Err(Rule::NotKept.into());
         }
         let moved = range.start != transaction.adapted.octets_of(label.id);
@@ -149,6 +150,10 @@ impl Connection {
         });
         self.reach_pause(xid);
         Ok(())
+    }
+
+    fn received_original(&self, xid: Xid) -> u32 {
+        self.transactions.get(&xid).map_or(0, |transaction| self.arrived(xid, transaction))
     }
 
     /// Server: ends the adapted message, or one of several (AME).

@@ -22,7 +22,9 @@ impl Connection {
         self.consumed = consumed;
         match (frame, self.payload) {
             (Frame::Head(head), _) => self.receive_head(head, received),
-            (Frame::Chunk(octets), Payload::Data { xid, label }) => {
+            (Frame::Chunk(octets), Payload::Data { xid, label, left }) => {
+                let left = left.saturating_sub(u32::try_from(octets.len()).unwrap_or(u32::MAX));
+                self.payload = Payload::Data { xid, label, left };
                 let part = label.part;
                 Ok(self.count(xid, received).then_some(match label.id {
                     None => Event::Data { xid, part, octets },
@@ -157,9 +159,9 @@ impl Connection {
     pub(super) fn progress_of(&self, xid: Option<Xid>) -> (Option<Xid>, Option<u32>) {
         let xid = xid.filter(|xid| self.transactions.contains_key(xid));
         let octets = xid
-            .and_then(|xid| self.transactions.get(&xid))
-            .filter(|transaction| transaction.original.is_open())
-            .map(|transaction| transaction.original.octets());
+            .and_then(|xid| Some((xid, self.transactions.get(&xid)?)))
+            .filter(|(_, transaction)| transaction.original.is_open())
+            .map(|(xid, transaction)| self.arrived(xid, transaction));
         (xid, octets)
     }
 

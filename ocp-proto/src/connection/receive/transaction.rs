@@ -117,7 +117,7 @@ impl Connection {
                     transaction.begin_body();
                 }
                 let modp = dum.modp.map(|percent| (label.id, percent));
-                self.payload = Payload::Data { xid, label };
+                self.payload = Payload::Data { xid, label, left: dum.size };
                 match dum.size {
                     0 => self.bear(Useless::Signals)?,
                     _ => self.welcome(),

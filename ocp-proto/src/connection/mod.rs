@@ -257,18 +257,16 @@ impl Connection {
     /// The original octets that a DUY may name now: kept, received and not given up.
     pub fn preserved(&self, xid: Xid) -> std::ops::Range<u32> {
         self.transactions.get(&xid).map_or(0..0, |transaction| {
-            transaction.preservation.usable(self.arrived(xid, transaction))
+            transaction.preservation.usable(transaction.original.octets() - self.under_way(xid))
         })
     }
 
-    /// Octets of the original that are here: a DUM counts as a whole, but may still be on its way.
-    fn arrived(&self, xid: Xid, transaction: &Transaction) -> u32 {
-        let octets = transaction.original.octets();
+    /// Octets of a DUM of this transaction that the original counts already, and that are still on
+    /// their way to a server.
+    fn under_way(&self, xid: Xid) -> u32 {
         match self.payload {
-            Payload::Data { xid: of, left, .. } if of == xid && self.role == Role::Server => {
-                octets - left
-            }
-            _ => octets,
+            Payload::Data { xid: of, left, .. } if of == xid && self.role == Role::Server => left,
+            _ => 0,
         }
     }
 

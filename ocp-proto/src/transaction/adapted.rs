@@ -249,7 +249,7 @@ impl AdaptedFlow {
 
     /// Whether an Am-Id is in use.
     pub(crate) fn is_several(&self) -> bool {
-        self.taken.is_some()
+        self.messages.last().is_some_and(|last| last.id.is_some())
     }
 
     /// Whether AMS came.

@@ -82,12 +82,13 @@ impl Connection {
     ) -> Result<(), Misuse> {
         self.check_role(Role::Server)?;
         let size = data_size(&octets)?;
-        self.check_room(xid, size)?;
-        let received = self.received_original(xid);
+        let under_way = self.under_way(xid);
         let transaction = self.transaction(xid)?;
+        transaction.check_room(transaction.adapted.octets(), size)?;
         let AdaptedData { id, part, as_is, modp } = data;
         let offset = transaction.adapted.octets_of(id);
         // Section 11.9: only data that was already received can be the same.
+        let received = transaction.original.octets() - under_way;
         let as_is = as_is.filter(|at| at.checked_add(size).is_some_and(|end| end <= received));
         let changes = size > 0 && as_is != Some(offset);
         let promised = modp == Some(0) || transaction.adapted.is_promised_unchanged(id);
@@ -101,8 +102,9 @@ impl Connection {
             Some(percent) if transaction.adapted.expect_changes(id, percent)? => Some(percent),
             _ => None,
         };
+        let owed = transaction.pause.reach(transaction.adapted.octets());
         self.send_data(xid, &DataHead { offset, kept: None, as_is, modp, label }, octets);
-        self.reach_pause(xid);
+        self.send_paused(xid, owed);
         Ok(())
     }
 
@@ -132,9 +134,11 @@ impl Connection {
         label: DataLabel,
     ) -> Result<(), Misuse> {
         self.check_role(Role::Server)?;
-        self.check_room(xid, range.end.saturating_sub(range.start))?;
-        let received = self.received_original(xid);
+        let under_way = self.under_way(xid);
         let transaction = self.transaction(xid)?;
+        let size = range.end.saturating_sub(range.start);
+        transaction.check_room(transaction.adapted.octets(), size)?;
+        let received = transaction.original.octets() - under_way;
         if range.end > received || range.start > range.end {
             return Err(Rule::NotKept.into());
         }
@@ -143,17 +147,14 @@ impl Connection {
             return Err(Rule::ModpBroken.into());
         }
         transaction.use_preserved(&range, label)?;
+        let owed = transaction.pause.reach(transaction.adapted.octets());
         self.write_for(xid, "DUY", |out| {
             out.number(range.start);
             out.number(range.end - range.start);
             label.write(out);
         });
-        self.reach_pause(xid);
+        self.send_paused(xid, owed);
         Ok(())
-    }
-
-    fn received_original(&self, xid: Xid) -> u32 {
-        self.transactions.get(&xid).map_or(0, |transaction| self.arrived(xid, transaction))
     }
 
     /// Server: ends the adapted message, or one of several (AME).
@@ -191,6 +192,14 @@ impl Connection {
 
 /// What holds for the adapted messages on either side.
 impl Transaction {
+    /// Whether that many octets may follow these of our own.
+    pub(super) fn check_room(&self, octets: u32, size: u32) -> Result<(), Misuse> {
+        match self.pause.room(octets) {
+            Some(octets) if octets < size || octets == 0 => Err(Misuse::Paused { octets }),
+            _ => Ok(()),
+        }
+    }
+
     pub(in crate::connection) fn start_adapted(
         &mut self,
         start: &AdaptedStart,

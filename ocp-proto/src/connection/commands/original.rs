@@ -102,27 +102,28 @@ impl Connection {
     ) -> Result<(), Misuse> {
         self.check_role(Role::Processor)?;
         let size = data_size(&octets)?;
-        self.check_room(xid, size)?;
         let transaction = self.transaction(xid)?;
+        let offset = transaction.original.octets();
+        transaction.check_room(offset, size)?;
         if data.kept.is_some_and(|kept| !transaction.preservation.honours(kept)) {
             return Err(Rule::KeptWithdrawn.into());
         }
-        let offset = transaction.original.octets();
         let begins_body = transaction.original.data(offset, size, data.part)?;
         if let Some(kept) = data.kept {
             transaction.preservation.keep(kept)?;
         }
+        let owed = transaction.pause.reach(offset + size);
+        let leaves = transaction.leaves_now();
         let label = DataLabel { part: data.part, id: None };
-        self.send_data(
-            xid,
-            &DataHead { offset, kept: data.kept, label, ..DataHead::default() },
-            octets,
-        );
+        let head = DataHead { offset, kept: data.kept, label, ..DataHead::default() };
+        self.send_data(xid, &head, octets);
         if begins_body {
             self.begin_body(xid);
         }
-        self.leave_at_body(xid);
-        self.reach_pause(xid);
+        if leaves {
+            self.leave_at_body(xid);
+        }
+        self.send_paused(xid, owed);
         Ok(())
     }
 

@@ -110,24 +110,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether that many octets may be sent now.
-    pub(super) fn check_room(&self, xid: Xid, size: u32) -> Result<(), Misuse> {
-        let transaction = self.transactions.get(&xid).ok_or(Misuse::UnknownTransaction(xid))?;
-        match transaction.pause.room(transaction.octets_of(self.role)) {
-            Some(octets) if octets < size || octets == 0 => Err(Misuse::Paused { octets }),
-            _ => Ok(()),
-        }
-    }
-
-    /// After data: the DPM that are due.
-    pub(super) fn reach_pause(&mut self, xid: Xid) {
-        let role = self.role;
-        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let octets = transaction.octets_of(role);
-        let owed = transaction.pause.reach(octets);
-        self.send_paused(xid, owed);
-    }
-
     /// DPM, one for each DWP.
     pub(in crate::connection) fn send_paused(&mut self, xid: Xid, owed: u32) {
         for _ in 0..owed {

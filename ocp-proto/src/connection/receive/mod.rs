@@ -161,7 +161,7 @@ impl Connection {
         let octets = xid
             .and_then(|xid| Some((xid, self.transactions.get(&xid)?)))
             .filter(|(_, transaction)| transaction.original.is_open())
-            .map(|(xid, transaction)| self.arrived(xid, transaction));
+            .map(|(xid, transaction)| transaction.original.octets() - self.under_way(xid));
         (xid, octets)
     }
 

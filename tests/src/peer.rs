@@ -171,6 +171,14 @@ impl Peer {
     /// # Panics
     /// If the system refuses the option.
     pub fn reset(self) {
+        self.reset_when_dropped();
+    }
+
+    /// When this is dropped, the other side gets RST.
+    ///
+    /// # Panics
+    /// If the system refuses the option.
+    pub fn reset_when_dropped(&self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("TCP lingers");
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use ocp_proto::{Connection, OcpResult, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     let mut drained_by: Option<Instant> = None;
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(sleep_until(now().into()));
+    // Octets that were read since others had their turn.
+    let mut unyielded = 0;
     loop {
         // Events that are not asked for leave the input where it is: that is back-pressure on a
         // peer that does not read.
@@ -65,7 +68,15 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
         tokio::select! {
             moved = poll_fn(|cx| poll_octets(&mut stream, &mut connection, reads, cx)) => {
                 match moved {
-                    Ok(Moved::Octets) => {}
+                    Ok(Moved::Read(octets)) => {
+                        unyielded += octets;
+                        // A socket that is never empty would keep this thread for itself.
+                        if unyielded >= READ_SIZE {
+                            unyielded = 0;
+                            yield_now().await;
+                        }
+                    }
+                    Ok(Moved::Written) => {}
                     Ok(Moved::End) => connection.handle_end_of_input(),
                     Err(error) => {
                         debug!(%error, "socket");
@@ -105,7 +116,8 @@ pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, rea
 
 /// What a socket did.
 enum Moved {
-    Octets,
+    Read(usize),
+    Written,
     End,
 }
 
@@ -129,9 +141,9 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
         connection.input().reserve(READ_SIZE);
         match poll_read_buf(Pin::new(stream), cx, connection.input()) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Moved::End)),
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(count)) => {
                 connection.handle_input(now());
-                return Poll::Ready(Ok(Moved::Octets));
+                return Poll::Ready(Ok(Moved::Read(count)));
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             // A connection that waits holds no buffer.
@@ -141,7 +153,7 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
             Poll::Pending => {}
         }
     }
-    if wrote { Poll::Ready(Ok(Moved::Octets)) } else { Poll::Pending }
+    if wrote { Poll::Ready(Ok(Moved::Written)) } else { Poll::Pending }
 }
 
 /// Our last octets go out, and what still comes is dropped, so that our CE is not lost by a reset

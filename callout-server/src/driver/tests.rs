@@ -83,6 +83,25 @@ async fn a_message_is_read_up_to_its_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flood_keeps_nobody_else_waiting() {
+    let pipe = 2 * 1024 * 1024;
+    let (mut flooding, _served) = start("", pipe);
+    let (mut other, _also_served) = start("", pipe);
+    for peer in [&mut flooding, &mut other] {
+        peer.write_all(HELLO).await.unwrap();
+        peer.write_all(b"PQ;\r\n").await.unwrap();
+        read_until(peer, "PA;\r\n").await;
+    }
+    let mut flood = b"Nonsense;\r\n".repeat(100_000);
+    flood.extend_from_slice(b"PQ;\r\n");
+    flooding.write_all(&flood).await.unwrap();
+    other.write_all(b"PQ;\r\n").await.unwrap();
+    read_until(&mut other, "PA;\r\n").await;
+    assert!(flooding.read_u8().now_or_never().is_none(), "the flood was worked off first");
+    read_until(&mut flooding, "PA;\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_is_not_read_either() {
     let (mut peer, served) = start("[limits]\nunsent-octets = 1000\n", 512);
     peer.write_all(HELLO).await.unwrap();

@@ -136,3 +136,14 @@ async fn a_peer_that_never_reads_is_given_up() {
     assert!(served.is_finished() && begun.elapsed().as_secs() < 160);
     assert!(begun.elapsed().as_secs() >= 120);
 }
+
+/// Ten thousand of them stand around idle.
+#[test]
+fn a_connection_takes_little_room() {
+    let server =
+        Arc::new(Server::new(Config::parse("", Path::new(""), &Registry::default()).unwrap()));
+    let (_peer, stream) = tokio::io::duplex(1);
+    let id = server.next_connection();
+    let size = size_of_val(&drive(stream, id, server, CancellationToken::new()));
+    assert!(size <= 2_048, "{size} octets");
+}

@@ -164,6 +164,11 @@ impl Outgoing {
         connection.end_transaction(xid, &OcpResult::ok(), false).map(Sent::All)
     }
 
+    /// The memory of the body, once all is sent; `None` if it is in a file.
+    pub(crate) fn into_memory(self) -> Option<Bytes> {
+        self.original.body.in_memory().cloned()
+    }
+
     /// Takes what [`Sent::Needs`] asked for.
     pub(crate) fn provide(&mut self, octets: Bytes) {
         if let Some((_, read)) = &mut self.read {

@@ -10,6 +10,7 @@
 
 mod adapt;
 mod branch;
+mod buffers;
 mod chain;
 pub mod config;
 mod driver;

@@ -7,6 +7,7 @@ use dashmap::DashMap;
 use ocp_proto::smtp::{Command, DialogFacts};
 use ocp_proto::{DialogId, Xid};
 
+use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::spool::Spool;
 
@@ -47,6 +48,7 @@ impl Server {
             threshold: config.spool.threshold,
             memory: Budget::new(config.limits.content_octets),
             disk: Budget::new(config.spool.octets),
+            buffers: Buffers::default(),
         };
         Self { config, dialogs: DashMap::new(), connections: AtomicU64::new(1), spool }
     }

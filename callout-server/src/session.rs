@@ -544,7 +544,12 @@ impl Session {
             }
         }
         drop(_entered);
-        self.transactions.remove(&xid);
+        let ended = self.transactions.remove(&xid).map(|transaction| transaction.stage);
+        if let Some(Stage::Answering { outgoing, .. }) = ended
+            && let Some(body) = outgoing.into_memory()
+        {
+            self.server.spool().buffers.give_back(body);
+        }
         true
     }
 

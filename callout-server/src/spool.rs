@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use services::mail::Octets;
 
+use crate::buffers::Buffers;
 use crate::server::{Budget, Reservation};
 
 /// Where large content goes.
@@ -30,6 +31,8 @@ pub(crate) struct Spool {
     pub(crate) memory: Budget,
     /// Octets in files, of all messages.
     pub(crate) disk: Budget,
+    /// Memory of messages that have gone.
+    pub(crate) buffers: Buffers,
 }
 
 /// Octets of one write.
@@ -131,10 +134,13 @@ impl Content {
         }
         self.memory.grow(octets.len()).then_some(()).ok_or(Full::Memory)?;
         if self.waiting.capacity() - self.waiting.len() < octets.len() {
-            let foreseen = (self.waiting.len() + octets.len()).saturating_mul(FORESIGHT);
-            let wanted = self.announced.min(spool.threshold + WRITE).min(foreseen);
-            let more = wanted.saturating_sub(self.waiting.len());
-            self.waiting.reserve(more.max(octets.len()));
+            let so_far = self.waiting.len() + octets.len();
+            let whole = self.announced.min(spool.threshold + WRITE);
+            if self.waiting.is_empty() {
+                self.waiting = spool.buffers.take(whole).unwrap_or_default();
+            }
+            let foreseen = whole.min(so_far.saturating_mul(FORESIGHT)).max(so_far);
+            self.waiting.reserve(foreseen - self.waiting.len());
         }
         self.waiting.extend_from_slice(octets);
         Ok(())
@@ -226,6 +232,7 @@ mod tests {
             threshold: 1_000,
             memory: Budget::new(memory),
             disk: Budget::new(disk),
+            buffers: Buffers::default(),
         }
     }
 

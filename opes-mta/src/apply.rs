@@ -469,10 +469,12 @@ fn adapted_message(
 fn is_same(slices: &[Bytes], original: &Bytes) -> bool {
     let mut rest = original.as_ref();
     for slice in slices {
-        match rest.strip_prefix(slice.as_ref()) {
-            Some(after) => rest = after,
-            None => return false,
+        let Some((same, after)) = rest.split_at_checked(slice.len()) else { return false };
+        // What was kept is the original itself: there is nothing to compare.
+        if slice.as_ptr() != same.as_ptr() && slice != same {
+            return false;
         }
+        rest = after;
     }
     rest.is_empty()
 }

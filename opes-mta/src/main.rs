@@ -9,6 +9,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// As in the server: messages come and go, and their pages stay for the next ones.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The OPES processor: brings mail to an OPES callout server and carries out its answers.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -139,27 +140,27 @@ pub struct Structure {
 /// Named parameters or named members, in the order of the wire. The decoder keeps repeated names,
 /// so that the typed layer can say which message they make invalid (RFC 4037 section 11).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NamedValues(Vec<(Name, Value)>);
+pub struct NamedValues(Option<Arc<Vec<(Name, Value)>>>);
 
 impl NamedValues {
     /// No values.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self(None)
     }
 
     /// Appends a value.
     pub fn push(&mut self, name: Name, value: Value) {
-        self.0.push((name, value));
+        Arc::make_mut(self.0.get_or_insert_default()).push((name, value));
     }
 
     /// The first value of this name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+        self.iter().find(|(n, _)| n == name).map(|(_, value)| value)
     }
 
     /// The first name that occurs more than once.
     pub fn repeated(&self) -> Option<&Name> {
-        match self.0.as_slice() {
+        match self.as_slice() {
             [] | [_] => None,
             // Few names: comparing all pairs is cheapest, and needs no memory.
             few if few.len() <= 16 => few.iter().enumerate().find_map(|(index, (name, _))| {
@@ -178,23 +179,28 @@ impl NamedValues {
 
     /// The pairs in order.
     pub fn iter(&self) -> impl Iterator<Item = &(Name, Value)> {
-        self.0.iter()
+        self.as_slice().iter()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.as_slice().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
+    }
+
+    fn as_slice(&self) -> &[(Name, Value)] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
     }
 }
 
 impl FromIterator<(Name, Value)> for NamedValues {
     fn from_iter<I: IntoIterator<Item = (Name, Value)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().collect())
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        Self((!pairs.is_empty()).then(|| Arc::new(pairs)))
     }
 }
 
@@ -203,6 +209,6 @@ impl IntoIterator for NamedValues {
     type IntoIter = std::vec::IntoIter<(Name, Value)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.0.map(Arc::unwrap_or_clone).unwrap_or_default().into_iter()
     }
 }

@@ -8,7 +8,7 @@
 //! Services work in tasks of their own, or at once if they are quick; the session only collects octets
 //! and hands answers on.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -24,8 +24,8 @@ use ocp_proto::smtp::{
 };
 use ocp_proto::wire::Structure;
 use ocp_proto::{
-    Closed, Connection, DialogId, Event, GroupId, OcpResult, Offer, OriginalStart, Response, Xid,
-    feature_uri,
+    Closed, Connection, DialogId, Event, GroupId, IdMap, OcpResult, Offer, OriginalStart, Response,
+    Xid, feature_uri,
 };
 use services::Input;
 use services::mail::Mail;
@@ -47,9 +47,9 @@ const IMMEDIATE_OCTETS: usize = 64 * 1024;
 pub(crate) struct Session {
     id: ConnectionId,
     server: Arc<Server>,
-    groups: HashMap<GroupId, Result<Arc<Chain>, UnknownService>>,
+    groups: IdMap<GroupId, Result<Arc<Chain>, UnknownService>>,
     dialogs: HashSet<DialogId>,
-    transactions: HashMap<Xid, Transaction>,
+    transactions: IdMap<Xid, Transaction>,
     tasks: JoinSet<Completed>,
     /// Those whose answers the peer has not taken whole.
     answering: VecDeque<Xid>,
@@ -96,9 +96,9 @@ impl Session {
         Self {
             id,
             server,
-            groups: HashMap::new(),
+            groups: IdMap::default(),
             dialogs: HashSet::new(),
-            transactions: HashMap::new(),
+            transactions: IdMap::default(),
             tasks: JoinSet::new(),
             answering: VecDeque::new(),
             next_progress: None,

@@ -1,6 +1,8 @@
 //! Identifiers: decimal numbers that are created once and in rising order (RFC 4037 section 10.2).
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// The largest `uni`, `size` and `offset` (RFC 4037 sections 10.2 to 10.4).
 pub const MAXIMUM: u32 = 0x7fff_ffff;
@@ -17,6 +19,30 @@ pub fn parse_number(text: &[u8]) -> Option<u32> {
         let number = number.checked_mul(10)?.checked_add(digit)?;
         (number <= MAXIMUM).then_some(number)
     })
+}
+
+/// A map with identifiers for keys, which are looked up for each message.
+pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// Hashes identifiers: one multiplication. A peer that chooses colliding ones makes a look-up as slow
+/// as a walk through a map of at most [`Config::transactions`](crate::Config) entries: a microsecond.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, octets: &[u8]) {
+        octets.iter().for_each(|octet| self.write_u32((*octet).into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // The golden ratio's digits; the map looks at the upper and at the lowest bits.
+        let product = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 macro_rules! identifier {
@@ -105,6 +131,19 @@ impl Rising {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn identifiers_spread_over_a_map() {
+        use std::collections::HashSet;
+        use std::hash::BuildHasher;
+        let hashes = BuildHasherDefault::<IdHasher>::default();
+        for step in [1u32, 2, 1_024, 65_536] {
+            let hash = |number: u32| hashes.hash_one(Xid::new(number * step).unwrap());
+            let low: HashSet<u64> = (0..1_024).map(|number| hash(number) % 2_048).collect();
+            let tags: HashSet<u64> = (0..1_024).map(|number| hash(number) >> 57).collect();
+            assert!(low.len() > 600 && tags.len() > 100, "{step}: {} {}", low.len(), tags.len());
+        }
+    }
 
     #[test]
     fn numbers_have_no_sign_leading_zero_or_overflow() {

@@ -31,7 +31,7 @@ pub use connection::{
     AdaptedData, Closed, Config, Connection, Event, Misuse, Offer, OriginalData, Output, Response,
     feature_uri,
 };
-pub use ids::{AdaptedMessageId, DialogId, GroupId, MAXIMUM, Xid, parse_number};
+pub use ids::{AdaptedMessageId, DialogId, GroupId, IdHasher, IdMap, MAXIMUM, Xid, parse_number};
 pub use limits::{Allowance, UselessLimits, WireLimits};
 pub use message::{AdaptedEnd, AdaptedRole, AdaptedStart, DataLabel, OcpResult, OriginalStart};
 pub use role::Role;

@@ -11,7 +11,7 @@ mod timers;
 mod tls;
 mod useless;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -21,7 +21,7 @@ pub use config::Config;
 pub use event::{Closed, Event, Offer, Response, feature_uri};
 pub use output::Output;
 
-use crate::ids::{DialogId, GroupId, MAXIMUM, Rising, Xid};
+use crate::ids::{DialogId, GroupId, IdMap, MAXIMUM, Rising, Xid};
 use crate::message::{AdaptedEnd, DataLabel, Kind, Message, OcpResult};
 use crate::role::Role;
 use crate::smtp::CommandProfile;
@@ -97,7 +97,7 @@ pub struct Connection {
     negotiation: NegotiationState,
     groups: Groups,
     dialogs: Dialogs,
-    transactions: HashMap<Xid, Transaction>,
+    transactions: IdMap<Xid, Transaction>,
     xids: Rising,
     /// The transaction whose adapted message ends early before anything else happens.
     owed_end: Option<Xid>,
@@ -151,7 +151,7 @@ impl Connection {
             negotiation: NegotiationState::default(),
             groups: Groups { numbers: groups, ..Groups::default() },
             dialogs: Dialogs { numbers: dialogs, ..Dialogs::default() },
-            transactions: HashMap::new(),
+            transactions: IdMap::default(),
             xids,
             owed_end: None,
             timers: Timers::new(now),

@@ -1,18 +1,17 @@
 //! What a connection keeps besides its transactions: groups, features and dialogs.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::ids::{DialogId, GroupId, Rising, Xid};
+use crate::ids::{DialogId, GroupId, IdMap, Rising, Xid};
 use crate::smtp::{COMMAND_PROFILE, CommandProfile, REPLY_PROFILE};
 
 /// The service groups, by the processor's numbers.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    pub(super) active: HashMap<GroupId, Features>,
+    pub(super) active: IdMap<GroupId, Features>,
     pub(super) numbers: Rising,
     /// What was negotiated for the whole connection.
     pub(super) common: Features,
@@ -64,7 +63,7 @@ pub(super) struct Dialogs {
     pub(super) enabled: bool,
     /// Whether the server wants no new ones.
     pub(super) draining: bool,
-    pub(super) active: HashMap<DialogId, Dialog>,
+    pub(super) active: IdMap<DialogId, Dialog>,
     pub(super) numbers: Rising,
 }
 

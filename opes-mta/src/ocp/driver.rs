@@ -9,7 +9,7 @@
 //! none. In between nobody is woken: the octets of events go out while the output is low, a turn
 //! each, and answers are put together here, within their bounds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use ocp_proto::smtp::{CommandProfile, DialogFacts, Part, Reply};
 use ocp_proto::wire::Structure;
 use ocp_proto::{
-    Closed, Connection, DialogId, Event, GroupId, Misuse, OcpResult, Offer, OriginalStart,
+    Closed, Connection, DialogId, Event, GroupId, IdMap, Misuse, OcpResult, Offer, OriginalStart,
     Response, Traffic, Xid,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -166,13 +166,13 @@ pub(super) struct Driver {
     connection: Connection,
     state: Arc<State>,
     offer: Option<Answer<Response>>,
-    transactions: HashMap<Xid, Transaction>,
+    transactions: IdMap<Xid, Transaction>,
     /// Events that are not all sent, in the order of their turns.
     sending: VecDeque<Sending>,
     /// Those that the server has paused (DWP).
     paused: VecDeque<Sending>,
     /// The dialogs, and why the server ended one before us.
-    dialogs: HashMap<DialogId, Option<String>>,
+    dialogs: IdMap<DialogId, Option<String>>,
     endings: Vec<Ending>,
     /// What the transport said when it failed.
     failure: Option<io::Error>,
@@ -215,10 +215,10 @@ impl Driver {
             connection,
             state,
             offer: None,
-            transactions: HashMap::new(),
+            transactions: IdMap::default(),
             sending: VecDeque::new(),
             paused: VecDeque::new(),
-            dialogs: HashMap::new(),
+            dialogs: IdMap::default(),
             endings: Vec::new(),
             failure: None,
         }

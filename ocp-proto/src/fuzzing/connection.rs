@@ -68,11 +68,14 @@ fn act(connection: &mut Connection, events: &mut Vec<Event>) {
     while let Some(event) = connection.poll_event() {
         match &event {
             Event::Offered(offer) => {
-                let known = [crate::smtp::DIALOG, crate::smtp::COMMAND_PROFILE];
+                let known =
+                    [crate::smtp::DIALOG, crate::smtp::COMMAND_PROFILE, crate::smtp::REPLY_PROFILE];
                 let feature = known.iter().find_map(|uri| offer.feature(uri)).cloned();
                 // A feature that is known by name alone may be refused.
                 let _ = connection.respond(Response { feature, ..Response::default() });
             }
+            // It may come too late.
+            Event::StopSendingWanted { xid } => drop(connection.stop_sending(*xid)),
             Event::OriginalEnded { xid, .. } => {
                 return_unchanged(connection, *xid);
                 assert!(!connection.has_transaction(*xid), "we have ended {xid}");
@@ -84,6 +87,12 @@ fn act(connection: &mut Connection, events: &mut Vec<Event>) {
                 Some(Event::Data { xid, part, octets }),
                 Event::Data { xid: next_xid, part: next_part, octets: next },
             ) if (*xid, *part) == (next_xid, next_part) => {
+                *octets = [&octets[..], &next[..]].concat().into();
+            }
+            (
+                Some(Event::MessageData { xid, id, part, octets }),
+                Event::MessageData { xid: next_xid, id: next_id, part: next_part, octets: next },
+            ) if (*xid, *id, *part) == (next_xid, next_id, next_part) => {
                 *octets = [&octets[..], &next[..]].concat().into();
             }
             (_, event) => events.push(event),
@@ -193,6 +202,8 @@ fn processor_with_transactions(
     let profile = CommandProfile {
         commands: vec![Command::Mail, Command::Message],
         side_effects: vec![EffectName::Quarantine, EffectName::Discard],
+        multiple_messages: true,
+        recipient_replies: true,
         ..CommandProfile::default()
     };
     let features = vec![profile.to_structure()];

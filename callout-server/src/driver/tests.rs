@@ -92,9 +92,9 @@ async fn a_flood_keeps_nobody_else_waiting() {
         peer.write_all(b"PQ;\r\n").await.unwrap();
         read_until(peer, "PA;\r\n").await;
     }
-    let mut flood = b"Nonsense;\r\n".repeat(100_000);
-    flood.extend_from_slice(b"PQ;\r\n");
-    flooding.write_all(&flood).await.unwrap();
+    let dialogs = (1..30_000).map(|n| format!("Dialog-Start {n};\r\nDialog-End {n};\r\n"));
+    let flood = dialogs.collect::<String>() + "PQ;\r\n";
+    flooding.write_all(flood.as_bytes()).await.unwrap();
     other.write_all(b"PQ;\r\n").await.unwrap();
     read_until(&mut other, "PA;\r\n").await;
     assert!(flooding.read_u8().now_or_never().is_none(), "the flood was worked off first");

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::output::OutputFolder;
 use crate::progress::Progress;
+use crate::tls::TlsArguments;
 
 /// Run stored mail through the services of a callout server.
 ///
@@ -32,7 +33,7 @@ pub(crate) struct Arguments {
     /// `From `; its messages are FILE#1, FILE#2, ...), or `-` for the standard input
     #[arg(required = true, value_name = "FILE|DIR|mbox|-")]
     inputs: Vec<PathBuf>,
-    /// Callout server: HOST:PORT or unix:PATH
+    /// Callout server: HOST:PORT, tls:HOST:PORT or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4037")]
     server: ServerAddress,
     /// Services in their order: URIs, or names that stand for ocp://service/NAME
@@ -73,6 +74,8 @@ pub(crate) struct Arguments {
             .map(|name| FailurePolicy::from_name(name.as_bytes()).unwrap_or_default())
     )]
     on_failure: FailurePolicy,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 const EXAMPLES: &str = "\
@@ -81,6 +84,7 @@ Examples:
   opes-mta adapt --services spam-score --json Maildir/new/ | jq -r .decision
   opes-mta adapt --from joe@example.org --to ann@example.com --out adapted/ archive.mbox
   opes-mta adapt --server unix:/run/callout-server.sock - < mail.eml
+  opes-mta adapt --server tls:ocp.example.net:4038 --tls-ca ca.pem mail.eml
 
 Decisions: accept (goes on as it was), modify, reject, discard, quarantine, error (could not be
 processed). --out gets nothing for the last four.
@@ -133,13 +137,15 @@ async fn run(
     sources: Vec<Source>,
     progress: &Progress,
 ) -> anyhow::Result<ExitCode> {
-    let Arguments { server, services, from, to, out, json, jobs, timeout, on_failure, .. } =
+    let Arguments { server, services, from, to, out, json, jobs, timeout, on_failure, tls, .. } =
         arguments;
     let started = Instant::now();
     let content_deadline = Duration::from_secs(timeout);
     let policy = Policy { content_deadline, on_failure, ..Policy::default() };
     let mut output = out.map(OutputFolder::new);
+    let tls = tls.tls(&server)?;
     let mut target = file::target(server, services);
+    target.tls = tls;
     // The deadline decides, not the connection's own watch.
     target.connection.transaction_timeout =
         target.connection.transaction_timeout.max(2 * content_deadline);
@@ -218,6 +224,10 @@ pub(crate) fn unreachable(error: ConnectError) -> anyhow::Error {
             "is callout-server running there? Start it with `callout-server serve --listen {server}`, \
              or name another one with --server"
         ),
+        ConnectError::Tls { .. } => {
+            "the server's log says its side; --tls-ca, --tls-certificate and --tls-name say ours"
+                .to_owned()
+        }
         ConnectError::Timeout { .. } => {
             "is it a callout server, and is it alive? Name another one with --server".to_owned()
         }

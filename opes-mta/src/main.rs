@@ -4,6 +4,7 @@ mod adapt;
 mod load;
 mod output;
 mod progress;
+mod tls;
 
 use std::process::ExitCode;
 

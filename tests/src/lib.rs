@@ -2,6 +2,7 @@
 
 #![allow(clippy::indexing_slicing)]
 
+pub mod certificates;
 pub mod peer;
 
 use std::ffi::OsStr;
@@ -131,8 +132,20 @@ impl CalloutServer {
     /// # Panics
     /// If it runs no more.
     pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Asks it to read its certificates again (SIGHUP).
+    ///
+    /// # Panics
+    /// If it runs no more.
+    pub fn reload(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.pid().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status();
+        let sent = Command::new("kill").args([signal, &pid]).status();
         assert!(sent.expect("kill runs").success());
     }
 

@@ -73,6 +73,7 @@ impl StoredMail {
 pub fn target(server: ServerAddress, services: Vec<String>) -> Target {
     Target {
         server,
+        tls: None,
         services,
         offer: offer(),
         connect_timeout: Duration::from_secs(10),

@@ -6,18 +6,15 @@ use std::time::Duration;
 
 use ocp_proto::smtp::{COMMAND_PROFILE, CommandProfile, DialogFacts, DialogFeature, Reply};
 use ocp_proto::wire::{Structure, Value};
-use ocp_proto::{
-    Config, Connection, DialogId, GroupId, OcpResult, Offer, OriginalStart, Role, Xid, feature_uri,
-};
-use tokio::net::{TcpStream, UnixStream};
+use ocp_proto::{Config, DialogId, GroupId, OcpResult, Offer, OriginalStart, Xid, feature_uri};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::address::ServerAddress;
-use super::driver::{
-    Answer, ClientError, Driver, Ended, Request, State, Ticket, Transact, Transport,
-};
+use super::driver::{Answer, ClientError, Driver, Ended, Request, State, Ticket, Transact};
+use super::tls::Tls;
+use super::transport;
 use crate::apply::Assembly;
 
 /// A callout server, and what we want of it.
@@ -25,11 +22,13 @@ use crate::apply::Assembly;
 pub struct Target {
     /// Where it listens.
     pub server: ServerAddress,
+    /// How the connection is secured; a server at [`ServerAddress::Tls`] needs it.
+    pub tls: Option<Tls>,
     /// URIs of the services of the group, in their order.
     pub services: Vec<String>,
     /// What we can do: events to vector out, side effects that we carry out.
     pub offer: CommandProfile,
-    /// How long connecting may take; the negotiation may take as long again.
+    /// How long connecting may take, with TLS if there is any; the negotiation may take as long again.
     pub connect_timeout: Duration,
     /// Limits and timeouts of the connection.
     pub connection: Config,
@@ -45,6 +44,14 @@ pub enum ConnectError {
         server: ServerAddress,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// There is no TLS where it is needed, or no agreement on it.
+    #[error("no TLS with the callout server at {server}: {cause}")]
+    Tls {
+        /// Where.
+        server: ServerAddress,
+        /// Why.
+        cause: String,
     },
     /// It took too long.
     #[error("the callout server at {server} did not answer within {seconds:?} ({stage})")]
@@ -114,12 +121,8 @@ impl Client {
     pub async fn connect(target: &Target) -> Result<Self, ConnectError> {
         let seconds = target.connect_timeout;
         let late = |stage| ConnectError::Timeout { server: target.server.clone(), seconds, stage };
-        let stream = timeout(seconds, open(&target.server))
-            .await
-            .map_err(|_| late("connecting"))?
-            .map_err(|error| ConnectError::Transport { server: target.server.clone(), error })?;
-        let now = Instant::now().into_std();
-        let connection = Connection::new(Role::Processor, target.connection.clone(), now);
+        let (stream, connection) =
+            timeout(seconds, transport::open(target)).await.map_err(|_| late("connecting"))??;
         let (requests, asked) = unbounded_channel();
         let state = Arc::new(State::default());
         let handle = Handle { requests, state: Arc::clone(&state) };
@@ -247,18 +250,6 @@ impl Handle {
         let cause = self.state.closed.get().cloned();
         ClientError::Closed(cause.unwrap_or_else(|| "its task has ended".to_owned()))
     }
-}
-
-async fn open(server: &ServerAddress) -> std::io::Result<Transport> {
-    Ok(match server {
-        ServerAddress::Tcp(address) => {
-            let stream = TcpStream::connect(address.as_str()).await?;
-            // Heads are small and somebody waits for each of them.
-            stream.set_nodelay(true)?;
-            Box::new(stream)
-        }
-        ServerAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
-    })
 }
 
 /// RFC 4037 section 6: dialogs for the connection, then the command profile for the group.

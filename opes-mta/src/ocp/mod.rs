@@ -3,10 +3,13 @@
 mod address;
 mod client;
 mod driver;
+mod tls;
+mod transport;
 mod upstream;
 
 pub use address::{AddressSyntax, ServerAddress};
 pub use client::{Client, ConnectError, Dialog, Target};
 pub use driver::ClientError;
 pub(crate) use driver::Ended;
+pub use tls::{Tls, TlsError, TlsNegotiation, TlsSettings};
 pub use upstream::Upstream;

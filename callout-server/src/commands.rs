@@ -3,26 +3,34 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use callout_server::access::Rule;
+use callout_server::tls::{ClientCertificates, Tls};
 use callout_server::{Address, Config, Entry, Listeners, Server};
-use miette::{IntoDiagnostic, Result, WrapErr};
+use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use services::Registry;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info, warn};
 
 use crate::{demo, logging};
 
-/// Serves until a signal, then drains.
+/// Serves until a signal, then drains. SIGHUP reads the certificates again.
 pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
     let mut config = load(file)?;
     logging::start(&config.log);
+    if config.tls.is_none() {
+        for address in &listen {
+            Address::without_tls(&address.to_string()).map_err(|error| miette!("{error}"))?;
+        }
+    }
     if !listen.is_empty() {
         config.listen = listen;
     }
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
         let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
+        let mut hangup = signal(SignalKind::hangup()).into_diagnostic()?;
         let listeners = Listeners::bind(&config.listen).await.into_diagnostic()?;
         for address in listeners.addresses() {
             info!(%address, "listening");
@@ -30,9 +38,12 @@ pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
         let server = Arc::new(Server::new(config));
         let stop = CancellationToken::new();
         let signalled = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    _ = hangup.recv() => reload(server.clone()).await,
+                }
             }
             let seconds = server.config.timeouts.drain.as_secs();
             info!(dialogs = server.open_dialogs(), seconds, "stopping: open dialogs may end");
@@ -44,6 +55,18 @@ pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
     })
 }
 
+/// Reads the certificates again; broken ones change nothing.
+async fn reload(server: Arc<Server>) {
+    let read = move || match &server.config.tls {
+        None => warn!("there are no certificates to read again"),
+        Some(tls) => match tls.reload() {
+            Ok(()) => info!("certificates read again: new connections use them"),
+            Err(error) => error!(%error, "the old certificates stay in use"),
+        },
+    };
+    let _ = tokio::task::spawn_blocking(read).await;
+}
+
 /// Checks a configuration and prints what it means.
 pub(crate) fn check(file: Option<PathBuf>) -> Result<()> {
     let name = file.as_ref().map_or("embedded defaults".to_owned(), |f| f.display().to_string());
@@ -51,6 +74,7 @@ pub(crate) fn check(file: Option<PathBuf>) -> Result<()> {
     println!("{name}: valid");
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     println!("listens on {}", addresses.join(", "));
+    print_security(&config);
     for entry in config.router.iter() {
         println!("service {}", entry.name);
         print_details(entry);
@@ -59,6 +83,35 @@ pub(crate) fn check(file: Option<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Who is let in, and how.
+fn print_security(config: &Config) {
+    match &config.tls {
+        None => println!("TLS: none"),
+        Some(Tls { settings, .. }) => {
+            println!("TLS: certificate {}", settings.certificate.display());
+            let client_ca = settings.client_ca.iter().map(|path| path.display());
+            let clients = match settings.client_certificates {
+                ClientCertificates::None => "not asked for".to_owned(),
+                ClientCertificates::Optional => "optional".to_owned(),
+                ClientCertificates::Required => "required".to_owned(),
+            };
+            let signed = client_ca.map(|path| format!(", signed by {path}")).collect::<String>();
+            println!("  client certificates {clients}{signed}");
+            let required =
+                if settings.required { "required over TCP" } else { "may be negotiated" };
+            println!("  {required}");
+        }
+    }
+    for rule in config.access.iter() {
+        println!("access {rule}");
+    }
+    if config.access.is_empty() {
+        println!("access: everybody may use everything");
+    } else if !config.access.iter().any(Rule::matches_everybody) {
+        println!("access: everybody else is denied");
+    }
 }
 
 /// Lists the services.

@@ -8,14 +8,16 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use ocp_proto::{Connection, OcpResult, Role};
+use ocp_proto::{Connection, Event, OcpResult, Output, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{Span, debug, error, warn};
 
+use crate::access::{Access, Peer};
 use crate::server::{ConnectionId, Server};
 use crate::session::Session;
 
@@ -30,17 +32,119 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Serves one connection until it is over. `stop` asks to take no new dialogs.
+/// Serves one connection until it is over; without `access` TLS has to come first. `stop` asks to
+/// take no new dialogs.
 pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
+    peer: Peer,
+    access: Option<Access>,
     id: ConnectionId,
     server: Arc<Server>,
     stop: CancellationToken,
 ) {
+    let access = access.inspect(Access::record);
+    let mut connection = Connection::new(Role::Server, server.config.connection(), now());
+    let mut session = Session::new(id, server.clone(), peer, access);
+    match exchange(&mut stream, &mut connection, &mut session, &server, &stop).await {
+        Exchanged::Everything => close(&mut stream, &mut connection).await,
+        // Boxed: most connections have no need of that much room.
+        Exchanged::TlsAgreed => {
+            Box::pin(upgrade(stream, connection, session, server, stop)).await;
+        }
+    }
+}
+
+/// Serves one connection that begins with the TLS handshake.
+pub(crate) async fn drive_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    mut peer: Peer,
+    id: ConnectionId,
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
+    let Some((mut stream, names)) = handshake(stream, None, &server, &stop).await else { return };
+    peer.names = Some(names);
+    let access = match server.admit(&peer) {
+        Ok(access) => access.inspect(Access::record),
+        Err(refusal) => return refuse(stream, &refusal.to_string()).await,
+    };
+    let mut connection = Connection::new(Role::Server, server.config.connection(), now());
+    let mut session = Session::new(id, server.clone(), peer, access);
+    exchange(&mut stream, &mut connection, &mut session, &server, &stop).await;
+    close(&mut stream, &mut connection).await;
+}
+
+/// Goes on with TLS, which was negotiated (profile section 9).
+async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    mut connection: Connection,
+    mut session: Session,
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
+    let secured = handshake(stream, Some(connection.output()), &server, &stop).await;
+    let Some((mut stream, names)) = secured else { return };
+    // Fails only if no handshake was asked for.
+    let _ = connection.tls_started(now());
+    session.identify(&mut connection, names);
+    // The session agrees on TLS no second time.
+    exchange(&mut stream, &mut connection, &mut session, &server, &stop).await;
+    close(&mut stream, &mut connection).await;
+}
+
+/// Writes what comes before TLS, then does the handshake, all within the configured time.
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    before: Option<&mut Output>,
+    server: &Server,
+    stop: &CancellationToken,
+) -> Option<(TlsStream<S>, Vec<String>)> {
+    let Some(tls) = &server.config.tls else {
+        error!("there is no certificate for TLS");
+        return None;
+    };
+    let patience = server.config.timeouts.handshake;
+    let secured = async {
+        if let Some(output) = before {
+            poll_fn(|cx| poll_write_all(&mut stream, output, cx)).await?;
+        }
+        tls.accept(stream).await
+    };
+    tokio::select! {
+        done = timeout(patience, secured) => match done {
+            Ok(Ok(secured)) => {
+                if let Some(name) = secured.1.first() {
+                    Span::current().record("certificate", name);
+                }
+                debug!("TLS");
+                return Some(secured);
+            }
+            Ok(Err(error)) => warn!(%error, "the TLS handshake failed"),
+            Err(_) => warn!(seconds = patience.as_secs(), "the TLS handshake took too long"),
+        },
+        () = stop.cancelled() => {}
+    }
+    None
+}
+
+/// What was exchanged.
+enum Exchanged {
+    /// Everything: the connection is over.
+    Everything,
+    /// All up to the TLS handshake.
+    TlsAgreed,
+}
+
+/// Moves octets and events until the connection is over or goes on with TLS.
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    connection: &mut Connection,
+    session: &mut Session,
+    server: &Server,
+    stop: &CancellationToken,
+) -> Exchanged {
     let unsent = server.config.limits.unsent_octets;
     let drain = server.config.timeouts.drain;
-    let mut connection = Connection::new(Role::Server, server.config.connection(), now());
-    let mut session = Session::new(id, server);
     let mut drained_by: Option<Instant> = None;
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(sleep_until(now().into()));
@@ -52,12 +156,15 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
         while (connection.is_over() || connection.output().remaining() < unsent)
             && let Some(event) = connection.poll_event()
         {
-            session.handle(&mut connection, event);
+            if event == Event::StartTls {
+                return Exchanged::TlsAgreed;
+            }
+            session.handle(connection, event);
         }
         if connection.is_closed() {
-            break;
+            return Exchanged::Everything;
         }
-        session.send_more(&mut connection);
+        session.send_more(connection);
         let wake = [connection.poll_timeout(), session.poll_timeout(), drained_by];
         let wake = wake.into_iter().flatten().min().unwrap_or_else(|| now() + LINGER).into();
         // Deadlines mostly move away: the timer is set when it rings, or for a nearer one.
@@ -66,7 +173,7 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let reads = connection.output().remaining() < unsent;
         tokio::select! {
-            moved = poll_fn(|cx| poll_octets(&mut stream, &mut connection, reads, cx)) => {
+            moved = poll_fn(|cx| poll_octets(stream, connection, reads, cx)) => {
                 match moved {
                     Ok(Moved::Read(octets)) => {
                         unyielded += octets;
@@ -87,31 +194,34 @@ pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
                 }
             }
             completed = session.completed() => {
-                session.handle_completed(&mut connection, completed);
+                session.handle_completed(connection, completed);
             }
             () = &mut timer => {
                 let now = now();
                 connection.handle_timeout(now);
-                session.handle_timeout(&mut connection, now);
+                session.handle_timeout(connection, now);
                 if drained_by.is_some_and(|end| end <= now) {
                     connection.close(OcpResult::failure("the server is stopping"));
                 }
             }
             () = &mut stopped, if drained_by.is_none() => {
                 drained_by = Some(now() + drain);
-                session.drain(&mut connection);
+                session.drain(connection);
             }
         }
     }
-    let _ = timeout(LINGER, finish(&mut stream, &mut connection)).await;
 }
 
-/// Says that there is no room for another connection (RFC 4037 section 13).
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, connection: &mut Connection) {
+    let _ = timeout(LINGER, finish(stream, connection)).await;
+}
+
+/// Says why there is no connection (RFC 4037 section 13).
 pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, reason: &str) {
     let config = ocp_proto::Config::default();
     let mut connection = Connection::new(Role::Server, config, now());
     connection.close(OcpResult::failure(reason));
-    let _ = timeout(LINGER, finish(&mut stream, &mut connection)).await;
+    close(&mut stream, &mut connection).await;
 }
 
 /// What a socket did.
@@ -137,6 +247,10 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
             Poll::Pending => break,
         }
     }
+    // Octets that TLS has taken and the socket has not.
+    if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx) {
+        return Poll::Ready(Err(error));
+    }
     if reads {
         connection.input().reserve(READ_SIZE);
         match poll_read_buf(Pin::new(stream), cx, connection.input()) {
@@ -156,21 +270,26 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
     if wrote { Poll::Ready(Ok(Moved::Written)) } else { Poll::Pending }
 }
 
+fn poll_write_all<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    output: &mut Output,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while output.has_remaining() {
+        if ready!(poll_write_buf(Pin::new(&mut *stream), cx, output))? == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
 /// Our last octets go out, and what still comes is dropped, so that our CE is not lost by a reset
 ///
 async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     connection: &mut Connection,
 ) -> io::Result<()> {
-    poll_fn(|cx| {
-        while connection.output().has_remaining() {
-            if ready!(poll_write_buf(Pin::new(&mut *stream), cx, connection.output()))? == 0 {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero)));
-            }
-        }
-        Poll::Ready(Ok(()))
-    })
-    .await?;
+    poll_fn(|cx| poll_write_all(stream, connection.output(), cx)).await?;
     stream.shutdown().await?;
     // Not in the future: every connection would hold it all its life.
     let mut dropped = vec![0; 4096];

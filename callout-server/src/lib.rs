@@ -8,6 +8,7 @@
 //! [`Config`] says what to listen on and which services there are; [`Server`] is what all
 //! connections share; [`Listeners`] serve it until they are told to stop.
 
+pub mod access;
 mod adapt;
 mod branch;
 mod buffers;
@@ -19,6 +20,7 @@ mod router;
 mod server;
 mod session;
 mod spool;
+pub mod tls;
 
 pub use branch::Fallback;
 pub use config::{Config, ConfigError};

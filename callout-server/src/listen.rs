@@ -11,18 +11,34 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, field, info, info_span, warn};
 
+use crate::access::{Origin, Peer};
 use crate::driver;
 use crate::server::Server;
 
-/// Where to listen: `HOST:PORT` or `unix:PATH`.
+/// Where to listen: `HOST:PORT`, `tls:HOST:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A TCP port. A name is looked up when the server starts.
     Tcp(String),
+    /// A TCP port on which TLS comes first, without negotiation.
+    Tls(String),
     /// A unix socket.
     Unix(PathBuf),
+}
+
+impl Address {
+    /// An address that needs no certificate.
+    ///
+    /// # Errors
+    /// If it is none, or needs one.
+    pub fn without_tls(text: &str) -> Result<Self, String> {
+        match text.parse()? {
+            Self::Tls(_) => Err(format!("{text} needs a certificate: [tls] in the configuration")),
+            address => Ok(address),
+        }
+    }
 }
 
 impl Default for Address {
@@ -40,12 +56,19 @@ impl FromStr for Address {
             let named = !path.is_empty();
             return named.then(|| Self::Unix(path.into())).ok_or("unix: without a path".to_owned());
         }
-        let port = text
+        let (address, tls) = match text.strip_prefix("tls:") {
+            Some(address) => (address, true),
+            None => (text, false),
+        };
+        let port = address
             .rsplit_once(':')
             .and_then(|(host, port)| (!host.is_empty()).then_some(port)?.parse::<u16>().ok());
         match port {
-            Some(_) => Ok(Self::Tcp(text.to_owned())),
-            None => Err(format!("{text} is no address: write HOST:PORT or unix:PATH")),
+            Some(_) if tls => Ok(Self::Tls(address.to_owned())),
+            Some(_) => Ok(Self::Tcp(address.to_owned())),
+            None => {
+                Err(format!("{text} is no address: write HOST:PORT, tls:HOST:PORT or unix:PATH"))
+            }
         }
     }
 }
@@ -54,6 +77,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => f.write_str(address),
+            Self::Tls(address) => write!(f, "tls:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -66,6 +90,7 @@ pub struct Listeners(Vec<Listener>);
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
@@ -85,6 +110,7 @@ impl Listeners {
         for address in addresses {
             let listener = match address {
                 Address::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+                Address::Tls(address) => TcpListener::bind(address).await.map(Listener::Tls),
                 Address::Unix(path) => bind_unix(path.clone()).await,
             };
             listeners.push(listener.map_err(|error| {
@@ -96,10 +122,12 @@ impl Listeners {
 
     /// Where they listen, with the ports that the system chose.
     pub fn addresses(&self) -> Vec<Address> {
+        let port = |listener: &TcpListener| {
+            listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
+        };
         let address = |listener: &Listener| match listener {
-            Listener::Tcp(listener) => {
-                Address::Tcp(listener.local_addr().map(|a| a.to_string()).unwrap_or_default())
-            }
+            Listener::Tcp(listener) => Address::Tcp(port(listener)),
+            Listener::Tls(listener) => Address::Tls(port(listener)),
             Listener::Unix(_, path) => Address::Unix(path.clone()),
         };
         self.0.iter().map(address).collect()
@@ -154,6 +182,7 @@ struct Acceptor {
 
 enum Stream {
     Tcp(TcpStream),
+    Tls(TcpStream),
     Unix(UnixStream),
 }
 
@@ -165,7 +194,7 @@ impl Acceptor {
                 () = self.stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.serve(stream, peer),
+                Ok((stream, origin)) => self.serve(stream, origin),
                 Err(error) => {
                     warn!(%error, "no connection could be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -177,51 +206,75 @@ impl Acceptor {
         }
     }
 
-    fn serve(&self, stream: Stream, peer: String) {
+    fn serve(&self, stream: Stream, origin: Origin) {
         let id = self.server.next_connection();
-        let span = info_span!("connection", connection = id.number(), peer);
+        let span = info_span!(
+            "connection",
+            connection = id.number(),
+            peer = %origin,
+            certificate = field::Empty,
+            rule = field::Empty,
+        );
+        let tls = matches!(stream, Stream::Tls(_));
+        let peer = Peer::plain(origin);
+        let access = match span.in_scope(|| self.server.admit(&peer)) {
+            // On a TLS port the handshake says who it is; whom no certificate helps needs none.
+            Ok(access) => access.filter(|_| !tls),
+            Err(refusal) => return self.refuse(stream, &refusal.to_string()),
+        };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let limit = self.server.config.limits.connections;
             span.in_scope(|| warn!(limit, "too many connections: refused"));
-            // Beyond those that hear why, connections are just closed.
-            let Ok(refusal) = self.refusals.clone().try_acquire_owned() else { return };
-            let refused = async move {
-                let reason = "too many connections";
-                match stream {
-                    Stream::Tcp(stream) => driver::refuse(stream, reason).await,
-                    Stream::Unix(stream) => driver::refuse(stream, reason).await,
-                }
-                drop(refusal);
-            };
-            self.connections.spawn(refused);
-            return;
+            return self.refuse(stream, "too many connections");
         };
         let (server, stop) = (self.server.clone(), self.stop.clone());
         let served = async move {
             info!("connected");
             match stream {
-                Stream::Tcp(stream) => driver::drive(stream, id, server, stop).await,
-                Stream::Unix(stream) => driver::drive(stream, id, server, stop).await,
+                Stream::Tcp(stream) => driver::drive(stream, peer, access, id, server, stop).await,
+                Stream::Unix(stream) => driver::drive(stream, peer, access, id, server, stop).await,
+                Stream::Tls(stream) => {
+                    // Boxed: the other connections have no need of that much room.
+                    Box::pin(driver::drive_tls(stream, peer, id, server, stop)).await;
+                }
             }
             info!("disconnected");
             drop(place);
         };
         self.connections.spawn(served.instrument(span));
     }
+
+    /// Says why there is no connection. Beyond those that hear it, connections are just closed.
+    fn refuse(&self, stream: Stream, reason: &str) {
+        let Ok(refusal) = self.refusals.clone().try_acquire_owned() else { return };
+        let reason = reason.to_owned();
+        let refused = async move {
+            match stream {
+                Stream::Tcp(stream) => driver::refuse(stream, &reason).await,
+                Stream::Unix(stream) => driver::refuse(stream, &reason).await,
+                // A reason would cost a handshake.
+                Stream::Tls(stream) => drop(stream),
+            }
+            drop(refusal);
+        };
+        self.connections.spawn(refused);
+    }
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(Stream, String)> {
+    async fn accept(&self) -> io::Result<(Stream, Origin)> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener) | Self::Tls(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 // Answers are written whole; waiting for more would only delay them.
                 stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), peer.to_string()))
+                let tls = matches!(self, Self::Tls(_));
+                let stream = if tls { Stream::Tls(stream) } else { Stream::Tcp(stream) };
+                Ok((stream, Origin::Tcp(peer)))
             }
             Self::Unix(listener, path) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), format!("unix:{}", path.display())))
+                Ok((Stream::Unix(stream), Origin::Unix(path.clone())))
             }
         }
     }
@@ -235,7 +288,8 @@ mod tests {
     fn addresses_are_ports_and_paths() {
         assert_eq!("[::1]:25".parse(), Ok(Address::Tcp("[::1]:25".to_owned())));
         assert_eq!("unix:/run/x".parse(), Ok(Address::Unix("/run/x".into())));
-        for wrong in ["", "127.0.0.1", "unix:", ":25", "host:99999", "host:"] {
+        assert_eq!("tls:[::]:25".parse(), Ok(Address::Tls("[::]:25".to_owned())));
+        for wrong in ["", "127.0.0.1", "unix:", ":25", "host:99999", "host:", "tls:", "tls::25"] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
     }

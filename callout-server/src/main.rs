@@ -34,6 +34,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT; then let open dialogs end and exit with 0.
+    ///
+    /// SIGHUP reads the certificates again, and nothing else: new connections use them.
     Serve(ServeArguments),
     /// Check a configuration file and the services that it configures.
     ///
@@ -57,8 +59,8 @@ enum Command {
 
 #[derive(Args)]
 struct ServeArguments {
-    /// Where to listen: HOST:PORT or unix:PATH. May be repeated; replaces what the configuration
-    /// says. Without both: 127.0.0.1:4037.
+    /// Where to listen: HOST:PORT, tls:HOST:PORT or unix:PATH. May be repeated; replaces what the
+    /// configuration says. Without both: 127.0.0.1:4037.
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Address>,
     /// A configuration file (TOML). Without one the embedded defaults hold, which need no network

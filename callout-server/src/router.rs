@@ -10,6 +10,8 @@ use ocp_proto::smtp::{Command, CommandProfile, EffectName, FailurePolicy};
 use ocp_proto::wire::Structure;
 use services::{AddressList, Declaration, Service};
 
+use crate::access::Access;
+
 /// A configured service.
 pub struct Entry {
     /// Its name in the configuration.
@@ -100,11 +102,17 @@ impl Router {
         self.entries.iter()
     }
 
-    /// The services of a group, in the order in which they are applied.
-    pub(crate) fn chain(&self, services: &[Structure]) -> Result<Chain, UnknownService> {
+    /// The services of a group, in the order in which they are applied. For a peer without access
+    /// to a service there is no such service.
+    pub(crate) fn chain(
+        &self,
+        services: &[Structure],
+        access: &Access,
+    ) -> Result<Chain, UnknownService> {
         let link = |structure: &Structure| {
             let uri = feature_uri(structure).unwrap_or_default();
-            let entry = self.find(uri).ok_or_else(|| {
+            let entry = self.find(uri).filter(|entry| access.has_service(&entry.name));
+            let entry = entry.ok_or_else(|| {
                 UnknownService(String::from_utf8_lossy(uri).chars().take(200).collect())
             })?;
             Ok(Link { entry: entry.clone(), parameters: Arc::new(structure.clone()) })
@@ -236,7 +244,10 @@ mod tests {
     #[test]
     fn a_group_wants_the_union_of_its_services_and_no_more_than_was_offered() {
         let chain = router()
-            .chain(&[named("ocp://service/watcher"), named("ocp://service/scanner")])
+            .chain(
+                &[named("ocp://service/watcher"), named("ocp://service/scanner")],
+                &Access::default(),
+            )
             .unwrap();
         let offer = CommandProfile {
             commands: vec![Command::Connect, Command::Mail, Command::Message, Command::Quit],
@@ -256,7 +267,8 @@ mod tests {
 
     #[test]
     fn an_unknown_service_is_not_skipped() {
-        let error = router().chain(&[named("ocp://service/watcher"), named("x:y")]).unwrap_err();
+        let services = [named("ocp://service/watcher"), named("x:y")];
+        let error = router().chain(&services, &Access::default()).unwrap_err();
         assert_eq!(error.to_string(), "there is no service x:y here");
     }
 }

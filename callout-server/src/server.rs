@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use dashmap::DashMap;
 use ocp_proto::smtp::{Command, DialogFacts};
 use ocp_proto::{DialogId, Xid};
+use tracing::warn;
 
+use crate::access::{Access, Peer, Refusal};
 use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::spool::Spool;
@@ -60,6 +62,22 @@ impl Server {
 
     pub(crate) fn next_connection(&self) -> ConnectionId {
         ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// What a peer may use; `None` if TLS has to come first.
+    pub(crate) fn admit(&self, peer: &Peer) -> Result<Option<Access>, Refusal> {
+        let rules = &self.config.access;
+        let tls = self.config.tls.as_ref().filter(|_| peer.names.is_none());
+        let required = tls.is_some_and(|tls| tls.settings.required) && peer.origin.is_tcp();
+        match rules.admit(peer) {
+            Ok(_) if required => Ok(None),
+            Ok(access) => Ok(Some(access)),
+            Err(_) if tls.is_some() && rules.wants_certificate(&peer.origin) => Ok(None),
+            Err(refusal) => {
+                warn!(rule = refusal.rule(), names = ?peer.names, "refused: {refusal}");
+                Err(refusal)
+            }
+        }
     }
 
     /// Where the octets of messages that are being worked on are, and how many may be.

@@ -20,9 +20,9 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use ocp_proto::smtp::{
     COMMAND_PROFILE, Command, CommandLine, CommandProfile, DIALOG, DialogFeature, Envelope, Part,
-    REPLY_PROFILE,
+    REPLY_PROFILE, TLS,
 };
-use ocp_proto::wire::Structure;
+use ocp_proto::wire::{Structure, Value};
 use ocp_proto::{
     Closed, Connection, DialogId, Event, GroupId, IdMap, OcpResult, Offer, OriginalStart, Response,
     Xid, feature_uri,
@@ -32,6 +32,7 @@ use services::mail::Mail;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{Instrument, Level, Span, debug, enabled, error, info, info_span, warn};
 
+use crate::access::{Access, Peer};
 use crate::adapt::{Original, Outgoing, Sent};
 use crate::branch::Abilities;
 use crate::chain::{self, Adapted, Answer, milliseconds};
@@ -47,6 +48,9 @@ const IMMEDIATE_OCTETS: usize = 64 * 1024;
 pub(crate) struct Session {
     id: ConnectionId,
     server: Arc<Server>,
+    peer: Peer,
+    access: Access,
+    opening: Opening,
     groups: IdMap<GroupId, Result<Arc<Chain>, UnknownService>>,
     dialogs: HashSet<DialogId>,
     transactions: IdMap<Xid, Transaction>,
@@ -56,6 +60,17 @@ pub(crate) struct Session {
     /// No sign of life is due before that.
     next_progress: Option<Instant>,
     draining: bool,
+}
+
+/// What the processor may do with TLS now (profile section 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// It has to negotiate it before anything else.
+    TlsFirst,
+    /// It may, since nothing else was agreed on.
+    TlsPossible,
+    /// It is too late for it, there is none, or it is done.
+    Past,
 }
 
 /// One event on its way through the services.
@@ -91,11 +106,25 @@ struct Decision {
 }
 
 impl Session {
-    /// A session for a connection that has just been accepted.
-    pub(crate) fn new(id: ConnectionId, server: Arc<Server>) -> Self {
+    /// A session for a connection that has just been accepted. Without `access` TLS has to come
+    /// first.
+    pub(crate) fn new(
+        id: ConnectionId,
+        server: Arc<Server>,
+        peer: Peer,
+        access: Option<Access>,
+    ) -> Self {
+        let opening = match access {
+            None => Opening::TlsFirst,
+            Some(_) if server.config.tls.is_some() && peer.names.is_none() => Opening::TlsPossible,
+            Some(_) => Opening::Past,
+        };
         Self {
             id,
             server,
+            peer,
+            access: access.unwrap_or_default(),
+            opening,
             groups: IdMap::default(),
             dialogs: HashSet::new(),
             transactions: IdMap::default(),
@@ -106,8 +135,24 @@ impl Session {
         }
     }
 
+    /// TLS is there, and says whom we have to do with.
+    pub(crate) fn identify(&mut self, connection: &mut Connection, names: Vec<String>) {
+        self.opening = Opening::Past;
+        self.peer.names = Some(names);
+        // Its place among those of a rule for plain text is free.
+        self.access = Access::default();
+        match self.server.admit(&self.peer) {
+            Ok(access) => self.access = access.inspect(Access::record).unwrap_or_default(),
+            Err(refusal) => connection.close(OcpResult::failure(refusal.to_string())),
+        }
+    }
+
     /// Acts on what happened on the connection.
     pub(crate) fn handle(&mut self, connection: &mut Connection, event: Event) {
+        let opens = matches!(event, Event::Started | Event::Offered(_) | Event::Closed(_));
+        if self.opening == Opening::TlsFirst && !opens {
+            return self.want_tls(connection);
+        }
         match event {
             Event::Offered(offer) => self.answer_offer(connection, &offer),
             Event::GroupCreated { group, services } => self.create_group(group, &services),
@@ -116,6 +161,9 @@ impl Session {
             }
             Event::DialogStarted { dialog, .. } if self.draining => {
                 let _ = connection.end_dialog(dialog, OcpResult::failure("the server is stopping"));
+            }
+            Event::DialogStarted { dialog, .. } if self.has_all_dialogs() => {
+                let _ = connection.end_dialog(dialog, OcpResult::failure("too many dialogs"));
             }
             Event::DialogStarted { dialog, facts } => {
                 self.dialogs.insert(dialog);
@@ -213,10 +261,27 @@ impl Session {
         }
     }
 
+    fn want_tls(&self, connection: &mut Connection) {
+        warn!("the processor did not negotiate TLS");
+        connection.close(OcpResult::failure(format!("TLS has to be negotiated first ({TLS})")));
+    }
+
+    fn has_all_dialogs(&self) -> bool {
+        let limit = self.access.limits().and_then(|limits| limits.dialogs);
+        limit.is_some_and(|limit| self.dialogs.len() >= limit)
+    }
+
+    fn message_octets(&self) -> u32 {
+        let limit = self.server.config.limits.message_octets;
+        self.access.limits().and_then(|limits| limits.message_octets).unwrap_or(limit).min(limit)
+    }
+
     fn answer_offer(&mut self, connection: &mut Connection, offer: &Offer) {
         let mut response = Response::default();
         for feature in &offer.features {
             let selected = match feature_uri(feature) {
+                Some(uri) if uri == TLS.as_bytes() => self.select_tls(offer),
+                _ if self.opening == Opening::TlsFirst => None,
                 Some(uri) if uri == DIALOG.as_bytes() => select_dialogs(offer, feature),
                 Some(uri) if uri == COMMAND_PROFILE.as_bytes() => {
                     self.select_commands(offer, feature)
@@ -235,21 +300,32 @@ impl Session {
                 None => response.rejects.push(named_only(feature)),
             }
         }
+        if response.feature.is_some() {
+            self.opening = Opening::Past;
+        } else if self.opening == Opening::TlsFirst {
+            return self.want_tls(connection);
+        }
         if let Err(misuse) = connection.respond(response) {
             error!(%misuse, "our response broke a rule");
         }
     }
 
+    fn select_tls(&self, offer: &Offer) -> Option<Structure> {
+        let possible = self.opening != Opening::Past && offer.group.is_none();
+        possible.then(|| Structure { members: vec![Value::atom(TLS)], ..Structure::default() })
+    }
+
     /// The command profile is one group's: what its services want of what was offered.
     fn select_commands(&self, offer: &Offer, feature: &Structure) -> Option<Structure> {
         let chain = self.groups.get(&offer.group?)?.as_ref().ok()?;
-        let offered = CommandProfile::from_structure(feature)?;
+        let mut offered = CommandProfile::from_structure(feature)?;
+        offered.side_effects.retain(|effect| self.access.has_effect(*effect));
         let selected = chain.profile(&offered);
         for (service, effect) in chain.missing_effects(&offered) {
             info!(
                 service = service.name,
                 %effect,
-                "the processor does not offer a side effect that the service can ask for"
+                "a side effect that the service can ask for is not offered, or not allowed"
             );
         }
         debug!(services = ?chain.names(), profile = ?selected, "negotiated");
@@ -257,7 +333,8 @@ impl Session {
     }
 
     fn create_group(&mut self, group: GroupId, services: &[Structure]) {
-        let chain = self.server.config.router.chain(services).map(Arc::new);
+        self.opening = Opening::Past;
+        let chain = self.server.config.router.chain(services, &self.access).map(Arc::new);
         if let Err(error) = &chain {
             warn!(group = group.number(), %error, "its transactions will be refused");
         }
@@ -270,12 +347,17 @@ impl Session {
             Some(Err(error)) => return refuse(connection, xid, &error.to_string(), false),
             None => return refuse(connection, xid, "there is no such service group", false),
         };
+        let limit = self.access.limits().and_then(|limits| limits.transactions);
+        if limit.is_some_and(|limit| self.transactions.len() >= limit) {
+            return refuse(connection, xid, "too many transactions at a time", true);
+        }
         let transaction =
             Transaction { chain, stage: Stage::Started, span: Span::none(), started: now() };
         self.transactions.insert(xid, transaction);
     }
 
     fn receive(&mut self, connection: &mut Connection, xid: Xid, start: Option<OriginalStart>) {
+        let limit = self.message_octets();
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let Some(start) = start else {
             return self.refuse(connection, xid, "the group has no SMTP command profile", false);
@@ -287,7 +369,6 @@ impl Session {
             xid = xid.number(),
             command = start.command.name(),
         );
-        let limit = self.server.config.limits.message_octets;
         if start.body_size.is_some_and(|size| size > limit) {
             return self.refuse(connection, xid, &too_large(limit), false);
         }
@@ -306,9 +387,9 @@ impl Session {
         part: Option<Part>,
         octets: &[u8],
     ) {
+        let limit = self.message_octets();
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let Stage::Receiving { content, .. } = &mut transaction.stage else { return };
-        let limit = self.server.config.limits.message_octets;
         if content.len() + octets.len() > limit as usize {
             return self.refuse(connection, xid, &too_large(limit), false);
         }

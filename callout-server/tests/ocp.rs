@@ -298,6 +298,19 @@ async fn content_beyond_the_budget_may_go_to_another_server() {
 }
 
 #[tokio::test]
+async fn a_rule_limits_transactions() {
+    let running = start("[[access]]\nlimits = { transactions = 1 }\n").await;
+    let mut peer = running.negotiated().await;
+    peer.send("TS 1 1;\r\nTS 2 1;\r\n").await;
+    assert_eq!(
+        peer.until("\r\n;\r\n").await,
+        "TE 2 {400 \"31:too many transactions at a time\"}\r\nRetry: true\r\n;\r\n"
+    );
+    drop(peer);
+    running.finish().await;
+}
+
+#[tokio::test]
 async fn a_slow_service_holds_its_own_transaction_only() {
     let running = start("").await;
     let mut peer = running.negotiated().await;

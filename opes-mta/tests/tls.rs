@@ -44,7 +44,7 @@ async fn plain_text_behind_the_answer_ends_the_connection() {
     for negotiation in [TlsNegotiation::Offer, TlsNegotiation::Required] {
         let answer = format!("{ACCEPTED}Dialog-Drain;\r\n");
         let (heard, cause) = answered(negotiation, &answer).await;
-        assert!(cause.contains("octets between the agreement on TLS and its handshake"), "{cause}");
+        assert!(cause.contains("octets behind the NO or NR that starts TLS"), "{cause}");
         assert!(heard.starts_with("CE {400 "), "{heard}");
     }
 }

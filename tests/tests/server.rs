@@ -28,6 +28,7 @@ fn help_and_version_are_good_enough_to_work_from() {
         "--listen",
         "--config",
         "127.0.0.1:4037",
+        "tls:HOST:PORT",
         "unix:PATH",
     ] {
         assert!(help.contains(word), "{word}: {help}");

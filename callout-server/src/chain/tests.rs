@@ -7,6 +7,7 @@ use services::mail::Edits;
 use services::{Declaration, Service};
 
 use super::*;
+use crate::access::Access;
 use crate::router::{Entry, Router};
 
 /// A service that answers with a function.
@@ -47,7 +48,7 @@ fn chain(services: Vec<(Arc<dyn Service>, FailurePolicy)>) -> Chain {
         let members = vec![Value::atom(format!("ocp://service/s{index}"))];
         group.push(Structure { members, ..Structure::default() });
     }
-    router.chain(&group).unwrap()
+    router.chain(&group, &Access::default()).unwrap()
 }
 
 fn scripted(
@@ -242,7 +243,7 @@ fn for_some(
     router.add(Entry::new("all", "", all, Duration::from_secs(5))).unwrap();
     let group = ["ocp://service/some", "ocp://service/all"]
         .map(|uri| Structure { members: vec![Value::atom(uri)], ..Structure::default() });
-    router.chain(&group).unwrap()
+    router.chain(&group, &Access::default()).unwrap()
 }
 
 fn to(recipients: &[&'static str], variants: bool, replies: bool) -> Event {

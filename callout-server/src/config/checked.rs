@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ocp_proto::WireLimits;
-use ocp_proto::smtp::FailurePolicy;
+use ocp_proto::smtp::{COMMAND_PROFILE, DIALOG, FailurePolicy, TLS};
 use serde::Deserialize;
 use services::{AddressList, Registry, Settings};
 use toml::Spanned;
@@ -14,9 +15,11 @@ use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use super::ConfigError;
 use super::raw::{Raw, RawLimits, RawService, RawSpool, RawTimeouts};
+use crate::access::Rules;
 use crate::branch::Fallback;
 use crate::listen::Address;
 use crate::router::{Entry, Router};
+use crate::tls::Tls;
 
 /// Everything that an operator can set.
 #[derive(Debug)]
@@ -33,13 +36,17 @@ pub struct Config {
     pub log: LogConfig,
     /// What happens where some recipients are refused and the processor has one reply for all.
     pub recipients_differ: Fallback,
+    /// Certificates, if there is TLS.
+    pub tls: Option<Tls>,
+    /// Who may use what.
+    pub access: Rules,
     /// The services by their URIs.
     pub router: Router,
 }
 
 /// Bounds on what peers can make the server use. Worst case in memory: `content_octets` three times
 /// over (a message, its next version, and decoded parts of it), and for each connection
-/// `unsent_octets`, one message's head and 64 KiB of input.
+/// `unsent_octets`, one message's head and 64 KiB of input, with TLS 128 KiB more.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at a time; more are refused with CE 400.
@@ -64,7 +71,7 @@ pub struct Limits {
 /// How long to wait.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    /// For CS and the first offer.
+    /// For the TLS handshake; and for CS and the first offer.
     pub handshake: Duration,
     /// For more of a message's octets.
     pub transaction: Duration,
@@ -147,14 +154,17 @@ impl Config {
         let services = table.get_mut().remove("services");
         let raw = Raw::deserialize(Deserializer::from(table))
             .map_err(|error| checker.error(error.message(), error.span()))?;
+        let tls = raw.tls.as_ref().map(|tls| checker.tls(tls)).transpose()?;
+        let address = if tls.is_some() { str::parse } else { Address::without_tls };
         let listen = match raw.listen {
             None => vec![Address::default()],
             Some(addresses) => {
-                addresses.iter().map(|a| checker.value(a, str::parse)).collect::<Result<_, _>>()?
+                addresses.iter().map(|a| checker.value(a, address)).collect::<Result<_, _>>()?
             }
         };
         let level = raw.log.level.as_ref();
         let level = level.map(|level| checker.value(level, log_directives)).transpose()?;
+        let router = checker.router(services)?;
         Ok(Self {
             listen,
             limits: limits(&raw.limits),
@@ -165,7 +175,9 @@ impl Config {
                 level: level.unwrap_or_else(|| "info".to_owned()),
             },
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
-            router: checker.router(services)?,
+            access: checker.access(&raw.access, tls.as_ref(), &router)?,
+            tls,
+            router,
         })
     }
 
@@ -176,9 +188,11 @@ impl Config {
             groups: self.limits.groups,
             dialogs: self.limits.dialogs,
             transactions: self.limits.transactions,
-            features: [ocp_proto::smtp::DIALOG, ocp_proto::smtp::COMMAND_PROFILE]
-                .map(bytes::Bytes::from)
-                .to_vec(),
+            features: [DIALOG, COMMAND_PROFILE]
+                .into_iter()
+                .chain(self.tls.as_ref().map(|_| TLS))
+                .map(Bytes::from)
+                .collect(),
             handshake_timeout: self.timeouts.handshake,
             transaction_timeout: self.timeouts.transaction,
             idle_timeout: self.timeouts.idle,
@@ -227,19 +241,23 @@ fn log_directives(directives: &str) -> Result<String, tracing_subscriber::filter
 }
 
 /// One file and what it may name.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     text: &'a str,
-    path: &'a Path,
+    pub(super) path: &'a Path,
     registry: &'a Registry,
 }
 
 impl Checker<'_> {
-    fn error(&self, message: impl std::fmt::Display, span: Option<Range<usize>>) -> ConfigError {
+    pub(super) fn error(
+        &self,
+        message: impl std::fmt::Display,
+        span: Option<Range<usize>>,
+    ) -> ConfigError {
         ConfigError::new(self.path, self.text, message, span)
     }
 
     /// A value of the file that has a syntax of its own.
-    fn value<T, E: std::fmt::Display>(
+    pub(super) fn value<T, E: std::fmt::Display>(
         &self,
         text: &Spanned<String>,
         parse: impl Fn(&str) -> Result<T, E>,

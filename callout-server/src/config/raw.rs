@@ -1,10 +1,13 @@
-//! What stands in the file: `[limits]`, `[timeouts]`, `[log]` and `[services.NAME]`.
+//! What stands in the file: `[limits]`, `[timeouts]`, `[log]`, `[tls]`, `[[access]]` and
+//! `[services.NAME]`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use toml::Spanned;
+
+use super::security::{RawRule, RawTls};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -15,6 +18,8 @@ pub(super) struct Raw {
     pub(super) spool: RawSpool,
     pub(super) log: RawLog,
     pub(super) recipients_differ: Option<crate::branch::Fallback>,
+    pub(super) tls: Option<RawTls>,
+    pub(super) access: Vec<Spanned<RawRule>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

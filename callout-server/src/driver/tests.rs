@@ -5,11 +5,17 @@ use std::path::Path;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ocp_proto::smtp::Command;
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use services::{Declaration, Outcome, Registry, Request, Service, ServiceError};
 use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::access::Origin;
 use crate::config::Config;
 use crate::router::Entry;
 
@@ -32,7 +38,21 @@ fn start(config: &str, pipe: usize) -> (DuplexStream, JoinHandle<()>) {
     let server = Arc::new(Server::new(config));
     let (peer, stream) = tokio::io::duplex(pipe);
     let id = server.next_connection();
-    (peer, tokio::spawn(drive(stream, id, server, CancellationToken::new())))
+    (
+        peer,
+        tokio::spawn(drive(
+            stream,
+            pipe_peer(),
+            Some(Access::default()),
+            id,
+            server,
+            CancellationToken::new(),
+        )),
+    )
+}
+
+fn pipe_peer() -> Peer {
+    Peer::plain(Origin::Unix("pipe".into()))
 }
 
 async fn read_until(peer: &mut DuplexStream, end: &str) -> String {
@@ -42,6 +62,79 @@ async fn read_until(peer: &mut DuplexStream, end: &str) -> String {
         assert_ne!(peer.read_buf(&mut read).await.unwrap(), 0, "no {end:?} in {so_far:?}");
     }
     String::from_utf8(read).unwrap()
+}
+
+/// A server with a certificate, and a client that trusts it.
+fn secured(config: &str) -> (Arc<Server>, ConnectionId, TlsConnector) {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = ::tests::certificates::Authority::new(folder.path(), "ca");
+    authority.sign("server", &["ocp.example.net"]);
+    let config = format!("[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n{config}");
+    let file = folder.path().join("callout-server.toml");
+    let config = Config::parse(&config, &file, &Registry::default()).unwrap();
+    let server = Arc::new(Server::new(config));
+    let id = server.next_connection();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(folder.path().join("ca.pem")).unwrap()).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (server, id, Arc::new(client).into())
+}
+
+/// TLS holds octets that the pipe has no room for; they go out without more to write.
+#[tokio::test(start_paused = true)]
+async fn what_tls_holds_back_is_sent_when_there_is_room() {
+    let (server, id, client) = secured("");
+    let (peer, stream) = tokio::io::duplex(16);
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(drive_tls(stream, pipe_peer(), id, server, stop));
+    let name = "ocp.example.net".try_into().unwrap();
+    let mut peer = client.connect(name, peer).await.unwrap();
+    peer.write_all(HELLO).await.unwrap();
+    peer.flush().await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"dialog\"\r\nVersion: 1\r\n};\r\n") {
+        let read = timeout(Duration::from_secs(1), peer.read_buf(&mut answer)).await;
+        assert_ne!(read.expect("all of it comes").unwrap(), 0);
+    }
+    peer.shutdown().await.unwrap();
+    drop(peer);
+    served.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tls_handshake_that_does_not_go_on_is_given_up() {
+    let offer = "CS;\r\nNO ({\"44:http://www.iana.org/assignments/opes/ocp/tls\"});\r\n";
+    // From the start, and negotiated with a peer that takes the answer or does not.
+    for (begins, pipe) in [("", 1024), (offer, 1024), (offer, 64)] {
+        let (server, id, _) = secured("[timeouts]\nhandshake = 7\n");
+        let (mut peer, stream) = tokio::io::duplex(pipe);
+        let stop = CancellationToken::new();
+        let served = match begins {
+            "" => tokio::spawn(drive_tls(stream, pipe_peer(), id, server, stop)),
+            _ => {
+                tokio::spawn(drive(stream, pipe_peer(), Some(Access::default()), id, server, stop))
+            }
+        };
+        let begun = tokio::time::Instant::now();
+        peer.write_all(begins.as_bytes()).await.unwrap();
+        served.await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 7, "{begins} {pipe}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_waits_for_no_handshake() {
+    let (server, id, _) = secured("");
+    let (_peer, stream) = tokio::io::duplex(1024);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let begun = tokio::time::Instant::now();
+    drive_tls(stream, pipe_peer(), id, server, stop).await;
+    assert_eq!(begun.elapsed().as_secs(), 0);
 }
 
 const HELLO: &[u8] = b"CS;\r\nNO ({\"17:ocp://smtp/dialog\"});\r\n";
@@ -144,6 +237,8 @@ fn a_connection_takes_little_room() {
         Arc::new(Server::new(Config::parse("", Path::new(""), &Registry::default()).unwrap()));
     let (_peer, stream) = tokio::io::duplex(1);
     let id = server.next_connection();
-    let size = size_of_val(&drive(stream, id, server, CancellationToken::new()));
-    assert!(size <= 2_048, "{size} octets");
+    let stop = CancellationToken::new();
+    let access = Some(Access::default());
+    let size = size_of_val(&drive(stream, pipe_peer(), access, id, server, stop));
+    assert!(size <= 2_560, "{size} octets");
 }

@@ -133,17 +133,29 @@ impl Content {
             return Err(Full::Waiting);
         }
         self.memory.grow(octets.len()).then_some(()).ok_or(Full::Memory)?;
-        if self.waiting.capacity() - self.waiting.len() < octets.len() {
-            let so_far = self.waiting.len() + octets.len();
-            let whole = self.announced.min(spool.threshold + WRITE);
-            if self.waiting.is_empty() {
-                self.waiting = spool.buffers.take(whole).unwrap_or_default();
-            }
-            let foreseen = whole.min(so_far.saturating_mul(FORESIGHT)).max(so_far);
-            self.waiting.reserve(foreseen - self.waiting.len());
-        }
+        self.make_room(octets.len(), spool);
         self.waiting.extend_from_slice(octets);
         Ok(())
+    }
+
+    /// Room for more octets of the body, in a buffer of the announced size.
+    fn make_room(&mut self, more: usize, spool: &Spool) {
+        let needed = self.waiting.len() + more;
+        let announced = self.announced.min(spool.threshold + WRITE);
+        if self.waiting.is_empty() && self.waiting.capacity() < more {
+            self.waiting = spool.buffers.take(announced).unwrap_or_default();
+        }
+        if self.waiting.capacity() >= needed {
+            return;
+        }
+        let room = match announced >= needed {
+            true => announced.min(needed.saturating_mul(FORESIGHT)),
+            false => needed.max(self.waiting.capacity().saturating_mul(2)),
+        };
+        // Exactly that: growing in place would double, and not fit into the kept buffers.
+        let mut larger = BytesMut::with_capacity(room);
+        larger.extend_from_slice(&self.waiting);
+        self.waiting = larger;
     }
 
     /// The next write, if it is time for one. `is_complete`: no more octets come.

@@ -46,7 +46,8 @@ pub struct Config {
 
 /// Bounds on what peers can make the server use. Worst case in memory: `content_octets` three times
 /// over (a message, its next version, and decoded parts of it), and for each connection
-/// `unsent_octets`, one message's head and 64 KiB of input, with TLS 128 KiB more.
+/// `unsent_octets`, one message's head and 64 KiB of input, with TLS 128 KiB more. Besides, 16 MiB of
+/// buffers are kept for the next messages.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at a time; more are refused with CE 400.

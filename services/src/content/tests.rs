@@ -33,6 +33,16 @@ fn objects_of(mail: &Mail, limits: &Limits) -> (BTreeMap<String, Vec<u8>>, Remar
     (objects, remarks.unwrap())
 }
 
+/// Octets that can't be compressed.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_le_bytes()[7]
+    });
+    noise.take(count).collect()
+}
+
 #[test]
 fn everything_is_shown() {
     let cab = cabinet(&[("1", b"one"), ("2", b"two")]);
@@ -82,13 +92,7 @@ fn a_walk_can_be_left() {
 /// goes into files.
 #[test]
 fn memory_is_for_what_is_held_at_a_time() {
-    let mut state = 1u64;
-    let half: Vec<u8> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        state.to_le_bytes()[7]
-    })
-    .take(600_000)
-    .collect();
+    let half = noise(600_000);
     let in_memory = |octets: &[u8]| {
         let mut in_memory = Vec::new();
         let remarks = walk(&mail(with_attachment("z", octets)), &limits(), &mut |object| {
@@ -112,9 +116,11 @@ fn memory_is_for_what_is_held_at_a_time() {
 fn a_file_that_can_not_be_read_is_no_broken_archive() {
     let octets = with_attachment("z", &zip(&[("1", &[7; 200_000]), ("2", b"x")]));
     let identity = String::from_utf8(octets).unwrap().replace("base64", "7bit").into_bytes();
-    let archive = [&b"Content-Type: x/y\n\n"[..], &gzip(&[7; 200_000])].concat();
+    let noise = noise(100_000);
+    let archive = [&b"Content-Type: x/y\n\n"[..], &gzip(&noise)].concat();
+    let archives = [&b"Content-Type: x/y\n\n"[..], &zip(&[("1", &noise), ("2", b"x")])].concat();
     let text = [&b"A: b\n\n"[..], &[b'x'; 200_000]].concat();
-    for octets in [with_attachment("z", &[7; 200_000]), identity, archive, text] {
+    for octets in [with_attachment("z", &[7; 200_000]), identity, archive, archives, text] {
         let mail = mail(octets);
         let body = spooled(&mail).body().clone();
         let file = |length: usize| {

@@ -14,12 +14,17 @@ pub(crate) struct Window {
     octets: Octets,
     start: usize,
     content: Bytes,
+    /// Octets that were read the last time.
+    length: usize,
 }
+
+/// Octets that are read after a jump; who goes on from there gets twice as many each time.
+const FIRST: usize = 16 * 1024;
 
 impl Window {
     pub(crate) fn new(octets: Octets) -> Self {
         let content = octets.in_memory().cloned().unwrap_or_default();
-        Self { octets, start: 0, content }
+        Self { octets, start: 0, content, length: 0 }
     }
 
     /// How many octets there are in all.
@@ -32,7 +37,11 @@ impl Window {
         let end = self.octets.len();
         let needed = at.saturating_add(least.max(1)).min(end);
         if at < self.start || needed > self.start + self.content.len() {
-            let length = self.octets.window();
+            let ahead = self.start + self.content.len();
+            let is_near = (self.start.saturating_sub(self.length)..=ahead).contains(&at);
+            let length = if is_near { (2 * self.length).max(FIRST) } else { FIRST };
+            let length = length.min(self.octets.window());
+            self.length = length;
             // Some readers go backwards.
             let back = if at < self.start { length / 2 } else { 0 };
             let start = at.min(end).saturating_sub(back);

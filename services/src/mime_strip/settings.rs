@@ -21,7 +21,8 @@ pub struct MimeStripSettings {
     /// Whether the files in archives count too: the whole archive is removed; default true.
     pub inside_archives: bool,
     /// Messages that are looked at in depth at the same time; default 8. Others wait. The worst case
-    /// of memory is this many times `limits.memory`.
+    /// of memory is this many times `limits.memory` and 8 MiB; of a message in memory the largest
+    /// decoded part comes on top.
     pub scans: usize,
     /// What happens to mail that is beyond a limit, so that something was not looked at; default
     /// `reject`.

@@ -260,11 +260,14 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::fixtures::{spooled, whole};
 
     /// A clamd that reads a whole stream and answers so, as often as there are answers.
     async fn answering(answers: Vec<Vec<u8>>) -> (Clamd, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
@@ -319,6 +322,20 @@ mod tests {
             Err("answered \"INSTREAM size limit exceeded. ERROR\"".to_owned())
         );
         assert_eq!(ask(&[b"stream:  FOUND"]).await, Err("answered \"stream:  FOUND\"".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_mail_in_a_file_is_sent_in_pieces() {
+        let (clamd, server) = answering(vec![b"stream: OK\0".to_vec()]).await;
+        let body: Vec<u8> = (0..400_000u32).map(|n| n.to_le_bytes()[1]).collect();
+        let mail = spooled(&Mail::new("A: b\r\n\r\n".into(), body));
+        assert_eq!(clamd.scan_mail(&mail).await, Ok(Answer::Clean));
+        assert!(server.await.unwrap() == [whole(&mail)]);
+        let file = tempfile::tempfile().unwrap();
+        let unreadable = Mail::new(Bytes::new(), Octets::from_file(Arc::new(file), 9));
+        let (clamd, server) = answering(vec![Vec::new(); 2]).await;
+        assert_eq!(clamd.scan_mail(&unreadable).await.unwrap_err().stage, "spool");
+        server.abort();
     }
 
     #[tokio::test]

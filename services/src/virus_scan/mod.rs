@@ -4,6 +4,10 @@
 //! zip, gzip, tar and cabinet archives, recursively; what octets are is decided by the octets, not
 //! by names. Scanners are the EICAR test file, signatures in ClamAV's text formats, and clamd.
 //!
+//! A message in a spool file is read a window at a time, and what is unpacked of any message stands
+//! in memory only up to `limits.memory`, beyond that in unnamed temporary files (`TMPDIR`, else
+//! `/tmp`). Signatures match all the same, however far apart the pieces are that they look for.
+//!
 //! What could not be looked at is never called clean: the verdict is `infected`, else `too-big`
 //! (something is beyond a limit), `encrypted`, `unreadable` (broken, or an archive of a kind that is
 //! not read), and `clean` only if everything was looked at. When the service itself fails, the

@@ -32,7 +32,8 @@ pub struct VirusScanSettings {
     /// MiB; must not exceed clamd's own `StreamMaxLength`.
     pub clamd_size: usize,
     /// Messages that are scanned at the same time; default 8. Others wait. The worst case of memory
-    /// is this many times `limits.memory`, and clamd is asked this often at a time.
+    /// is this many times `limits.memory` and 8 MiB; of a message in memory the largest decoded part
+    /// comes on top. clamd is asked this often at a time.
     pub scans: usize,
     /// The notice in the place of a replaced part; `{virus}` and `{place}` are filled in.
     pub notice: String,

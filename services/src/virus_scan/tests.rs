@@ -7,8 +7,10 @@ use ocp_proto::smtp::{FailurePolicy, SideEffect};
 
 use super::*;
 use crate::fixtures::{
-    base64, cabinet, gzip, mail, request, shared, tar, uuencode, with_attachment, zip,
+    base64, cabinet, gzip, mail, request, shared, spooled, tar, uuencode, whole, with_attachment,
+    zip,
 };
+use crate::mail::Octets;
 
 const EMPTY_FILE: &str = "d41d8cd98f00b204e9800998ecf8427e:0:Test.Empty\n";
 
@@ -296,6 +298,41 @@ async fn infected_parts_are_replaced() {
         ]
     );
     assert_eq!(handle(&service, &cured).await.finding.verdict, "clean");
+}
+
+/// Everything that was found in a mail in memory is found in one in a file, and edits of it copy
+/// nothing.
+#[tokio::test]
+async fn a_mail_in_a_file_is_scanned_like_any_other() {
+    let service = service("action = \"replace\", limits = { memory = 100 }");
+    let octets =
+        [&[7; 100_000][..], &zip(&[("y", &[7; 100_000]), ("x.com", &eicar::text())])].concat();
+    let infected = mail(with_attachment("a.exe", &octets));
+    let outcome = handle(&service, &infected).await;
+    assert_eq!(outcome.finding.verdict, "infected");
+    let stored = spooled(&infected);
+    assert_eq!(handle(&service, &stored).await, outcome);
+    let Change::Content(edits) = outcome.change else { panic!("{:?}", outcome.change) };
+    let cured = stored.edited(&edits).unwrap();
+    assert!(cured.body().in_memory().is_none());
+    assert_eq!(whole(&cured), whole(&infected.edited(&edits).unwrap()));
+    assert_eq!(handle(&service, &Arc::new(cured)).await.finding.verdict, "clean");
+}
+
+/// A mail that can't be read is neither clean nor broken: the service failed.
+#[tokio::test]
+async fn a_mail_that_can_not_be_read_is_an_error() {
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let unreadable = || Mail::new("A: b\n\n".into(), Octets::from_file(file.clone(), 200_000));
+    let registry = crate::Registry::builtin();
+    for name in ["virus-scan", "mime-strip", "spam-score"] {
+        let service = (registry.find(name).unwrap().build)(Settings::none()).unwrap();
+        let request = request(&Arc::new(unreadable()), &[]);
+        let error = service.handle(&request).await.unwrap_err();
+        let expected =
+            "spool: a spool file of the message can't be read: it is shorter than it was";
+        assert_eq!(error.to_string(), expected, "{name}");
+    }
 }
 
 /// What could not be looked at may be infected too.

@@ -18,7 +18,7 @@ pub struct Limits {
     /// Octets unpacked in all; default 256 MiB. Bounds the time, and the temporary files of one
     /// message, which hold no more than this and the message's largest part.
     pub unpacked: usize,
-    /// Unpacked octets held in memory at the same time; default 8 MiB. Bounds the memory of one
+    /// Unpacked octets held in memory at the same time; default 4 MiB. Bounds the memory of one
     /// message: what does not fit goes into temporary files.
     pub memory: usize,
     /// How many times larger than itself an archive may become, above 16 MiB; default 250. Deflate
@@ -32,7 +32,7 @@ impl Default for Limits {
             depth: 16,
             members: 10_000,
             unpacked: 256 * 1024 * 1024,
-            memory: 8 * 1024 * 1024,
+            memory: 4 * 1024 * 1024,
             ratio: 250,
         }
     }

@@ -29,7 +29,7 @@
 //! depth = 16                   # archives and messages inside each other
 //! members = 10000
 //! unpacked = 268435456         # octets in all
-//! memory = 8388608             # octets in memory at the same time; others in temporary files
+//! memory = 4194304             # octets in memory at the same time; others in temporary files
 //! ratio = 250                  # unpacked to packed, above 16 MiB
 //! ```
 

@@ -75,6 +75,9 @@ pub(crate) enum Sent {
 struct Message {
     /// Its AMS, until that is sent.
     start: Option<AdaptedStart>,
+    /// Percent of certainty that octets change; said once, with the first data (RFC 4037 section
+    /// 11.9).
+    modp: u32,
     /// What is not sent yet, the next stretch last.
     steps: SmallVec<[Step; 4]>,
     end: AdaptedEnd,
@@ -108,11 +111,12 @@ impl Outgoing {
         for (branch, number) in answer.branches.into_iter().zip(1..) {
             let id = AdaptedMessageId::new(number).filter(|_| several);
             let start = start(&branch, id);
+            let modp = if matches!(branch.adapted, Adapted::Unchanged) { 0 } else { 100 };
             let steps = steps(&original, branch.adapted);
             let verdicts = std::mem::take(&mut verdicts);
             let side_effects = branch.effects;
             let end = AdaptedEnd { id, side_effects, verdicts, ..AdaptedEnd::default() };
-            messages.push(Message { start: Some(start), steps, end });
+            messages.push(Message { start: Some(start), modp, steps, end });
         }
         messages.reverse();
         Self { original, messages, read: None }
@@ -139,7 +143,8 @@ impl Outgoing {
                 if connection.output().remaining() >= room || allowed == 0 {
                     return Ok(Sent::Full);
                 }
-                let mut out = Out { connection, xid, id: message.end.id };
+                let (id, modp) = (message.end.id, message.modp);
+                let mut out = Out { connection, xid, id, modp };
                 match step {
                     Step::Insert(part, octets) => {
                         let piece = octets.split_to(octets.len().min(allowed));
@@ -226,11 +231,12 @@ struct Out<'a> {
     connection: &'a mut Connection,
     xid: Xid,
     id: Option<AdaptedMessageId>,
+    modp: u32,
 }
 
 impl Out<'_> {
     fn data(&mut self, part: Part, octets: Bytes, as_is: Option<u32>) -> Result<(), Misuse> {
-        let data = AdaptedData { id: self.id, part: Some(part), as_is, modp: None };
+        let data = AdaptedData { id: self.id, part: Some(part), as_is, modp: Some(self.modp) };
         self.connection.send_adapted_data(self.xid, data, octets)
     }
 

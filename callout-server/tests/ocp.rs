@@ -216,7 +216,7 @@ async fn kept_octets_stay_at_home_and_others_come_back_as_they_are() {
     assert_eq!(
         without_times(&peer.until("TE 1;\r\n").await),
         format!(
-            "AMS 1;\r\nDUM 1 0\r\nAM-Part: message-header\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
+            "AMS 1;\r\nDUM 1 0\r\nModp: 100\r\nAM-Part: message-header\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
              DUY 1 0 8;\r\nDUY 1 8 4;\r\nAME 1\r\n{end}TE 1;\r\n"
         )
     );
@@ -224,7 +224,7 @@ async fn kept_octets_stay_at_home_and_others_come_back_as_they_are() {
     assert_eq!(
         without_times(&peer.until("TE 2;\r\n").await),
         format!(
-            "AMS 2;\r\nDUM 2 0\r\nAM-Part: message-header\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
+            "AMS 2;\r\nDUM 2 0\r\nModp: 100\r\nAM-Part: message-header\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
              DUM 2 11\r\nAs-is: 0\r\nAM-Part: message-header\r\n\r\n8:A: b\r\n\r\n\r\n;\r\n\
              DUM 2 19\r\nAs-is: 8\r\nAM-Part: message-body\r\n\r\n4:body\r\n;\r\n\
              AME 2\r\n{end}TE 2;\r\n"
@@ -393,7 +393,7 @@ async fn recipients_get_messages_of_their_own() {
          DUY 1 0 8\r\nAm-Id: 1\r\n;\r\nDUY 1 8 4\r\nAm-Id: 1\r\n;\r\nAME 1\r\nAm-Id: 1\r\n\
          Verdicts: ({\"18:ocp://service/some\" marked\r\n})\r\n;\r\n\
          AMS 1\r\nAm-Id: 2\r\nRole: variant\r\nRecipients: ({\"13:<a@x.example>\"})\r\n;\r\n\
-         DUM 1 0\r\nAM-Part: message-header\r\nAm-Id: 2\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
+         DUM 1 0\r\nModp: 100\r\nAM-Part: message-header\r\nAm-Id: 2\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
          DUY 1 0 8\r\nAm-Id: 2\r\n;\r\nDUY 1 8 4\r\nAm-Id: 2\r\n;\r\n\
          AME 1\r\nAm-Id: 2\r\n;\r\nTE 1;\r\n"
     );
@@ -409,7 +409,7 @@ async fn an_answer_pauses_and_goes_on_as_the_processor_asks() {
     peer.send(&paused).await;
     assert_eq!(
         peer.until("DPM 1;\r\n").await,
-        "AMS 1;\r\nDUM 1 0\r\nAM-Part: message-header\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
+        "AMS 1;\r\nDUM 1 0\r\nModp: 100\r\nAM-Part: message-header\r\n\r\n11:X-Mark: 1\r\n\r\n;\r\n\
          DUY 1 0 4;\r\nDPM 1;\r\n"
     );
     // Meanwhile others are served.

@@ -199,19 +199,23 @@ impl Content {
         self.waiting.len() < PAUSE / 2
     }
 
-    /// The first part, the body, and what they hold of the budgets; `None` while octets wait for the
-    /// disk.
-    pub(crate) fn finish(self) -> Result<(Bytes, Octets, Held), Self> {
-        let body = match &self.file {
-            FileState::None => None,
-            FileState::Idle { file, length } if self.waiting.is_empty() => {
-                Some(Octets::from_file(file.clone(), *length))
-            }
-            FileState::Idle { .. } | FileState::Writing { .. } => return Err(self),
+    /// Whether no octets wait for the disk.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self.file {
+            FileState::None => true,
+            FileState::Idle { .. } => self.waiting.is_empty(),
+            FileState::Writing { .. } => false,
+        }
+    }
+
+    /// The first part, the body, and what they hold of the budgets; once it is ready.
+    pub(crate) fn finish(self) -> (Bytes, Octets, Held) {
+        debug_assert!(self.is_ready());
+        let body = match self.file {
+            FileState::Idle { file, length } => Octets::from_file(file, length),
+            FileState::None | FileState::Writing { .. } => self.waiting.freeze().into(),
         };
-        let held = Held { _memory: self.memory, _disk: self.disk };
-        let body = body.unwrap_or_else(|| self.waiting.freeze().into());
-        Ok((self.first.freeze(), body, held))
+        (self.first.freeze(), body, Held { _memory: self.memory, _disk: self.disk })
     }
 }
 
@@ -263,7 +267,7 @@ mod tests {
         content.push_first(b"A: b\r\n\r\n").unwrap();
         content.push_body(&[b'x'; 1_000], &spool).unwrap();
         assert_eq!((content.len(), write(&mut content, &spool, true)), (1_008, None));
-        let (first, body, held) = content.finish().unwrap();
+        let (first, body, held) = content.finish();
         assert_eq!((&first[..], body.in_memory().unwrap().len()), (&b"A: b\r\n\r\n"[..], 1_000));
         assert_eq!(spool.memory.left(), 10_000 - 1_008);
         drop(held);
@@ -284,11 +288,10 @@ mod tests {
         }
         assert!(spool.memory.left() > 2_000_000 - WRITE - 1_000);
         assert!(content.next_write(&spool, false).unwrap().is_none());
-        let content = content.finish().unwrap_err();
-        let mut content = content;
+        assert!(!content.is_ready());
         assert!(write(&mut content, &spool, true).is_some());
         assert_eq!(content.len(), expected.len());
-        let (_, body, held) = content.finish().unwrap();
+        let (_, body, held) = content.finish();
         assert!(body.in_memory().is_none());
         assert_eq!(body.read(0..expected.len()).unwrap(), expected);
         assert_eq!(

@@ -1,14 +1,10 @@
-//! One OCP connection: its groups, dialogs and transactions.
+//! Transactions: an event's octets come in, services work on it, its answer goes out.
 //!
 //! ```text
 //!               TS           AMS             AME           services done             all sent
 //! transaction ─────▶ Started ────▶ Receiving ────▶ Working ──────────────▶ Answering ──────────▶ TE
 //! ```
-//!
-//! Services work in tasks of their own, or at once if they are quick; the session only collects octets
-//! and hands answers on.
 
-use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -18,63 +14,26 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
-use ocp_proto::smtp::{
-    COMMAND_PROFILE, Command, CommandLine, CommandProfile, DIALOG, DialogFeature, Envelope, Part,
-    REPLY_PROFILE, TLS,
-};
-use ocp_proto::wire::{Structure, Value};
-use ocp_proto::{
-    Closed, Connection, DialogId, Event, GroupId, IdMap, OcpResult, Offer, OriginalStart, Response,
-    Xid, feature_uri,
-};
+use ocp_proto::smtp::{Command, CommandLine, Envelope, Part};
+use ocp_proto::{Connection, GroupId, OcpResult, OriginalStart, Xid};
 use services::Input;
 use services::mail::Mail;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tracing::{Instrument, Level, Span, debug, enabled, error, info, info_span, warn};
+use tokio::task::{AbortHandle, JoinError};
+use tracing::{Instrument, Level, Span, enabled, error, info, info_span, warn};
 
-use crate::access::{Access, Peer};
+use super::Session;
 use crate::adapt::{Original, Outgoing, Sent};
 use crate::branch::Abilities;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
-use crate::router::{Chain, UnknownService};
-use crate::server::{ConnectionId, Server};
+use crate::router::Chain;
 use crate::spool::{Content, Full};
 
 /// Events up to this size are worked on at once if their services say that they are quick.
 const IMMEDIATE_OCTETS: usize = 64 * 1024;
 
-/// The application behind one [`Connection`].
-pub(crate) struct Session {
-    id: ConnectionId,
-    server: Arc<Server>,
-    peer: Peer,
-    access: Access,
-    opening: Opening,
-    groups: IdMap<GroupId, Result<Arc<Chain>, UnknownService>>,
-    dialogs: HashSet<DialogId>,
-    transactions: IdMap<Xid, Transaction>,
-    tasks: JoinSet<Completed>,
-    /// Those whose answers the peer has not taken whole.
-    answering: VecDeque<Xid>,
-    /// No sign of life is due before that.
-    next_progress: Option<Instant>,
-    draining: bool,
-}
-
-/// What the processor may do with TLS now (profile section 9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Opening {
-    /// It has to negotiate it before anything else.
-    TlsFirst,
-    /// It may, since nothing else was agreed on.
-    TlsPossible,
-    /// It is too late for it, there is none, or it is done.
-    Past,
-}
-
 /// One event on its way through the services.
-struct Transaction {
+pub(super) struct Transaction {
     chain: Arc<Chain>,
     stage: Stage,
     span: Span,
@@ -83,9 +42,19 @@ struct Transaction {
 
 enum Stage {
     Started,
-    Receiving { start: OriginalStart, content: Content, is_complete: bool, is_paused: bool },
-    Working { original: Original, task: AbortHandle, progress: Instant },
-    Answering { outgoing: Outgoing, decision: Decision, is_reading: bool },
+    Receiving {
+        start: OriginalStart,
+        content: Content,
+        is_complete: bool,
+        is_paused: bool,
+    },
+    Working {
+        original: Original,
+        task: AbortHandle,
+        progress: Instant,
+    },
+    /// The peer has not taken all, or octets have to be read first.
+    Answering(Box<(Outgoing, Decision)>),
 }
 
 /// What was done for a transaction, away from the connection.
@@ -106,98 +75,6 @@ struct Decision {
 }
 
 impl Session {
-    /// A session for a connection that has just been accepted. Without `access` TLS has to come
-    /// first.
-    pub(crate) fn new(
-        id: ConnectionId,
-        server: Arc<Server>,
-        peer: Peer,
-        access: Option<Access>,
-    ) -> Self {
-        let opening = match access {
-            None => Opening::TlsFirst,
-            Some(_) if server.config.tls.is_some() && peer.names.is_none() => Opening::TlsPossible,
-            Some(_) => Opening::Past,
-        };
-        Self {
-            id,
-            server,
-            peer,
-            access: access.unwrap_or_default(),
-            opening,
-            groups: IdMap::default(),
-            dialogs: HashSet::new(),
-            transactions: IdMap::default(),
-            tasks: JoinSet::new(),
-            answering: VecDeque::new(),
-            next_progress: None,
-            draining: false,
-        }
-    }
-
-    /// TLS is there, and says whom we have to do with.
-    pub(crate) fn identify(&mut self, connection: &mut Connection, names: Vec<String>) {
-        self.opening = Opening::Past;
-        self.peer.names = Some(names);
-        // Its place among those of a rule for plain text is free.
-        self.access = Access::default();
-        match self.server.admit(&self.peer) {
-            Ok(access) => self.access = access.inspect(Access::record).unwrap_or_default(),
-            Err(refusal) => connection.close(OcpResult::failure(refusal.to_string())),
-        }
-    }
-
-    /// Acts on what happened on the connection.
-    pub(crate) fn handle(&mut self, connection: &mut Connection, event: Event) {
-        let opens = matches!(event, Event::Started | Event::Offered(_) | Event::Closed(_));
-        if self.opening == Opening::TlsFirst && !opens {
-            return self.want_tls(connection);
-        }
-        match event {
-            Event::Offered(offer) => self.answer_offer(connection, &offer),
-            Event::GroupCreated { group, services } => self.create_group(group, &services),
-            Event::GroupDestroyed { group } => {
-                self.groups.remove(&group);
-            }
-            Event::DialogStarted { dialog, .. } if self.draining => {
-                let _ = connection.end_dialog(dialog, OcpResult::failure("the server is stopping"));
-            }
-            Event::DialogStarted { dialog, .. } if self.has_all_dialogs() => {
-                let _ = connection.end_dialog(dialog, OcpResult::failure("too many dialogs"));
-            }
-            Event::DialogStarted { dialog, facts } => {
-                self.dialogs.insert(dialog);
-                self.server.start_dialog(self.id, dialog, facts);
-            }
-            Event::DialogUpdated { dialog, update } => {
-                self.server.change_dialog(self.id, dialog, |known| {
-                    Arc::make_mut(&mut known.facts).update(update);
-                });
-            }
-            Event::DialogOutcome { dialog, xid, result, .. } => {
-                self.server.change_dialog(self.id, dialog, |known| match &known.latest {
-                    Some((latest, command)) if *latest == xid && result.is_success() => {
-                        Arc::make_mut(&mut known.facts).after(command);
-                    }
-                    _ => {}
-                });
-            }
-            Event::DialogEnded { dialog, .. } => {
-                self.dialogs.remove(&dialog);
-                self.server.end_dialog(self.id, dialog);
-            }
-            Event::TransactionStarted { xid, group } => self.start(connection, xid, group),
-            Event::OriginalStarted { xid, start } => self.receive(connection, xid, start),
-            Event::Data { xid, part, octets } => self.collect(connection, xid, part, &octets),
-            Event::OriginalEnded { xid, result } => self.work(connection, xid, &result),
-            Event::TransactionEnded { xid, result, .. } => self.forget(xid, &result),
-            Event::Closed(closed) => self.log_end(&closed),
-            // What is left is for processors, or a wish that the answer need not follow.
-            _ => {}
-        }
-        self.close_if_drained(connection);
-    }
-
     /// Waits for services and files; for ever if none works. Safe to cancel.
     pub(crate) async fn completed(&mut self) -> Result<Completed, JoinError> {
         match self.tasks.join_next().await {
@@ -248,100 +125,7 @@ impl Session {
         self.next_progress = self.transactions.values().filter_map(Transaction::progress).min();
     }
 
-    /// Takes no new dialogs; the connection ends with its last dialog and transaction.
-    pub(crate) fn drain(&mut self, connection: &mut Connection) {
-        self.draining = true;
-        let _ = connection.drain();
-        self.close_if_drained(connection);
-    }
-
-    fn close_if_drained(&self, connection: &mut Connection) {
-        if self.draining && self.dialogs.is_empty() && connection.transactions() == 0 {
-            connection.close(OcpResult::ok());
-        }
-    }
-
-    fn want_tls(&self, connection: &mut Connection) {
-        warn!("the processor did not negotiate TLS");
-        connection.close(OcpResult::failure(format!("TLS has to be negotiated first ({TLS})")));
-    }
-
-    fn has_all_dialogs(&self) -> bool {
-        let limit = self.access.limits().and_then(|limits| limits.dialogs);
-        limit.is_some_and(|limit| self.dialogs.len() >= limit)
-    }
-
-    fn message_octets(&self) -> u32 {
-        let limit = self.server.config.limits.message_octets;
-        self.access.limits().and_then(|limits| limits.message_octets).unwrap_or(limit).min(limit)
-    }
-
-    fn answer_offer(&mut self, connection: &mut Connection, offer: &Offer) {
-        let mut response = Response::default();
-        for feature in &offer.features {
-            let selected = match feature_uri(feature) {
-                Some(uri) if uri == TLS.as_bytes() => self.select_tls(offer),
-                _ if self.opening == Opening::TlsFirst => None,
-                Some(uri) if uri == DIALOG.as_bytes() => select_dialogs(offer, feature),
-                Some(uri) if uri == COMMAND_PROFILE.as_bytes() => {
-                    self.select_commands(offer, feature)
-                }
-                Some(uri) if uri == REPLY_PROFILE.as_bytes() => None,
-                _ => {
-                    response.unknowns.push(named_only(feature));
-                    continue;
-                }
-            };
-            match selected {
-                Some(selected) => {
-                    response.feature = Some(selected);
-                    break;
-                }
-                None => response.rejects.push(named_only(feature)),
-            }
-        }
-        if response.feature.is_some() {
-            self.opening = Opening::Past;
-        } else if self.opening == Opening::TlsFirst {
-            return self.want_tls(connection);
-        }
-        if let Err(misuse) = connection.respond(response) {
-            error!(%misuse, "our response broke a rule");
-        }
-    }
-
-    fn select_tls(&self, offer: &Offer) -> Option<Structure> {
-        let possible = self.opening != Opening::Past && offer.group.is_none();
-        possible.then(|| Structure { members: vec![Value::atom(TLS)], ..Structure::default() })
-    }
-
-    /// The command profile is one group's: what its services want of what was offered.
-    fn select_commands(&self, offer: &Offer, feature: &Structure) -> Option<Structure> {
-        let chain = self.groups.get(&offer.group?)?.as_ref().ok()?;
-        let mut offered = CommandProfile::from_structure(feature)?;
-        offered.side_effects.retain(|effect| self.access.has_effect(*effect));
-        let selected = chain.profile(&offered);
-        for (service, effect) in chain.missing_effects(&offered) {
-            info!(
-                service = service.name,
-                %effect,
-                "a side effect that the service can ask for is not offered, or not allowed"
-            );
-        }
-        debug!(services = ?chain.names(), profile = ?selected, "negotiated");
-        Some(selected.to_structure())
-    }
-
-    fn create_group(&mut self, group: GroupId, services: &[Structure]) {
-        self.opening = Opening::Past;
-        let chain = self.server.config.router.chain(services, &self.access).map(Arc::new);
-        if let Err(error) = &chain {
-            warn!(group = group.number(), %error, "its transactions will be refused");
-        }
-        self.groups.insert(group, chain);
-    }
-
-    fn start(&mut self, connection: &mut Connection, xid: Xid, group: GroupId) {
+    pub(super) fn start(&mut self, connection: &mut Connection, xid: Xid, group: GroupId) {
         let chain = match self.groups.get(&group) {
             Some(Ok(chain)) => chain.clone(),
             Some(Err(error)) => return refuse(connection, xid, &error.to_string(), false),
@@ -356,7 +140,12 @@ impl Session {
         self.transactions.insert(xid, transaction);
     }
 
-    fn receive(&mut self, connection: &mut Connection, xid: Xid, start: Option<OriginalStart>) {
+    pub(super) fn receive(
+        &mut self,
+        connection: &mut Connection,
+        xid: Xid,
+        start: Option<OriginalStart>,
+    ) {
         let limit = self.message_octets();
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let Some(start) = start else {
@@ -380,7 +169,7 @@ impl Session {
             Stage::Receiving { start, content, is_complete: false, is_paused: false };
     }
 
-    fn collect(
+    pub(super) fn collect(
         &mut self,
         connection: &mut Connection,
         xid: Xid,
@@ -445,14 +234,8 @@ impl Session {
     }
 
     fn read(&mut self, connection: &mut Connection, xid: Xid, read: io::Result<Bytes>) {
-        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let Stage::Answering { outgoing, is_reading, .. } = &mut transaction.stage else { return };
         match read {
-            Ok(octets) => {
-                *is_reading = false;
-                outgoing.provide(octets);
-                self.send_or_wait(connection, xid);
-            }
+            Ok(octets) => self.send_on(connection, xid, Some(octets)),
             Err(error) => self.refuse_io(connection, xid, &error),
         }
     }
@@ -468,7 +251,7 @@ impl Session {
     }
 
     /// The event is complete.
-    fn work(&mut self, connection: &mut Connection, xid: Xid, result: &OcpResult) {
+    pub(super) fn work(&mut self, connection: &mut Connection, xid: Xid, result: &OcpResult) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let Stage::Receiving { is_complete, .. } = &mut transaction.stage else { return };
         if result.is_partial() {
@@ -483,15 +266,16 @@ impl Session {
     /// The services get the event, once all of it is where it belongs.
     fn ask(&mut self, connection: &mut Connection, xid: Xid) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
-        let Stage::Receiving { start, content, is_complete, is_paused } = stage else { return };
-        let (first, body, held) = match content.finish() {
-            Ok(finished) => finished,
-            Err(content) => {
-                transaction.stage = Stage::Receiving { start, content, is_complete, is_paused };
-                return;
-            }
+        let waits = |stage: &Stage| match stage {
+            Stage::Receiving { content, .. } => !content.is_ready(),
+            _ => true,
         };
+        if waits(&transaction.stage) {
+            return;
+        }
+        let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
+        let Stage::Receiving { start, content, .. } = stage else { return };
+        let (first, body, held) = content.finish();
         let Some(dialog) = self.server.dialog(self.id, start.dialog) else { return };
         let (part, input) = match start.command {
             Command::Message => {
@@ -565,17 +349,8 @@ impl Session {
         original: Original,
         answer: Answer,
     ) {
-        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let decision = Decision::of(&answer);
-        let outgoing = Outgoing::new(original, answer);
-        transaction.stage = Stage::Answering { outgoing, decision, is_reading: false };
-        self.send_or_wait(connection, xid);
-    }
-
-    fn send_or_wait(&mut self, connection: &mut Connection, xid: Xid) {
-        if !self.send(connection, xid) {
-            self.answering.push_back(xid);
-        }
+        self.send(connection, xid, Outgoing::new(original, answer), decision);
     }
 
     /// Sends more of the answers that the peer did not take at once, each in its turn.
@@ -585,30 +360,47 @@ impl Session {
                 return;
             }
             let Some(xid) = self.answering.pop_front() else { return };
-            self.send_or_wait(connection, xid);
+            self.send_on(connection, xid, None);
         }
         self.close_if_drained(connection);
     }
 
-    /// Sends as much of an answer as the peer takes; `false` if there is more to send when it takes
-    /// more.
-    fn send(&mut self, connection: &mut Connection, xid: Xid) -> bool {
-        let room = self.server.config.limits.unsent_octets;
-        let Some(transaction) = self.transactions.get_mut(&xid) else { return true };
-        let Stage::Answering { outgoing, decision, is_reading } = &mut transaction.stage else {
-            return true;
-        };
-        if *is_reading {
-            return true;
+    /// Sends more of an answer, with octets that it waited for.
+    fn send_on(&mut self, connection: &mut Connection, xid: Xid, read: Option<Bytes>) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let stage = std::mem::replace(&mut transaction.stage, Stage::Started);
+        let Stage::Answering(waiting) = stage else { return };
+        let (mut outgoing, decision) = *waiting;
+        if let Some(octets) = read {
+            outgoing.provide(octets);
         }
-        let _entered = transaction.span.enter();
+        self.send(connection, xid, outgoing, decision);
+    }
+
+    /// Sends as much of an answer as the peer takes; the rest waits.
+    fn send(
+        &mut self,
+        connection: &mut Connection,
+        xid: Xid,
+        mut outgoing: Outgoing,
+        decision: Decision,
+    ) {
+        let room = self.server.config.limits.unsent_octets;
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let entered = transaction.span.enter();
         match outgoing.send(connection, xid, room) {
-            Ok(Sent::Full) => return false,
+            Ok(Sent::Full) => {
+                drop(entered);
+                transaction.stage = Stage::Answering(Box::new((outgoing, decision)));
+                self.answering.push_back(xid);
+                return;
+            }
             Ok(Sent::Needs(octets)) => {
-                *is_reading = true;
+                drop(entered);
+                transaction.stage = Stage::Answering(Box::new((outgoing, decision)));
                 let read = move || Completed::Read(xid, octets.read(0..octets.len()));
                 self.tasks.spawn_blocking(read);
-                return true;
+                return;
             }
             Ok(Sent::All(traffic)) => info!(
                 decision = decision.word,
@@ -624,14 +416,11 @@ impl Session {
                 refuse(connection, xid, "the server failed", true);
             }
         }
-        drop(_entered);
-        let ended = self.transactions.remove(&xid).map(|transaction| transaction.stage);
-        if let Some(Stage::Answering { outgoing, .. }) = ended
-            && let Some(body) = outgoing.into_memory()
-        {
+        drop(entered);
+        self.transactions.remove(&xid);
+        if let Some(body) = outgoing.into_memory() {
             self.server.spool().buffers.give_back(body);
         }
-        true
     }
 
     /// A task that ended without an answer, which no service can cause.
@@ -659,7 +448,7 @@ impl Session {
     }
 
     /// The processor, a violation or a time-out ended it.
-    fn forget(&mut self, xid: Xid, result: &OcpResult) {
+    pub(super) fn forget(&mut self, xid: Xid, result: &OcpResult) {
         let Some(transaction) = self.transactions.remove(&xid) else { return };
         if let Stage::Working { task, .. } = &transaction.stage {
             task.abort();
@@ -673,22 +462,9 @@ impl Session {
         );
     }
 
-    fn log_end(&self, closed: &Closed) {
-        match closed {
-            Closed::ByUs => debug!("connection ended by us"),
-            Closed::ByPeer(result) if result.is_success() => debug!("connection ended by the peer"),
-            Closed::ByPeer(result) => warn!(reason = result.reason(), "the peer gave up"),
-            Closed::Lost { mid_message } => info!(mid_message, "connection lost"),
-            Closed::Violation(violation) => warn!(%violation, "the peer broke a rule"),
-        }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        for dialog in &self.dialogs {
-            self.server.end_dialog(self.id, *dialog);
-        }
+    fn message_octets(&self) -> u32 {
+        let limit = self.server.config.limits.message_octets;
+        self.access.limits().and_then(|limits| limits.message_octets).unwrap_or(limit).min(limit)
     }
 }
 
@@ -728,19 +504,6 @@ fn refuse(connection: &mut Connection, xid: Xid, reason: &str, retry: bool) {
 
 fn too_large(limit: u32) -> String {
     format!("the message has more than the {limit} octets that this server takes")
-}
-
-/// Dialogs are the connection's, in version 1.
-fn select_dialogs(offer: &Offer, feature: &Structure) -> Option<Structure> {
-    let offered = DialogFeature::from_structure(feature)?;
-    let possible = offer.group.is_none() && offered.version >= 1;
-    possible.then(|| DialogFeature { version: 1 }.to_structure())
-}
-
-/// A feature by its URI alone, for Rejects and Unknowns.
-fn named_only(feature: &Structure) -> Structure {
-    let members = feature.members.iter().take(1).cloned().collect();
-    Structure { members, ..Structure::default() }
 }
 
 fn command_line(command: &Command, octets: &bytes::Bytes) -> Result<CommandLine, String> {

@@ -1,0 +1,195 @@
+//! One OCP connection: its groups, its dialogs, and in [`transaction`] its transactions.
+//!
+//! Services work in tasks of their own, or at once if they are quick; the session only collects octets
+//! and hands answers on.
+
+mod offer;
+mod transaction;
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ocp_proto::smtp::TLS;
+use ocp_proto::wire::Structure;
+use ocp_proto::{Closed, Connection, DialogId, Event, GroupId, IdMap, OcpResult, Xid};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::access::{Access, Peer};
+use crate::router::{Chain, UnknownService};
+use crate::server::{ConnectionId, Server};
+use transaction::{Completed, Transaction};
+
+/// The application behind one [`Connection`].
+pub(crate) struct Session {
+    id: ConnectionId,
+    server: Arc<Server>,
+    peer: Peer,
+    access: Access,
+    opening: Opening,
+    groups: IdMap<GroupId, Result<Arc<Chain>, UnknownService>>,
+    dialogs: HashSet<DialogId>,
+    transactions: IdMap<Xid, Transaction>,
+    tasks: JoinSet<Completed>,
+    /// Those whose answers the peer has not taken whole.
+    answering: VecDeque<Xid>,
+    /// No sign of life is due before that.
+    next_progress: Option<Instant>,
+    draining: bool,
+}
+
+/// What the processor may do with TLS now (profile section 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// It has to negotiate it before anything else.
+    TlsFirst,
+    /// It may, since nothing else was agreed on.
+    TlsPossible,
+    /// It is too late for it, there is none, or it is done.
+    Past,
+}
+
+impl Session {
+    /// A session for a connection that has just been accepted. Without `access` TLS has to come
+    /// first.
+    pub(crate) fn new(
+        id: ConnectionId,
+        server: Arc<Server>,
+        peer: Peer,
+        access: Option<Access>,
+    ) -> Self {
+        let opening = match access {
+            None => Opening::TlsFirst,
+            Some(_) if server.config.tls.is_some() && peer.names.is_none() => Opening::TlsPossible,
+            Some(_) => Opening::Past,
+        };
+        Self {
+            id,
+            server,
+            peer,
+            access: access.unwrap_or_default(),
+            opening,
+            groups: IdMap::default(),
+            dialogs: HashSet::new(),
+            transactions: IdMap::default(),
+            tasks: JoinSet::new(),
+            answering: VecDeque::new(),
+            next_progress: None,
+            draining: false,
+        }
+    }
+
+    /// TLS is there, and says whom we have to do with.
+    pub(crate) fn identify(&mut self, connection: &mut Connection, names: Vec<String>) {
+        self.opening = Opening::Past;
+        self.peer.names = Some(names);
+        // Its place among those of a rule for plain text is free.
+        self.access = Access::default();
+        match self.server.admit(&self.peer) {
+            Ok(access) => self.access = access.inspect(Access::record).unwrap_or_default(),
+            Err(refusal) => connection.close(OcpResult::failure(refusal.to_string())),
+        }
+    }
+
+    /// Acts on what happened on the connection.
+    pub(crate) fn handle(&mut self, connection: &mut Connection, event: Event) {
+        let opens = matches!(event, Event::Started | Event::Offered(_) | Event::Closed(_));
+        if self.opening == Opening::TlsFirst && !opens {
+            return self.want_tls(connection);
+        }
+        match event {
+            Event::Offered(offer) => self.answer_offer(connection, &offer),
+            Event::GroupCreated { group, services } => self.create_group(group, &services),
+            Event::GroupDestroyed { group } => {
+                self.groups.remove(&group);
+            }
+            Event::DialogStarted { dialog, .. } if self.draining => {
+                let _ = connection.end_dialog(dialog, OcpResult::failure("the server is stopping"));
+            }
+            Event::DialogStarted { dialog, .. } if self.has_all_dialogs() => {
+                let _ = connection.end_dialog(dialog, OcpResult::failure("too many dialogs"));
+            }
+            Event::DialogStarted { dialog, facts } => {
+                self.dialogs.insert(dialog);
+                self.server.start_dialog(self.id, dialog, facts);
+            }
+            Event::DialogUpdated { dialog, update } => {
+                self.server.change_dialog(self.id, dialog, |known| {
+                    Arc::make_mut(&mut known.facts).update(update);
+                });
+            }
+            Event::DialogOutcome { dialog, xid, result, .. } => {
+                self.server.change_dialog(self.id, dialog, |known| match &known.latest {
+                    Some((latest, command)) if *latest == xid && result.is_success() => {
+                        Arc::make_mut(&mut known.facts).after(command);
+                    }
+                    _ => {}
+                });
+            }
+            Event::DialogEnded { dialog, .. } => {
+                self.dialogs.remove(&dialog);
+                self.server.end_dialog(self.id, dialog);
+            }
+            Event::TransactionStarted { xid, group } => self.start(connection, xid, group),
+            Event::OriginalStarted { xid, start } => self.receive(connection, xid, start),
+            Event::Data { xid, part, octets } => self.collect(connection, xid, part, &octets),
+            Event::OriginalEnded { xid, result } => self.work(connection, xid, &result),
+            Event::TransactionEnded { xid, result, .. } => self.forget(xid, &result),
+            Event::Closed(closed) => self.log_end(&closed),
+            // What is left is for processors, or a wish that the answer need not follow.
+            _ => {}
+        }
+        self.close_if_drained(connection);
+    }
+
+    /// Takes no new dialogs; the connection ends with its last dialog and transaction.
+    pub(crate) fn drain(&mut self, connection: &mut Connection) {
+        self.draining = true;
+        let _ = connection.drain();
+        self.close_if_drained(connection);
+    }
+
+    fn close_if_drained(&self, connection: &mut Connection) {
+        if self.draining && self.dialogs.is_empty() && connection.transactions() == 0 {
+            connection.close(OcpResult::ok());
+        }
+    }
+
+    fn want_tls(&self, connection: &mut Connection) {
+        warn!("the processor did not negotiate TLS");
+        connection.close(OcpResult::failure(format!("TLS has to be negotiated first ({TLS})")));
+    }
+
+    fn has_all_dialogs(&self) -> bool {
+        let limit = self.access.limits().and_then(|limits| limits.dialogs);
+        limit.is_some_and(|limit| self.dialogs.len() >= limit)
+    }
+
+    fn create_group(&mut self, group: GroupId, services: &[Structure]) {
+        self.opening = Opening::Past;
+        let chain = self.server.config.router.chain(services, &self.access).map(Arc::new);
+        if let Err(error) = &chain {
+            warn!(group = group.number(), %error, "its transactions will be refused");
+        }
+        self.groups.insert(group, chain);
+    }
+
+    fn log_end(&self, closed: &Closed) {
+        match closed {
+            Closed::ByUs => debug!("connection ended by us"),
+            Closed::ByPeer(result) if result.is_success() => debug!("connection ended by the peer"),
+            Closed::ByPeer(result) => warn!(reason = result.reason(), "the peer gave up"),
+            Closed::Lost { mid_message } => info!(mid_message, "connection lost"),
+            Closed::Violation(violation) => warn!(%violation, "the peer broke a rule"),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for dialog in &self.dialogs {
+            self.server.end_dialog(self.id, *dialog);
+        }
+    }
+}

@@ -12,6 +12,9 @@ const KEPT_BUFFERS: usize = 16;
 /// ones are too many to hold on to.
 const KEPT_CAPACITIES: RangeInclusive<usize> = 128 * 1024..=1024 * 1024;
 
+/// Octets of all buffers that are kept, at the most.
+pub(crate) const WORST_CASE: usize = KEPT_BUFFERS * *KEPT_CAPACITIES.end();
+
 /// Memory for the bodies of messages, used again: the system zeroes each page of a new buffer, which
 /// costs more than receiving into it.
 #[derive(Debug, Default)]

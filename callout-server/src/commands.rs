@@ -1,5 +1,6 @@
 //! What the subcommands do.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -67,30 +68,59 @@ async fn reload(server: Arc<Server>) {
     let _ = tokio::task::spawn_blocking(read).await;
 }
 
+/// A line of what is printed; writing to a string can't fail.
+macro_rules! say {
+    ($out:ident, $($line:tt)*) => {{
+        $out.push_str(&format!($($line)*));
+        $out.push('\n');
+    }};
+}
+
+/// Prints all at once; whoever has read enough may hang up.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).into_diagnostic(),
+        _ => Ok(()),
+    }
+}
+
 /// Checks a configuration and prints what it means.
 pub(crate) fn check(file: Option<PathBuf>) -> Result<()> {
     let name = file.as_ref().map_or("embedded defaults".to_owned(), |f| f.display().to_string());
     let config = load(file)?;
-    println!("{name}: valid");
+    let mut out = String::new();
+    say!(out, "{name}: valid");
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-    println!("listens on {}", addresses.join(", "));
-    print_security(&config);
+    say!(out, "listens on {}", addresses.join(", "));
+    describe_security(&mut out, &config);
+    let uses = config.worst_case_memory();
+    let all = uses.iter().fold(0usize, |all, (_, octets)| all.saturating_add(*octets));
+    say!(out, "memory: {} at the most that peers can make it hold", mebibytes(all));
+    for (what, octets) in uses {
+        say!(out, "  {:>12}  {what}", mebibytes(octets));
+    }
+    let spool = &config.spool;
+    say!(out, "spool: {} at the most in {}", mebibytes(spool.octets), spool.folder.display());
     for entry in config.router.iter() {
-        println!("service {}", entry.name);
-        print_details(entry);
+        say!(out, "service {}", entry.name);
+        describe(&mut out, entry);
         for note in entry.service.notes() {
-            println!("  note: {note}");
+            say!(out, "  note: {note}");
         }
     }
-    Ok(())
+    print(&out)
+}
+
+fn mebibytes(octets: usize) -> String {
+    format!("{} MiB", octets.div_ceil(1024 * 1024))
 }
 
 /// Who is let in, and how.
-fn print_security(config: &Config) {
+fn describe_security(out: &mut String, config: &Config) {
     match &config.tls {
-        None => println!("TLS: none"),
+        None => say!(out, "TLS: none"),
         Some(Tls { settings, .. }) => {
-            println!("TLS: certificate {}", settings.certificate.display());
+            say!(out, "TLS: certificate {}", settings.certificate.display());
             let client_ca = settings.client_ca.iter().map(|path| path.display());
             let clients = match settings.client_certificates {
                 ClientCertificates::None => "not asked for".to_owned(),
@@ -98,42 +128,44 @@ fn print_security(config: &Config) {
                 ClientCertificates::Required => "required".to_owned(),
             };
             let signed = client_ca.map(|path| format!(", signed by {path}")).collect::<String>();
-            println!("  client certificates {clients}{signed}");
+            say!(out, "  client certificates {clients}{signed}");
             let required =
                 if settings.required { "required over TCP" } else { "may be negotiated" };
-            println!("  {required}");
+            say!(out, "  {required}");
         }
     }
     for rule in config.access.iter() {
-        println!("access {rule}");
+        say!(out, "access {rule}");
     }
     if config.access.is_empty() {
-        println!("access: everybody may use everything");
+        say!(out, "access: everybody may use everything");
     } else if !config.access.iter().any(Rule::matches_everybody) {
-        println!("access: everybody else is denied");
+        say!(out, "access: everybody else is denied");
     }
 }
 
 /// Lists the services.
 pub(crate) fn services(file: Option<PathBuf>) -> Result<()> {
+    let mut out = String::new();
     for entry in load(file)?.router.iter() {
-        println!("{}: {}", entry.name, entry.summary);
-        print_details(entry);
+        say!(out, "{}: {}", entry.name, entry.summary);
+        describe(&mut out, entry);
     }
-    Ok(())
+    print(&out)
 }
 
-fn print_details(entry: &Entry) {
+fn describe(out: &mut String, entry: &Entry) {
     let declaration = &entry.declaration;
     let uris: Vec<_> = entry.uris.iter().map(|uri| String::from_utf8_lossy(uri)).collect();
     let events: Vec<&str> = declaration.events.iter().map(|event| event.name()).collect();
     let effects: Vec<&str> = declaration.effects.iter().map(|effect| effect.name()).collect();
-    println!("  uri         {}", uris.join(", "));
-    println!("  events      {}", events.join(" "));
+    say!(out, "  uri         {}", uris.join(", "));
+    say!(out, "  events      {}", events.join(" "));
     if !effects.is_empty() {
-        println!("  effects     {}", effects.join(" "));
+        say!(out, "  effects     {}", effects.join(" "));
     }
-    println!(
+    say!(
+        out,
         "  on failure  {}, after {} s at the latest",
         entry.on_failure,
         entry.deadline.as_secs()

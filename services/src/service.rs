@@ -65,6 +65,12 @@ pub trait Service: Send + Sync + 'static {
     /// When the service could not do its work; the configured failure policy decides then.
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>>;
 
+    /// Octets of memory that the service may hold at the most besides the messages themselves, for
+    /// all that it works on at a time; `callout-server check` adds them up.
+    fn worst_case_memory(&self) -> usize {
+        0
+    }
+
     /// What an operator should know about this configuration, such as signature lines that are not
     /// supported; `callout-server check` prints it.
     fn notes(&self) -> Vec<String> {

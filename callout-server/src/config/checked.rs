@@ -124,6 +124,9 @@ pub enum LogFormat {
 /// processor waits (profile section 7).
 const DEADLINE: Duration = Duration::from_secs(15);
 
+/// Octets of input that a connection may hold.
+const READ_BUFFER: usize = 64 * 1024;
+
 impl Config {
     /// What holds without a configuration file.
     ///
@@ -180,6 +183,30 @@ impl Config {
             tls,
             router,
         })
+    }
+
+    /// What peers can make the server hold in memory at the most: what it is for, and octets.
+    pub fn worst_case_memory(&self) -> Vec<(String, usize)> {
+        let limits = &self.limits;
+        let messages = limits.content_octets;
+        // One TLS record each way and what waits for it.
+        let tls = if self.tls.is_some() { 128 * 1024 } else { 0 };
+        let connection = limits.unsent_octets + limits.wire.head_octets + READ_BUFFER + tls;
+        let mut uses = vec![
+            ("messages that are worked on (content-octets)".to_owned(), messages),
+            ("decoded parts of messages in memory".to_owned(), messages),
+            (
+                format!("{} connections (unsent-octets, head-octets, 64 KiB)", limits.connections),
+                connection.saturating_mul(limits.connections),
+            ),
+            ("buffers kept for the next messages".to_owned(), crate::buffers::WORST_CASE),
+        ];
+        let services = self
+            .router
+            .iter()
+            .map(|entry| (format!("service {}", entry.name), entry.service.worst_case_memory()));
+        uses.extend(services.filter(|(_, octets)| *octets > 0));
+        uses
     }
 
     /// The part that one connection obeys.

@@ -39,6 +39,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Octets in memory while so many messages are looked at: what is unpacked of each, and 8 MiB of
+    /// windows over it.
+    pub(crate) fn worst_case(&self, scans: usize) -> usize {
+        const WINDOWS: usize = 8 * 1024 * 1024;
+        self.memory.saturating_add(WINDOWS).saturating_mul(scans)
+    }
+
     /// What every archive may become, whatever its ratio: small ones are no bombs.
     const FREE_OCTETS: usize = 16 * 1024 * 1024;
 

@@ -212,6 +212,10 @@ impl Service for MimeStrip {
         Declaration { effects, ..Declaration::on([Command::Message]) }
     }
 
+    fn worst_case_memory(&self) -> usize {
+        self.settings.limits.worst_case(self.settings.scans)
+    }
+
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
         async move {
             match request.mail() {

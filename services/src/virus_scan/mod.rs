@@ -258,6 +258,10 @@ impl Service for VirusScan {
         .boxed()
     }
 
+    fn worst_case_memory(&self) -> usize {
+        self.settings.limits.worst_case(self.settings.scans)
+    }
+
     fn notes(&self) -> Vec<String> {
         self.signatures.notes()
     }

@@ -152,8 +152,9 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let mut unyielded = 0;
     loop {
         // Events that are not asked for leave the input where it is: that is back-pressure on a
-        // peer that does not read.
-        while (connection.is_over() || connection.output().remaining() < unsent)
+        // peer that does not read, or that is faster than our disk.
+        while (connection.is_over()
+            || connection.output().remaining() < unsent && !session.is_behind())
             && let Some(event) = connection.poll_event()
         {
             if event == Event::StartTls {
@@ -171,7 +172,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         if timer.is_elapsed() || wake < timer.deadline() {
             timer.as_mut().reset(wake);
         }
-        let reads = connection.output().remaining() < unsent;
+        let reads = connection.output().remaining() < unsent && !session.is_behind();
         tokio::select! {
             moved = poll_fn(|cx| poll_octets(stream, connection, reads, cx)) => {
                 match moved {

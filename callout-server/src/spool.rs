@@ -8,6 +8,7 @@
 //! Nothing here touches the disk but [`Write::run`], which belongs on a thread of its own. The file
 //! has no name: it goes with the process, however that ends.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -35,16 +36,19 @@ pub(crate) struct Spool {
     pub(crate) buffers: Buffers,
 }
 
-/// Octets of one write.
-const WRITE: usize = 256 * 1024;
+/// Octets of one block on its way to the file.
+const BLOCK: usize = 256 * 1024;
 
-/// Octets beyond the threshold that may wait for the disk before the processor is asked to pause, and
+/// Blocks of one write, at the most.
+const BLOCKS: usize = 4;
+
+/// Octets that may wait for the disk before the processor is asked to pause, and
 /// below half of which it may go on.
-const PAUSE: usize = 1024 * 1024;
+const PAUSE: usize = 512 * 1024;
 
-/// Octets beyond the threshold that may wait for the disk at all: what is on its way when a
-/// processor learns that it should pause is a good deal less.
-const MOST_WAITING: usize = 16 * 1024 * 1024;
+/// Octets that may wait for the disk at all: what is on its way when a processor learns that it should
+/// pause stays in the socket until there are fewer.
+const MOST_WAITING: usize = 4 * 1024 * 1024;
 
 /// What a message's buffer may be in octets for each that has come, if the processor said that there
 /// will be so many: it is copied less often, and memory that was only announced is never touched.
@@ -55,8 +59,12 @@ const FORESIGHT: usize = 8;
 pub(crate) struct Content {
     /// The command line, or the header section.
     first: BytesMut,
-    /// Octets of the body that are not in the file yet.
+    /// Full blocks of the body that wait for the file.
+    blocks: VecDeque<Bytes>,
+    /// Octets of the body behind them: all of it, if memory is enough.
     waiting: BytesMut,
+    /// Blocks that are written, for the next octets.
+    spare: Vec<BytesMut>,
     /// How many the body will have, if that was said.
     announced: usize,
     file: FileState,
@@ -84,9 +92,6 @@ pub(crate) enum Full {
     /// The files of the process.
     #[error("the server's spool is full")]
     Disk,
-    /// The disk is slower than a processor that does not pause.
-    #[error("the server's disk is too slow for this message")]
-    Waiting,
 }
 
 /// One write to the file, which it makes if there is none.
@@ -95,7 +100,14 @@ pub(crate) struct Write {
     file: Option<Arc<File>>,
     folder: PathBuf,
     offset: u64,
-    octets: Bytes,
+    blocks: Vec<Bytes>,
+}
+
+/// The file, and the blocks that are in it now.
+#[derive(Debug)]
+pub(crate) struct Written {
+    file: Arc<File>,
+    blocks: Vec<Bytes>,
 }
 
 impl Content {
@@ -103,6 +115,8 @@ impl Content {
     pub(crate) fn new(spool: &Spool, announced: Option<u32>) -> Self {
         Self {
             first: BytesMut::new(),
+            blocks: VecDeque::new(),
+            spare: Vec::new(),
             waiting: BytesMut::new(),
             announced: announced.map_or(0, |octets| octets as usize),
             file: FileState::None,
@@ -117,7 +131,18 @@ impl Content {
             FileState::None => 0,
             FileState::Idle { length, .. } | FileState::Writing { length, .. } => length,
         };
-        self.first.len() + in_file + self.waiting.len()
+        self.first.len() + in_file + self.backlog()
+    }
+
+    /// Octets of the body that are not in the file, or on their way to it.
+    fn backlog(&self) -> usize {
+        self.blocks.len() * BLOCK + self.waiting.len()
+    }
+
+    /// Whether the body belongs into a file: it is too large for memory, or will be.
+    fn is_large(&self, spool: &Spool) -> bool {
+        !matches!(self.file, FileState::None)
+            || self.waiting.len().max(self.announced) > spool.threshold
     }
 
     /// Takes octets of the command line or the header section.
@@ -128,28 +153,45 @@ impl Content {
     }
 
     /// Takes octets of the body.
-    pub(crate) fn push_body(&mut self, octets: &[u8], spool: &Spool) -> Result<(), Full> {
-        if self.waiting.len() + octets.len() > spool.threshold + MOST_WAITING {
-            return Err(Full::Waiting);
-        }
+    pub(crate) fn push_body(&mut self, mut octets: &[u8], spool: &Spool) -> Result<(), Full> {
         self.memory.grow(octets.len()).then_some(()).ok_or(Full::Memory)?;
-        self.make_room(octets.len(), spool);
-        self.waiting.extend_from_slice(octets);
+        if !self.is_large(spool) {
+            self.make_room(octets.len(), spool);
+            self.waiting.extend_from_slice(octets);
+            return Ok(());
+        }
+        // What was taken before it was known to be large becomes blocks as well.
+        while self.waiting.len() >= BLOCK {
+            self.blocks.push_back(self.waiting.split_to(BLOCK).freeze());
+        }
+        while !octets.is_empty() {
+            if self.waiting.capacity() < BLOCK {
+                let spare = self.spare.pop();
+                let mut block = spare.unwrap_or_else(|| BytesMut::with_capacity(BLOCK));
+                block.extend_from_slice(&self.waiting);
+                self.waiting = block;
+            }
+            let (now, later) = octets.split_at(octets.len().min(BLOCK - self.waiting.len()));
+            self.waiting.extend_from_slice(now);
+            octets = later;
+            if self.waiting.len() == BLOCK {
+                self.blocks.push_back(std::mem::take(&mut self.waiting).freeze());
+            }
+        }
         Ok(())
     }
 
-    /// Room for more octets of the body, in a buffer of the announced size.
+    /// Room for more octets of a body that stays in memory, in a buffer of the announced size.
     fn make_room(&mut self, more: usize, spool: &Spool) {
         let needed = self.waiting.len() + more;
-        let announced = self.announced.min(spool.threshold + WRITE);
         if self.waiting.is_empty() && self.waiting.capacity() < more {
-            self.waiting = spool.buffers.take(announced).unwrap_or_default();
+            self.waiting = spool.buffers.take(self.announced).unwrap_or_default();
         }
         if self.waiting.capacity() >= needed {
             return;
         }
-        let room = match announced >= needed {
-            true => announced.min(needed.saturating_mul(FORESIGHT)),
+        let room = match self.announced >= needed {
+            true => self.announced.min(needed.saturating_mul(FORESIGHT)),
             false => needed.max(self.waiting.capacity().saturating_mul(2)),
         };
         // Exactly that: growing in place would double, and not fit into the kept buffers.
@@ -164,46 +206,62 @@ impl Content {
         spool: &Spool,
         is_complete: bool,
     ) -> Result<Option<Write>, Full> {
+        let is_large = self.is_large(spool);
         let (file, offset) = match &self.file {
-            FileState::Writing { .. } => return Ok(None),
-            FileState::None if self.waiting.len() <= spool.threshold => return Ok(None),
-            FileState::None => (None, 0),
+            FileState::None if is_large => (None, 0),
             FileState::Idle { file, length } => (Some(file.clone()), *length),
+            FileState::None | FileState::Writing { .. } => return Ok(None),
         };
-        let enough = if is_complete { 1 } else { WRITE };
-        if self.waiting.len() < enough {
+        let mut blocks: Vec<Bytes> = Vec::new();
+        blocks.extend(self.blocks.drain(..self.blocks.len().min(BLOCKS)));
+        if is_complete && self.blocks.is_empty() && !self.waiting.is_empty() {
+            blocks.push(std::mem::take(&mut self.waiting).freeze());
+        }
+        if blocks.is_empty() {
             return Ok(None);
         }
-        let octets = self.waiting.split().freeze();
-        self.disk.grow(octets.len()).then_some(()).ok_or(Full::Disk)?;
-        let length = offset + octets.len();
-        self.file = FileState::Writing { length, octets: octets.len() };
-        Ok(Some(Write { file, folder: spool.folder.clone(), offset: offset as u64, octets }))
+        let octets = blocks.iter().map(Bytes::len).sum();
+        self.disk.grow(octets).then_some(()).ok_or(Full::Disk)?;
+        self.file = FileState::Writing { length: offset + octets, octets };
+        Ok(Some(Write { file, folder: spool.folder.clone(), offset: offset as u64, blocks }))
     }
 
     /// A write is done.
-    pub(crate) fn written(&mut self, file: Arc<File>) {
-        if let FileState::Writing { length, octets } = self.file {
-            self.memory.shrink(octets);
-            self.file = FileState::Idle { file, length };
+    pub(crate) fn written(&mut self, written: Written) {
+        let FileState::Writing { length, octets } = self.file else { return };
+        self.memory.shrink(octets);
+        self.file = FileState::Idle { file: written.file, length };
+        for block in written.blocks {
+            // One that was cut off a larger buffer is of no use.
+            if let Ok(mut block) = block.try_into_mut()
+                && self.spare.len() < BLOCKS
+            {
+                block.clear();
+                self.spare.extend((block.capacity() == BLOCK).then_some(block));
+            }
         }
     }
 
     /// Whether the processor should pause until the disk has caught up.
     pub(crate) fn should_pause(&self) -> bool {
-        matches!(self.file, FileState::Writing { .. }) && self.waiting.len() > PAUSE
+        matches!(self.file, FileState::Writing { .. }) && self.backlog() > PAUSE
+    }
+
+    /// Whether no more may be read until the disk has caught up.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self.file, FileState::Writing { .. }) && self.backlog() > MOST_WAITING
     }
 
     /// Whether a processor that was asked to pause may go on.
     pub(crate) fn may_go_on(&self) -> bool {
-        self.waiting.len() < PAUSE / 2
+        self.backlog() < PAUSE / 2
     }
 
     /// Whether no octets wait for the disk.
     pub(crate) fn is_ready(&self) -> bool {
         match self.file {
             FileState::None => true,
-            FileState::Idle { .. } => self.waiting.is_empty(),
+            FileState::Idle { .. } => self.backlog() == 0,
             FileState::Writing { .. } => false,
         }
     }
@@ -228,13 +286,17 @@ pub(crate) struct Held {
 
 impl Write {
     /// Writes; blocks on the disk.
-    pub(crate) fn run(self) -> io::Result<Arc<File>> {
+    pub(crate) fn run(self) -> io::Result<Written> {
         let file = match self.file {
             Some(file) => file,
             None => Arc::new(tempfile::tempfile_in(&self.folder)?),
         };
-        file.write_all_at(&self.octets, self.offset)?;
-        Ok(file)
+        let mut offset = self.offset;
+        for block in &self.blocks {
+            file.write_all_at(block, offset)?;
+            offset += block.len() as u64;
+        }
+        Ok(Written { file, blocks: self.blocks })
     }
 }
 
@@ -286,7 +348,7 @@ mod tests {
             content.push_body(line.as_bytes(), &spool).unwrap();
             write(&mut content, &spool, false);
         }
-        assert!(spool.memory.left() > 2_000_000 - WRITE - 1_000);
+        assert!(spool.memory.left() > 2_000_000 - BLOCK - 1_000);
         assert!(content.next_write(&spool, false).unwrap().is_none());
         assert!(!content.is_ready());
         assert!(write(&mut content, &spool, true).is_some());
@@ -304,26 +366,30 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_disk_pauses_the_processor_and_then_refuses() {
+    fn a_slow_disk_pauses_the_processor_and_then_the_connection() {
         let folder = tempfile::tempdir().unwrap();
         let spool = spool(folder.path(), 100_000_000, 100_000_000);
         let mut content = Content::new(&spool, None);
         content.push_body(&[0; 2_000], &spool).unwrap();
         let write = content.next_write(&spool, false).unwrap();
-        assert!(write.is_none(), "the first write is a whole one");
-        content.push_body(&[0; WRITE], &spool).unwrap();
+        assert!(write.is_none(), "the first write is a whole block");
+        content.push_body(&vec![0; BLOCK], &spool).unwrap();
         let write = content.next_write(&spool, false).unwrap().unwrap();
-        content.push_body(&[0; PAUSE], &spool).unwrap();
+        assert_eq!(write.blocks.len(), 1);
+        content.push_body(&vec![0; PAUSE - 2_000], &spool).unwrap();
         assert!(!content.should_pause() && !content.may_go_on());
         content.push_body(&[0; 1], &spool).unwrap();
         assert!(content.should_pause());
         assert!(content.next_write(&spool, true).unwrap().is_none(), "one at a time");
-        let rest = vec![0; spool.threshold + MOST_WAITING - PAUSE];
-        assert_eq!(content.push_body(&rest, &spool), Err(Full::Waiting));
+        content.push_body(&vec![0; MOST_WAITING - PAUSE - 1], &spool).unwrap();
+        assert!(!content.is_behind());
+        content.push_body(&[0; 1], &spool).unwrap();
+        assert!(content.is_behind());
         content.written(write.run().unwrap());
-        assert!(!content.should_pause());
-        let write = content.next_write(&spool, false).unwrap().unwrap();
-        content.written(write.run().unwrap());
+        assert!(!content.is_behind() && !content.should_pause() && !content.may_go_on());
+        while let Some(write) = content.next_write(&spool, false).unwrap() {
+            content.written(write.run().unwrap());
+        }
         assert!(content.may_go_on());
     }
 
@@ -334,7 +400,7 @@ mod tests {
         let mut content = Content::new(&spool, None);
         assert_eq!(content.push_first(&[0; 600_001]), Err(Full::Memory));
         content.push_body(&[0; 300_001], &spool).unwrap();
-        assert!(matches!(content.next_write(&spool, false), Err(Full::Disk)));
+        assert!(matches!(content.next_write(&spool, true), Err(Full::Disk)));
         assert_eq!(content.push_body(&[0; 300_000], &spool), Err(Full::Memory));
         drop(content);
         assert_eq!((spool.memory.left(), spool.disk.left()), (600_000, 300_000));

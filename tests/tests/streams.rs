@@ -59,10 +59,11 @@ fn a_large_message_streams_through_services_in_bounded_memory() {
         let timeout = [Path::new("--timeout"), Path::new("300")];
         let adapted = server.adapt(services.into_iter().chain(timeout).chain([&*file]));
         let report = adapted.only();
-        assert_eq!(text(report, "decision"), "accept", "{report}");
+        assert_eq!(text(report, "decision"), "accept", "{report}\n{}", adapted.stderr);
         let (verdict, ..) = found(report, service).unwrap();
         assert!(matches!(verdict.as_str(), "logged" | "clean"), "{report}");
-        assert!(report["octets_returned"].as_u64().unwrap() < 1_000, "{report}");
+        // An answer, and a pause (DWP, DWM) whenever the disk was behind; nothing of the mail.
+        assert!(report["octets_returned"].as_u64().unwrap() < 10_000, "{report}");
         let growth = server.peak_memory().saturating_sub(before);
         println!("{service}: {} MiB of growth for {} MiB", growth >> 20, size >> 20);
         assert!(growth < MOST_GROWTH, "{service}: {growth} octets");

@@ -32,6 +32,8 @@ pub(crate) struct Session {
     dialogs: HashSet<DialogId>,
     transactions: IdMap<Xid, Transaction>,
     tasks: JoinSet<Completed>,
+    /// The one whose content has to reach the disk before anything else is read.
+    behind: Option<Xid>,
     /// Those whose answers the peer has not taken whole.
     answering: VecDeque<Xid>,
     /// No sign of life is due before that.
@@ -74,6 +76,7 @@ impl Session {
             dialogs: HashSet::new(),
             transactions: IdMap::default(),
             tasks: JoinSet::new(),
+            behind: None,
             answering: VecDeque::new(),
             next_progress: None,
             draining: false,
@@ -141,6 +144,11 @@ impl Session {
             _ => {}
         }
         self.close_if_drained(connection);
+    }
+
+    /// Whether nothing more should be read, since the disk is behind.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.is_some()
     }
 
     /// Takes no new dialogs; the connection ends with its last dialog and transaction.

@@ -5,7 +5,6 @@
 //! transaction ─────▶ Started ────▶ Receiving ────▶ Working ──────────────▶ Answering ──────────▶ TE
 //! ```
 
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +26,7 @@ use crate::branch::Abilities;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
 use crate::router::Chain;
-use crate::spool::{Content, Full};
+use crate::spool::{Content, Full, Written};
 
 /// Events up to this size are worked on at once if their services say that they are quick.
 const IMMEDIATE_OCTETS: usize = 64 * 1024;
@@ -44,7 +43,7 @@ enum Stage {
     Started,
     Receiving {
         start: OriginalStart,
-        content: Content,
+        content: Box<Content>,
         is_complete: bool,
         is_paused: bool,
     },
@@ -62,7 +61,7 @@ pub(crate) enum Completed {
     /// Its services have answered.
     Answered(Xid, Answer),
     /// Octets of its content are in the file.
-    Written(Xid, io::Result<Arc<File>>),
+    Written(Xid, io::Result<Written>),
     /// Octets of its content were read from the file.
     Read(Xid, io::Result<Bytes>),
 }
@@ -164,7 +163,7 @@ impl Session {
         self.server.change_dialog(self.id, start.dialog, |dialog| {
             dialog.latest = Some((xid, start.command.clone()));
         });
-        let content = Content::new(self.server.spool(), start.body_size);
+        let content = Box::new(Content::new(self.server.spool(), start.body_size));
         transaction.stage =
             Stage::Receiving { start, content, is_complete: false, is_paused: false };
     }
@@ -199,7 +198,12 @@ impl Session {
         else {
             return;
         };
-        match content.next_write(self.server.spool(), *is_complete) {
+        let next = content.next_write(self.server.spool(), *is_complete);
+        match content.is_behind() {
+            true => self.behind = Some(xid),
+            false => self.behind = self.behind.filter(|behind| *behind != xid),
+        }
+        match next {
             Ok(Some(write)) => {
                 self.tasks.spawn_blocking(move || Completed::Written(xid, write.run()));
             }
@@ -219,12 +223,12 @@ impl Session {
         }
     }
 
-    fn written(&mut self, connection: &mut Connection, xid: Xid, written: io::Result<Arc<File>>) {
+    fn written(&mut self, connection: &mut Connection, xid: Xid, written: io::Result<Written>) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let Stage::Receiving { content, is_complete, .. } = &mut transaction.stage else { return };
         let is_complete = *is_complete;
         match written {
-            Ok(file) => content.written(file),
+            Ok(written) => content.written(written),
             Err(error) => return self.refuse_io(connection, xid, &error),
         }
         self.write(connection, xid);
@@ -435,6 +439,7 @@ impl Session {
 
     /// Ends a transaction without an answer: the processor's failure policy decides.
     fn refuse(&mut self, connection: &mut Connection, xid: Xid, reason: &str, retry: bool) {
+        self.behind = self.behind.filter(|behind| *behind != xid);
         if let Some(transaction) = self.transactions.remove(&xid) {
             let _entered = transaction.span.enter();
             warn!(
@@ -449,6 +454,7 @@ impl Session {
 
     /// The processor, a violation or a time-out ended it.
     pub(super) fn forget(&mut self, xid: Xid, result: &OcpResult) {
+        self.behind = self.behind.filter(|behind| *behind != xid);
         let Some(transaction) = self.transactions.remove(&xid) else { return };
         if let Stage::Working { task, .. } = &transaction.stage {
             task.abort();

@@ -119,6 +119,11 @@ impl Link {
         let outcome = self.ask(request).await;
         branch.input = std::mem::replace(&mut request.input, Input::Nothing);
         branch.recipients = std::mem::take(&mut request.envelope.recipients);
+        // A service that could not read all of it has judged something else.
+        let outcome = outcome.and_then(|outcome| match &branch.input {
+            Input::Content(mail) => Ok(mail.body().check().map(|()| outcome)?),
+            Input::Line(_) | Input::Nothing => Ok(outcome),
+        });
         let outcome = outcome.and_then(|outcome| self.apply(outcome, request, branch, observed));
         let took = started.elapsed();
         match outcome {

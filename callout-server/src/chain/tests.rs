@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use ocp_proto::smtp::Address;
 use ocp_proto::wire::{Structure, Value};
-use services::mail::Edits;
+use services::mail::{Edits, Octets};
 use services::{Declaration, Service};
 
 use super::*;
@@ -125,6 +125,24 @@ async fn a_rejection_ends_the_chain_and_what_was_asked_for_before() {
     assert_eq!(reply_of(&answer).as_deref(), Some("550 5.7.1 no"));
     assert_eq!(words(&answer), [&b"clean"[..], b"spam"]);
     assert!(answer.branches[0].effects.is_empty());
+}
+
+#[tokio::test]
+async fn a_body_that_could_not_be_read_is_not_clean_whoever_says_so() {
+    let careless = |request: &Request| {
+        let _ = request.mail().unwrap().body().read(0..100);
+        Ok(clean())
+    };
+    let empty = Arc::new(tempfile::tempfile().unwrap());
+    let mail = Mail::new("A: b\r\n\r\n".into(), Octets::from_file(empty, 100));
+    let chain = chain(vec![scripted(careless)]);
+    let answer = chain.run(event(Command::Message, Input::Content(Arc::new(mail)))).await;
+    assert_eq!(words(&answer), [b"failed"]);
+    let reason = answer.verdicts[0].reason.as_deref().unwrap();
+    let expected = "spool: a spool file of the message can't be read: it is shorter than it was; \
+        policy: tempfail";
+    assert_eq!(String::from_utf8_lossy(reason), expected);
+    assert!(reply_of(&answer).unwrap().starts_with("451 4.3.0 "), "{answer:?}");
 }
 
 #[tokio::test]

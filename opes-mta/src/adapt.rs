@@ -231,6 +231,10 @@ pub(crate) fn unreachable(error: ConnectError) -> anyhow::Error {
         ConnectError::Timeout { .. } => {
             "is it a callout server, and is it alive? Name another one with --server".to_owned()
         }
+        ConnectError::Lost { .. } => {
+            "the server's log says its side; one that begins with TLS is --server tls:HOST:PORT"
+                .to_owned()
+        }
         ConnectError::Negotiation { .. } => {
             "`callout-server services` lists what it knows; choose with --services".to_owned()
         }

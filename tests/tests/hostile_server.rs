@@ -159,6 +159,7 @@ fn a_server_that_hangs_up_at_every_message() {
             });
             assert_eq!(ended.code, Some(1), "{}", ended.everything());
             assert!(ended.stderr.contains("the connection is lost"), "{}", ended.everything());
+            assert!(ended.stderr.contains("the server's log says"), "{}", ended.everything());
         }
     }
     let answer = ["AMS 1;\r\n", "DUY 1 0 10;\r\n", "DUY 1 10 20;\r\n", "AME 1;\r\n"];

@@ -63,6 +63,14 @@ pub enum ConnectError {
         /// What we waited for.
         stage: &'static str,
     },
+    /// The connection was over before the negotiation.
+    #[error("the callout server at {server} does not work for us: the connection is lost: {cause}")]
+    Lost {
+        /// Where.
+        server: ServerAddress,
+        /// Why.
+        cause: String,
+    },
     /// The server speaks OCP, but does not agree.
     #[error("the callout server at {server} does not work for us: {cause}")]
     Negotiation {
@@ -129,8 +137,7 @@ impl Client {
         tokio::spawn(Driver::new(connection, state).run(stream, asked));
         let negotiated = timeout(seconds, negotiate(&handle, target))
             .await
-            .map_err(|_| late("OCP negotiation"))?
-            .map_err(|cause| ConnectError::Negotiation { server: target.server.clone(), cause })?;
+            .map_err(|_| late("OCP negotiation"))??;
         tracing::debug!(server = %target.server, profile = ?negotiated.profile, "connected");
         Ok(Self { handle, negotiated: Arc::new(negotiated) })
     }
@@ -253,32 +260,36 @@ impl Handle {
 }
 
 /// RFC 4037 section 6: dialogs for the connection, then the command profile for the group.
-async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, String> {
+async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, ConnectError> {
+    let refused = |cause| ConnectError::Negotiation { server: target.server.clone(), cause };
+    let failed = |error| match error {
+        ClientError::Closed(cause) => ConnectError::Lost { server: target.server.clone(), cause },
+        error => refused(error.to_string()),
+    };
     let offer = |feature: Structure, group| async move {
         let offer = Offer { features: vec![feature], group, pending: false };
         let response = handle.ask(|answer| Request::Offer(offer, answer)).await;
-        response.map(|response| response.feature).map_err(|error| error.to_string())
+        response.map(|response| response.feature)
     };
-    if offer(DialogFeature { version: 1 }.to_structure(), None).await?.is_none() {
-        return Err("it does not know SMTP dialogs (ocp://smtp/dialog)".to_owned());
+    let dialogs = offer(DialogFeature { version: 1 }.to_structure(), None).await;
+    if dialogs.map_err(failed)?.is_none() {
+        return Err(refused("it does not know SMTP dialogs (ocp://smtp/dialog)".to_owned()));
     }
     let services = target
         .services
         .iter()
         .map(|uri| Structure { members: vec![Value::atom(uri.clone())], ..Structure::default() });
     let services = services.collect();
-    let group = handle
-        .ask(|answer| Request::CreateGroup(services, answer))
-        .await
-        .map_err(|error| error.to_string())?;
-    let selected = offer(target.offer.to_structure(), Some(group)).await?;
+    let group =
+        handle.ask(|answer| Request::CreateGroup(services, answer)).await.map_err(failed)?;
+    let selected = offer(target.offer.to_structure(), Some(group)).await.map_err(failed)?;
     let selected =
         selected.filter(|feature| feature_uri(feature) == Some(COMMAND_PROFILE.as_bytes()));
     let profile = selected.as_ref().and_then(CommandProfile::from_structure).ok_or_else(|| {
-        format!(
+        refused(format!(
             "it declines the services {}; does it know all of them?",
             target.services.join(", ")
-        )
+        ))
     })?;
     let (server, services) = (target.server.clone(), target.services.clone());
     Ok(Negotiated { server, services, group, profile })

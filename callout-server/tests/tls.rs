@@ -296,7 +296,12 @@ async fn plain_text_and_tls_on_each_others_ports_end_cleanly() {
     let answer = exchange(&running.tls, "CS;\r\nNO ();\r\n").await;
     assert!(!answer.contains("CS;"), "{answer}");
     let error = works(&target(running.tls.trim_start_matches("tls:"), None)).await.unwrap_err();
-    assert!(error.contains("does not work for us: the connection is lost: the server broke OCP: octet 0 is 0x15"), "{error}");
+    assert!(
+        error.contains(
+            "does not work for us: the connection is lost: the server broke OCP: octet 0 is 0x15"
+        ),
+        "{error}"
+    );
     let error = works(&target(&format!("tls:{}", running.plain), Some(running.settings()))).await;
     let error = error.unwrap_err();
     assert!(error.contains("the handshake failed"), "{error}");

@@ -145,8 +145,12 @@ fn floods_beyond_the_limits() {
     story.survived();
 
     // One transaction or dialog too many costs only itself.
-    let answer = flood(story.open(), 2_000, |number| format!("TS {} 1;\r\n", number + 1).into());
+    let peer = story.open();
+    let name = peer.name();
+    let answer = flood(peer, 2_000, |number| format!("TS {} 1;\r\n", number + 1).into());
     assert!(answer.starts_with("TE 65 {400 \"35:more than 64 transactions at a time\"};"));
+    let line = story.server.wait_for_peer("refused", &name);
+    assert_eq!(text(&line, "violation"), "more than 64 transactions at a time");
     story.survived();
     let answer =
         flood(story.open(), 2_000, |number| format!("Dialog-Start {};\r\n", number + 2).into());

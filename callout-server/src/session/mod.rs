@@ -139,6 +139,7 @@ impl Session {
             Event::Data { xid, part, octets } => self.collect(connection, xid, part, &octets),
             Event::OriginalEnded { xid, result } => self.work(connection, xid, &result),
             Event::TransactionEnded { xid, result, .. } => self.forget(xid, &result),
+            Event::Refused(violation) => warn!(%violation, "refused"),
             Event::Closed(closed) => self.log_end(&closed),
             // What is left is for processors, or a wish that the answer need not follow.
             _ => {}

@@ -245,6 +245,9 @@ pub enum Event {
         /// Octets of the original message that it has sent or received.
         original_octets: Option<u32>,
     },
+    /// The peer broke a rule with a transaction or dialog that never began here, a start beyond a
+    /// limit for example. Its end went out; nothing is left to do.
+    Refused(Violation),
     /// The connection is over; every transaction's end was told before. Flush the output, then
     /// close the transport.
     Closed(Closed),

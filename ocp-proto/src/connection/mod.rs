@@ -342,6 +342,9 @@ impl Connection {
         let borne = if known { Ok(()) } else { self.bear(Useless::UnknownIdentifiers) };
         let violation = borne.err().unwrap_or(violation);
         let result = OcpResult::failure(violation.to_string());
+        if !known && violation.scope != Scope::Connection {
+            self.events.push_back(Event::Refused(violation.clone()));
+        }
         match violation.scope {
             Scope::Transaction(xid) => {
                 self.send_transaction_end(xid, &result, false);

@@ -167,6 +167,7 @@ pub(super) fn transaction(event: &Event) -> Option<Xid> {
         | Event::DialogOutcome { .. }
         | Event::DialogEnded { .. }
         | Event::Draining
+        | Event::Refused(_)
         | Event::Closed(_) => None,
     }
 }

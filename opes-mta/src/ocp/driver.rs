@@ -455,6 +455,7 @@ impl Driver {
                     *ended = Some(reason(&result));
                 }
             }
+            Event::Refused(violation) => tracing::warn!(%violation, "the server broke a rule"),
             Event::Draining => self.state.draining.store(true, Ordering::Relaxed),
             Event::Closed(closed) => {
                 let cause = self.describe(&closed);

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use ocp_proto::{Connection, Event, OcpResult, Output, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::task::yield_now;
+use tokio::task::{JoinError, yield_now};
 use tokio::time::{sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
@@ -19,10 +19,14 @@ use tracing::{Span, debug, error, warn};
 
 use crate::access::{Access, Peer};
 use crate::server::{ConnectionId, Server};
-use crate::session::Session;
+use crate::session::{BodyRoom, Completed, Session};
 
 /// Octets that are read at a time. What waits to be decoded is at most one message's head beside it.
 const READ_SIZE: usize = 64 * 1024;
+
+/// Octets that are read behind those of a body that were read straight to where they belong: a head,
+/// and then mostly more of the body.
+const READ_BEHIND_BODY: usize = 4 * 1024;
 
 /// How long a peer may take for our last octets, and then to close its side.
 const LINGER: Duration = Duration::from_secs(2);
@@ -150,6 +154,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let mut timer = pin!(sleep_until(now().into()));
     // Octets that were read since others had their turn.
     let mut unyielded = 0;
+    // Whether the last ones were those of a body.
+    let mut was_body = false;
     loop {
         // Events that are not asked for leave the input where it is: that is back-pressure on a
         // peer that does not read, or that is faster than our disk.
@@ -172,32 +178,47 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         if timer.is_elapsed() || wake < timer.deadline() {
             timer.as_mut().reset(wake);
         }
-        let reads = connection.output().remaining() < unsent && !session.is_behind();
-        tokio::select! {
-            moved = poll_fn(|cx| poll_octets(stream, connection, reads, cx)) => {
-                match moved {
-                    Ok(Moved::Read(octets)) => {
-                        unyielded += octets;
-                        // A socket that is never empty would keep this thread for itself.
-                        if unyielded >= READ_SIZE {
-                            unyielded = 0;
-                            yield_now().await;
-                        }
-                    }
-                    Ok(Moved::Written) => {}
-                    Ok(Moved::End) => connection.handle_end_of_input(),
-                    Err(error) => {
-                        debug!(%error, "socket");
-                        connection.handle_end_of_input();
-                        let lost = connection.output().remaining();
-                        connection.output().advance(lost);
-                    }
+        let mut target = if connection.output().remaining() >= unsent || session.is_behind() {
+            Target::Nowhere
+        } else if let Some(room) = session.take_room(connection) {
+            Target::Body(room)
+        } else if was_body {
+            Target::Input(READ_BEHIND_BODY)
+        } else {
+            Target::Input(READ_SIZE)
+        };
+        let happened = tokio::select! {
+            moved = poll_fn(|cx| poll_octets(stream, connection, &mut target, cx)) => {
+                Happened::Moved(moved)
+            }
+            completed = session.completed() => Happened::Completed(completed),
+            () = &mut timer => Happened::TimeCame,
+            () = &mut stopped, if drained_by.is_none() => Happened::Stopped,
+        };
+        let is_body = matches!(target, Target::Body(_));
+        if let Target::Body(room) = target {
+            session.put_back(connection, room);
+        }
+        match happened {
+            Happened::Moved(Ok(Moved::Read(octets))) => {
+                was_body = is_body;
+                unyielded += octets;
+                // A socket that is never empty would keep this thread for itself.
+                if unyielded >= READ_SIZE {
+                    unyielded = 0;
+                    yield_now().await;
                 }
             }
-            completed = session.completed() => {
-                session.handle_completed(connection, completed);
+            Happened::Moved(Ok(Moved::Written)) => {}
+            Happened::Moved(Ok(Moved::End)) => connection.handle_end_of_input(),
+            Happened::Moved(Err(error)) => {
+                debug!(%error, "socket");
+                connection.handle_end_of_input();
+                let lost = connection.output().remaining();
+                connection.output().advance(lost);
             }
-            () = &mut timer => {
+            Happened::Completed(completed) => session.handle_completed(connection, completed),
+            Happened::TimeCame => {
                 let now = now();
                 connection.handle_timeout(now);
                 session.handle_timeout(connection, now);
@@ -205,7 +226,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
                     connection.close(OcpResult::failure("the server is stopping"));
                 }
             }
-            () = &mut stopped, if drained_by.is_none() => {
+            Happened::Stopped => {
                 drained_by = Some(now() + drain);
                 session.drain(connection);
             }
@@ -225,6 +246,24 @@ pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, rea
     close(&mut stream, &mut connection).await;
 }
 
+/// What a connection waits for.
+enum Happened {
+    Moved(io::Result<Moved>),
+    Completed(Result<Completed, JoinError>),
+    TimeCame,
+    Stopped,
+}
+
+/// Where the next octets are read to.
+enum Target {
+    /// Nowhere: they stay in the socket.
+    Nowhere,
+    /// To what is decoded, at most so many.
+    Input(usize),
+    /// To where the body that they belong to is collected.
+    Body(BodyRoom),
+}
+
 /// What a socket did.
 enum Moved {
     Read(usize),
@@ -232,11 +271,11 @@ enum Moved {
     End,
 }
 
-/// Writes what there is, then reads once if `reads`; ready as soon as something moved.
+/// Writes what there is, then reads once; ready as soon as something moved.
 fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     connection: &mut Connection,
-    reads: bool,
+    target: &mut Target,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Moved>> {
     let mut wrote = false;
@@ -252,21 +291,27 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
     if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx) {
         return Poll::Ready(Err(error));
     }
-    if reads {
-        connection.input().reserve(READ_SIZE);
-        match poll_read_buf(Pin::new(stream), cx, connection.input()) {
-            Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Moved::End)),
-            Poll::Ready(Ok(count)) => {
-                connection.handle_input(now());
-                return Poll::Ready(Ok(Moved::Read(count)));
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            // A connection that waits holds no buffer.
-            Poll::Pending if connection.input().is_empty() => {
-                *connection.input() = BytesMut::new();
-            }
-            Poll::Pending => {}
+    let read = match target {
+        Target::Nowhere => Poll::Pending,
+        Target::Input(most) => {
+            connection.input().reserve(READ_SIZE);
+            poll_read_buf(Pin::new(stream), cx, &mut connection.input().limit(*most))
         }
+        Target::Body(room) => poll_read_buf(Pin::new(stream), cx, &mut room.free()),
+    };
+    match read {
+        Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Moved::End)),
+        Poll::Ready(Ok(count)) => {
+            match target {
+                Target::Body(_) => connection.handle_body(count, now()),
+                _ => connection.handle_input(now()),
+            }
+            return Poll::Ready(Ok(Moved::Read(count)));
+        }
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+        // A connection that waits holds no buffer.
+        Poll::Pending if connection.input().is_empty() => *connection.input() = BytesMut::new(),
+        Poll::Pending => {}
     }
     if wrote { Poll::Ready(Ok(Moved::Written)) } else { Poll::Pending }
 }

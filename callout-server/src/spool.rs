@@ -15,7 +15,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
 use services::mail::Octets;
 
 use crate::buffers::Buffers;
@@ -53,6 +54,19 @@ const MOST_WAITING: usize = 4 * 1024 * 1024;
 /// What a message's buffer may be in octets for each that has come, if the processor said that there
 /// will be so many: it is copied less often, and memory that was only announced is never touched.
 const FORESIGHT: usize = 8;
+
+/// Octets that a body in memory has room for at a time, if it was not said how many there will be.
+const STRIDE: usize = 64 * 1024;
+
+/// The end of a body, taken out to be filled where it is.
+#[derive(Debug)]
+pub(crate) struct Room {
+    end: BytesMut,
+    /// Its length when it was taken out.
+    before: usize,
+    /// Its length when it is full.
+    limit: usize,
+}
 
 /// The octets of one event.
 #[derive(Debug)]
@@ -142,6 +156,7 @@ impl Content {
     /// Whether the body belongs into a file: it is too large for memory, or will be.
     fn is_large(&self, spool: &Spool) -> bool {
         !matches!(self.file, FileState::None)
+            || !self.blocks.is_empty()
             || self.waiting.len().max(self.announced) > spool.threshold
     }
 
@@ -154,29 +169,47 @@ impl Content {
 
     /// Takes octets of the body.
     pub(crate) fn push_body(&mut self, mut octets: &[u8], spool: &Spool) -> Result<(), Full> {
-        self.memory.grow(octets.len()).then_some(()).ok_or(Full::Memory)?;
-        if !self.is_large(spool) {
-            self.make_room(octets.len(), spool);
-            self.waiting.extend_from_slice(octets);
-            return Ok(());
-        }
-        // What was taken before it was known to be large becomes blocks as well.
-        while self.waiting.len() >= BLOCK {
-            self.blocks.push_back(self.waiting.split_to(BLOCK).freeze());
-        }
         while !octets.is_empty() {
+            let mut room = self.take_room(octets.len(), spool);
+            let (now, later) = octets.split_at(octets.len().min(room.free().remaining_mut()));
+            room.free().put_slice(now);
+            self.put_back(room, spool)?;
+            octets = later;
+        }
+        Ok(())
+    }
+
+    /// Takes out the end of the body, with room for at most so many octets more, which are not 0. It
+    /// has to come back before anything else is done.
+    pub(crate) fn take_room(&mut self, most: usize, spool: &Spool) -> Room {
+        let most = if self.is_large(spool) {
             if self.waiting.capacity() < BLOCK {
                 let spare = self.spare.pop();
                 let mut block = spare.unwrap_or_else(|| BytesMut::with_capacity(BLOCK));
                 block.extend_from_slice(&self.waiting);
                 self.waiting = block;
             }
-            let (now, later) = octets.split_at(octets.len().min(BLOCK - self.waiting.len()));
-            self.waiting.extend_from_slice(now);
-            octets = later;
-            if self.waiting.len() == BLOCK {
-                self.blocks.push_back(std::mem::take(&mut self.waiting).freeze());
-            }
+            most.min(BLOCK - self.waiting.len())
+        } else {
+            self.make_room(most.min(STRIDE), spool);
+            most.min(self.waiting.capacity() - self.waiting.len())
+        };
+        let end = std::mem::take(&mut self.waiting);
+        Room { before: end.len(), limit: end.len() + most, end }
+    }
+
+    /// Takes the end of the body back, and what it has got.
+    pub(crate) fn put_back(&mut self, room: Room, spool: &Spool) -> Result<(), Full> {
+        let octets = room.octets();
+        self.waiting = room.end;
+        self.memory.grow(octets).then_some(()).ok_or(Full::Memory)?;
+        // What was taken before it was known to be large becomes blocks as well.
+        while self.waiting.len() >= BLOCK && self.is_large(spool) {
+            let block = match self.waiting.len() {
+                BLOCK => std::mem::take(&mut self.waiting),
+                _ => self.waiting.split_to(BLOCK),
+            };
+            self.blocks.push_back(block.freeze());
         }
         Ok(())
     }
@@ -277,6 +310,19 @@ impl Content {
     }
 }
 
+impl Room {
+    /// Where more octets go.
+    pub(crate) fn free(&mut self) -> Limit<&mut BytesMut> {
+        let free = self.limit - self.end.len();
+        (&mut self.end).limit(free)
+    }
+
+    /// How many have come.
+    pub(crate) fn octets(&self) -> usize {
+        self.end.len() - self.before
+    }
+}
+
 /// What an event holds of the budgets, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -363,6 +409,28 @@ mod tests {
         drop(held);
         assert_eq!(spool.disk.left(), 2_000_000);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+    }
+
+    /// With a threshold above a block, too: what is cut off must not make it look small again.
+    #[test]
+    fn content_that_turns_out_to_be_large_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        for threshold in [1_000, BLOCK - 1, BLOCK, 3 * BLOCK, 3 * BLOCK + 7] {
+            let spool = Spool { threshold, ..spool(folder.path(), 4_000_000, 4_000_000) };
+            for octets in [threshold, threshold + 1, 4 * BLOCK, 4 * BLOCK + 5, 1_500_000] {
+                let expected: Vec<u8> = (0..octets).map(|at| (at / 251) as u8).collect();
+                let mut content = Content::new(&spool, None);
+                for piece in expected.chunks(10_007) {
+                    content.push_body(piece, &spool).unwrap();
+                    write(&mut content, &spool, false);
+                }
+                while write(&mut content, &spool, true).is_some() {}
+                assert!(content.is_ready());
+                let (_, body, _held) = content.finish();
+                assert_eq!(body.in_memory().is_some(), octets <= threshold);
+                assert!(body.read(0..octets).unwrap() == expected, "{threshold} {octets}");
+            }
+        }
     }
 
     #[test]

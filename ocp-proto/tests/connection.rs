@@ -11,7 +11,7 @@ use ocp_proto::{
     Closed, Config, Connection, DialogId, Event, Misuse, OcpResult, Offer, OriginalStart, Response,
     Role, Rule, Scope, Xid,
 };
-use support::{Pair, events, feed, service, take};
+use support::{Pair, events, feed, message_profile, service, take};
 
 /// What a hostile server says for transaction 1 of a message with 8 + 4 octets, and the rule that it
 /// breaks.
@@ -252,4 +252,31 @@ fn nothing_is_said_after_ce() {
     assert_eq!(server.respond(Response::default()), Err(Misuse::Over));
     assert_eq!(events(&mut server), [Event::Closed(Closed::ByUs)]);
     assert_eq!(take(&mut server), "CS;\r\nCE;\r\n");
+}
+
+/// Octets of a body may go where they belong without coming through the input; all else may not.
+#[test]
+fn a_body_may_be_read_straight_to_its_place() {
+    let (mut pair, xid, _) = Pair::begun(&message_profile());
+    pair.header(xid);
+    pair.deliver_to_server();
+    pair.body(xid, "Hello, world.");
+    let sent = take(&mut pair.processor);
+    let (head, rest) = sent.split_at(sent.windows(5).position(|five| five == b"Hello").unwrap());
+    let (server, now) = (&mut pair.server, pair.now);
+    assert_eq!(server.awaited_body(), None, "a head has to come first");
+    assert_eq!(feed(server, head, now).0, []);
+    assert_eq!(server.awaited_body(), Some((xid, 13)));
+    server.handle_body(6, now);
+    assert_eq!(server.awaited_body(), Some((xid, 7)));
+    server.input().extend_from_slice(&rest[6..7]);
+    assert_eq!(server.awaited_body(), None, "octets that have come are before them");
+    let piece = events(server);
+    assert!(matches!(&piece[..], [Event::Data { octets, .. }] if octets == " "), "{piece:?}");
+    // More than the payload has left: the rest is none of it.
+    server.handle_body(100, now);
+    assert_eq!(server.awaited_body(), None);
+    assert_eq!(&rest[13..], b"\r\n;\r\n");
+    assert_eq!(feed(server, &rest[13..], now).0, []);
+    assert_eq!(server.preserved(xid), 0..8 + 13);
 }

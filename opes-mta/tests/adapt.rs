@@ -433,6 +433,39 @@ async fn endless_data_is_cut_off() {
     assert_eq!((report.decision, report.error), (Decision::Error, Some(cause)));
 }
 
+/// A server that waits for the end of many mails at a time holds all of them in memory.
+#[tokio::test]
+async fn mails_that_go_out_together_go_one_after_the_other() {
+    let play = script(|_, octets| keep(octets));
+    let server = Server::start(1, wants([Command::Message]), play);
+    let client = server.client().await;
+    // The last octet of a whole turn is the mail's as well.
+    let whole = [MAIL, &vec![b'x'; 1024 * 1024 - MAIL.len()]].concat();
+    let mails: Vec<StoredMail> = (0..8)
+        .map(|number| {
+            let octets = whole[..whole.len() - number % 3].to_vec();
+            StoredMail::new(number.to_string(), octets.into())
+        })
+        .collect();
+    let policy = Policy::default();
+    let reports = mails.iter().map(|mail| adapt(&client, mail, &policy));
+    futures_util::future::join_all(reports).await;
+    client.close().await;
+    let mut open = None;
+    let mut ended = 0;
+    for event in server.events().await {
+        match event {
+            Event::Data { xid, .. } => assert_eq!(*open.get_or_insert(xid), xid),
+            Event::OriginalEnded { xid, .. } => {
+                assert_eq!(open.take(), Some(xid));
+                ended += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(ended, 8);
+}
+
 #[tokio::test]
 async fn a_failed_mail_leaves_the_connection_to_the_others() {
     let play = script(|_, octets| match octets.starts_with(b"Bad") {

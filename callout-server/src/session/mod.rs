@@ -19,7 +19,8 @@ use tracing::{debug, info, warn};
 use crate::access::{Access, Peer};
 use crate::router::{Chain, UnknownService};
 use crate::server::{ConnectionId, Server};
-use transaction::{Completed, Transaction};
+use transaction::Transaction;
+pub(crate) use transaction::{BodyRoom, Completed};
 
 /// The application behind one [`Connection`].
 pub(crate) struct Session {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::buf::Limit;
+use bytes::{Buf, Bytes, BytesMut};
 use ocp_proto::smtp::{Command, CommandLine, Envelope, Part};
 use ocp_proto::{Connection, GroupId, OcpResult, OriginalStart, Xid};
 use services::Input;
@@ -26,10 +27,20 @@ use crate::branch::Abilities;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
 use crate::router::Chain;
-use crate::spool::{Content, Full, Written};
+use crate::spool::{Content, Full, Room, Written};
 
 /// Events up to this size are worked on at once if their services say that they are quick.
 const IMMEDIATE_OCTETS: usize = 64 * 1024;
+
+/// Octets of a body to come from which on they are read straight to where they belong: below, one read
+/// that brings other messages with them is better.
+const STRAIGHT_OCTETS: u32 = 8 * 1024;
+
+/// Where octets of a transaction's body are read to.
+pub(crate) struct BodyRoom {
+    xid: Xid,
+    room: Room,
+}
 
 /// One event on its way through the services.
 pub(super) struct Transaction {
@@ -185,6 +196,39 @@ impl Session {
             Some(Part::MessageBody) => content.push_body(octets, self.server.spool()),
             _ => content.push_first(octets),
         };
+        self.taken(connection, xid, taken);
+    }
+
+    /// Room for octets of the body that comes next, to be read straight to where they belong, if they
+    /// are worth it. [`Session::put_back`] has to follow before anything else is done.
+    pub(crate) fn take_room(&mut self, connection: &Connection) -> Option<BodyRoom> {
+        let (xid, left) = connection.awaited_body()?;
+        if left < STRAIGHT_OCTETS {
+            return None;
+        }
+        let limit = self.message_octets() as usize;
+        let transaction = self.transactions.get_mut(&xid)?;
+        let Stage::Receiving { content, .. } = &mut transaction.stage else { return None };
+        // What is too large is refused where all other octets come along.
+        let most = limit.checked_sub(content.len()).filter(|most| *most >= left as usize)?;
+        let room = content.take_room(most.min(left as usize), self.server.spool());
+        Some(BodyRoom { xid, room })
+    }
+
+    /// Takes that room back, and what was read into it.
+    pub(crate) fn put_back(&mut self, connection: &mut Connection, room: BodyRoom) {
+        let BodyRoom { xid, room } = room;
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let Stage::Receiving { content, .. } = &mut transaction.stage else { return };
+        let is_empty = room.octets() == 0;
+        let taken = content.put_back(room, self.server.spool());
+        if !is_empty {
+            self.taken(connection, xid, taken);
+        }
+    }
+
+    /// Octets were taken, or there was no room for them.
+    fn taken(&mut self, connection: &mut Connection, xid: Xid, taken: Result<(), Full>) {
         match taken {
             Ok(()) => self.write(connection, xid),
             Err(full) => self.refuse_full(connection, xid, full),
@@ -471,6 +515,13 @@ impl Session {
     fn message_octets(&self) -> u32 {
         let limit = self.server.config.limits.message_octets;
         self.access.limits().and_then(|limits| limits.message_octets).unwrap_or(limit).min(limit)
+    }
+}
+
+impl BodyRoom {
+    /// Where the octets go; never full.
+    pub(crate) fn free(&mut self) -> Limit<&mut BytesMut> {
+        self.room.free()
     }
 }
 

@@ -24,7 +24,7 @@ pub use output::Output;
 use crate::ids::{DialogId, GroupId, IdMap, MAXIMUM, Rising, Xid};
 use crate::message::{AdaptedEnd, DataLabel, Kind, Message, OcpResult};
 use crate::role::Role;
-use crate::smtp::CommandProfile;
+use crate::smtp::{CommandProfile, Part};
 use crate::transaction::Transaction;
 use crate::violation::{Rule, Scope, Useless, Violation};
 use crate::wire::Decoder;
@@ -40,7 +40,9 @@ use useless::Stocks;
 /// A driver does, in this order and for ever:
 /// 1. Append what the transport delivered to [`input`](Self::input) and call
 ///    [`handle_input`](Self::handle_input); at its end,
-///    [`handle_end_of_input`](Self::handle_end_of_input).
+///    [`handle_end_of_input`](Self::handle_end_of_input). Where [`awaited_body`](Self::awaited_body)
+///    says so it may take octets straight to where they belong instead, and call
+///    [`handle_body`](Self::handle_body).
 /// 2. Call [`poll_event`](Self::poll_event) until it returns `None`, and act on each event before
 ///    asking for the next: a message is decoded only when it is asked for, so whatever is answered
 ///    to an event is queued before anything that a later message causes (RFC 4037 section 1.3,
@@ -168,6 +170,29 @@ impl Connection {
     /// The transport delivered something.
     pub fn handle_input(&mut self, now: Instant) {
         self.timers.received(now);
+    }
+
+    /// Whose message body the transport delivers next, and how many octets of it before anything else:
+    /// the rest of a DUM's payload, with no input left before it. `None` where octets have to go through
+    /// [`input`](Self::input).
+    pub fn awaited_body(&self) -> Option<(Xid, u32)> {
+        let Payload::Data { xid, label, left } = self.payload else { return None };
+        let is_body = label == DataLabel { part: Some(Part::MessageBody), id: None };
+        let is_next = left > 0 && self.input.is_empty() && self.events.is_empty();
+        (is_body && is_next && self.has_transaction(xid)).then_some((xid, left))
+    }
+
+    /// The transport delivered octets of the awaited body, which the application has: there is no
+    /// [`Event::Data`] for them. Those beyond it are not counted.
+    pub fn handle_body(&mut self, octets: usize, now: Instant) {
+        let Some((xid, left)) = self.awaited_body() else { return };
+        let Payload::Data { label, .. } = self.payload else { return };
+        let octets = u32::try_from(octets).unwrap_or(u32::MAX).min(left);
+        self.timers.received(now);
+        self.decoder.skip_payload(octets);
+        self.consumed = self.decoder.consumed();
+        self.payload = Payload::Data { xid, label, left: left - octets };
+        self.count(xid, octets.into());
     }
 
     /// The transport delivers no more. Without CE that counts as a failure (RFC 4037 section 11.2).

@@ -37,18 +37,39 @@ pub fn connection_processor(octets: &[u8]) {
 
 fn check(octets: &[u8], connection: impl Fn(Instant) -> (Connection, Vec<Xid>)) {
     let now = Instant::now();
-    let whole = run(octets, octets.len().max(1), connection(now), now);
-    let pieces = run(octets, 1 + octets.len() % 7, connection(now), now);
-    assert_eq!(whole, pieces, "fragmentation changes what happens");
+    let (whole, piece) = (octets.len().max(1), 1 + octets.len() % 7);
+    let expected = run(octets, whole, Way::Input, connection(now), now);
+    let pieces = run(octets, piece, Way::Input, connection(now), now);
+    assert_eq!(expected, pieces, "fragmentation changes what happens");
+    let straight = run(octets, piece, Way::Straight, connection(now), now);
+    assert_eq!(expected, straight, "bodies that come straight change what happens");
 }
 
 /// What happened, pieces of data joined, and what was sent.
 type Seen = (Vec<Event>, Bytes);
 
-fn run(octets: &[u8], size: usize, start: (Connection, Vec<Xid>), now: Instant) -> Seen {
+/// How octets come to a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// All through its input.
+    Input,
+    /// Those of message bodies past it, where it says so.
+    Straight,
+}
+
+fn run(octets: &[u8], size: usize, way: Way, start: (Connection, Vec<Xid>), now: Instant) -> Seen {
     let (mut connection, own) = start;
     let mut events = Vec::new();
-    for piece in octets.chunks(size) {
+    for mut piece in octets.chunks(size) {
+        if way == Way::Straight
+            && let Some((xid, left)) = connection.awaited_body()
+        {
+            let (body, rest) = piece.split_at(piece.len().min(left as usize));
+            connection.handle_body(body.len(), now);
+            let octets = Bytes::copy_from_slice(body);
+            push(&mut events, Event::Data { xid, part: Some(Part::MessageBody), octets });
+            piece = rest;
+        }
         connection.input().extend_from_slice(piece);
         connection.handle_input(now);
         act(&mut connection, &mut events);
@@ -82,21 +103,26 @@ fn act(connection: &mut Connection, events: &mut Vec<Event>) {
             }
             _ => {}
         }
-        match (events.last_mut(), event) {
-            (
-                Some(Event::Data { xid, part, octets }),
-                Event::Data { xid: next_xid, part: next_part, octets: next },
-            ) if (*xid, *part) == (next_xid, next_part) => {
-                *octets = [&octets[..], &next[..]].concat().into();
-            }
-            (
-                Some(Event::MessageData { xid, id, part, octets }),
-                Event::MessageData { xid: next_xid, id: next_id, part: next_part, octets: next },
-            ) if (*xid, *id, *part) == (next_xid, next_id, next_part) => {
-                *octets = [&octets[..], &next[..]].concat().into();
-            }
-            (_, event) => events.push(event),
+        push(events, event);
+    }
+}
+
+/// Adds an event; data joins the data before it.
+fn push(events: &mut Vec<Event>, event: Event) {
+    match (events.last_mut(), event) {
+        (
+            Some(Event::Data { xid, part, octets }),
+            Event::Data { xid: next_xid, part: next_part, octets: next },
+        ) if (*xid, *part) == (next_xid, next_part) => {
+            *octets = [&octets[..], &next[..]].concat().into();
         }
+        (
+            Some(Event::MessageData { xid, id, part, octets }),
+            Event::MessageData { xid: next_xid, id: next_id, part: next_part, octets: next },
+        ) if (*xid, *id, *part) == (next_xid, next_id, next_part) => {
+            *octets = [&octets[..], &next[..]].concat().into();
+        }
+        (_, event) => events.push(event),
     }
 }
 
@@ -260,7 +286,7 @@ mod tests {
 
     /// What the harness shows of octets in one piece.
     fn seen(octets: &str, start: (Connection, Vec<Xid>)) -> Seen {
-        run(octets.as_bytes(), octets.len(), start, Instant::now())
+        run(octets.as_bytes(), octets.len(), Way::Input, start, Instant::now())
     }
 
     #[test]

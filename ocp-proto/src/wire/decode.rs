@@ -98,6 +98,15 @@ impl Decoder {
         self.consumed
     }
 
+    /// Octets of a payload that came another way than through [`decode`](Self::decode), with no input
+    /// left before them; those beyond the payload are not counted.
+    pub fn skip_payload(&mut self, octets: u32) {
+        let Stage::Payload(left) = self.stage else { return };
+        let octets = octets.min(left);
+        self.stage = after_payload(left - octets);
+        self.consumed += u64::from(octets);
+    }
+
     fn decode_head(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, SyntaxError> {
         let step =
             self.scanner.scan(input, &self.limits).map_err(|(position, expected)| SyntaxError {
@@ -115,11 +124,7 @@ impl Decoder {
         let octets = Bytes::copy_from_slice(input.get(..length).unwrap_or_default());
         input.advance(length);
         let head = self.scanner.take(&octets, payload);
-        self.stage = match payload {
-            None => Stage::Head,
-            Some(0) => Stage::Tail(0),
-            Some(size) => Stage::Payload(size),
-        };
+        self.stage = payload.map_or(Stage::Head, after_payload);
         Ok(Some(Frame::Head(head)))
     }
 
@@ -128,10 +133,7 @@ impl Decoder {
         if size == 0 {
             return None;
         }
-        self.stage = match left - size {
-            0 => Stage::Tail(0),
-            left => Stage::Payload(left),
-        };
+        self.stage = after_payload(left - size);
         Some(Frame::Chunk(input.split_to(size as usize).freeze()))
     }
 
@@ -154,6 +156,14 @@ impl Decoder {
         let complete = done == super::PAYLOAD_TAIL.len();
         self.stage = if complete { Stage::Head } else { Stage::Tail(done) };
         Ok(complete.then_some(Frame::End))
+    }
+}
+
+/// What comes next in or behind a payload.
+fn after_payload(left: u32) -> Stage {
+    match left {
+        0 => Stage::Tail(0),
+        left => Stage::Payload(left),
     }
 }
 

@@ -324,11 +324,13 @@ impl Driver {
             }
             sending.offset += octets.len();
             sending.turn = sending.turn.saturating_sub(octets.len());
+            let all = sending.offset == transaction.answer.kept().octets();
             if self.connection.send_original(xid, part, octets, true).is_err() {
                 continue;
             }
             let leaves = sending.leaves == Some(sending.offset);
-            if sending.turn > 0 || leaves {
+            // Its end follows its last octet: the server has nothing to do with it before.
+            if sending.turn > 0 || all || leaves {
                 self.sending.push_front(sending);
                 if leaves {
                     self.poll_events();

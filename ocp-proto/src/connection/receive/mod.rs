@@ -40,7 +40,7 @@ impl Connection {
     }
 
     /// Counts octets of a message for a transaction; whether it is active.
-    fn count(&mut self, xid: Xid, octets: u64) -> bool {
+    pub(super) fn count(&mut self, xid: Xid, octets: u64) -> bool {
         let now = self.timers.now;
         let transaction = self.transactions.get_mut(&xid);
         transaction.is_some_and(|transaction| {

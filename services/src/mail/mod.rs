@@ -13,6 +13,7 @@ mod edit;
 mod embedded;
 mod field;
 mod octets;
+mod splice;
 mod structure;
 mod version;
 mod window;

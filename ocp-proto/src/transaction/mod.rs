@@ -104,11 +104,11 @@ impl Transaction {
     }
 
     /// Whether the body has come to the offset of Leave-At-Body, and the agents did not act on it
-    /// yet.
+    /// yet. Once all of the original is there, nothing can be left.
     pub(crate) fn leaves_now(&self) -> bool {
         let leave = self.profile.as_ref().and_then(|profile| profile.leave_at_body);
         let reached = leave.zip(self.original.body()).is_some_and(|(leave, body)| body >= leave);
-        reached && !self.stop.left && !self.adapted.is_several()
+        reached && self.original.is_open() && !self.stop.left && !self.adapted.is_several()
     }
 }
 

@@ -206,6 +206,17 @@ fn a_profile_can_leave_the_body() {
     pair.deliver_to_server();
     let (_, sent) = feed(&mut pair.server, b"DSS 1;\r\n", pair.now);
     assert!(is_te400(&sent, 1), "{sent}");
+    // Nor is anything left once all of the message is there.
+    let (mut pair, xid, _) = Pair::begun(&profile);
+    pair.header(xid);
+    pair.body(xid, "body");
+    pair.deliver_to_server();
+    pair.processor.end_original(xid, OcpResult::ok()).unwrap();
+    assert_eq!(pair.processor.stop_sending(xid), Err(Rule::NoEarlyEnd("DSS").into()));
+    pair.server.start_adapted(xid, Vec::new(), &AdaptedStart::default()).unwrap();
+    take_text(&mut pair.server);
+    let (_, sent) = feed(&mut pair.server, b"AME 1;\r\nDSS 1;\r\n", pair.now);
+    assert!(is_te400(&sent, 1), "{sent}");
 }
 
 /// Stop-Receiving-Body and Preservation-Interest-Body hold as soon as the header's size is known.

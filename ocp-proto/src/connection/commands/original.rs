@@ -155,7 +155,6 @@ impl Connection {
         }
         let size = transaction.original.octets();
         transaction.stop.left = true;
-        transaction.stop.sending = true;
         transaction.stop.receiving = Some(size);
         self.events.push_back(Event::StopSendingWanted { xid });
         self.events.push_back(Event::StopReceivingWanted { xid, size });
@@ -195,11 +194,14 @@ impl Connection {
     /// ends.
     ///
     /// # Errors
-    /// Unless DWSS asked for it; once either message has ended in a way that makes it impossible.
+    /// Unless DWSS or Leave-At-Body asked for it; once either message has ended in a way that makes it impossible.
     pub fn stop_sending(&mut self, xid: Xid) -> Result<(), Misuse> {
         self.check_role(Role::Processor)?;
         let transaction = self.transaction(xid)?;
+        // Leave-At-Body asks for it only while there is something to leave.
+        let asked = transaction.stop.sending || transaction.original.is_open();
         let possible = transaction.stop.awaits_grant()
+            && asked
             && !transaction.original.is_partial()
             && !transaction.adapted.has_ended()
             && !transaction.adapted.is_several();

@@ -60,7 +60,7 @@ fn receive_stop_wish(xid: Xid, transaction: &mut Transaction) -> Result<Option<E
     let again = std::mem::replace(&mut transaction.stop.sending, true);
     // Section 8.1: without the rest of the original nobody could complete the message.
     let possible = !transaction.adapted.has_ended() && !transaction.original.is_partial();
-    Ok((possible && !again).then_some(Event::StopSendingWanted { xid }))
+    Ok((possible && !again && !transaction.stop.left).then_some(Event::StopSendingWanted { xid }))
 }
 
 /// DSS at the server.

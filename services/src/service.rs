@@ -1,10 +1,12 @@
 //! What a service is: [`Service`], what it sees ([`Request`]) and what it declares
 //! ([`Declaration`]).
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock};
 
 use futures_util::future::BoxFuture;
+use ocp_proto::MAXIMUM;
 use ocp_proto::smtp::{Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy};
 use ocp_proto::wire::Structure;
 use tokio::sync::Semaphore;
@@ -18,7 +20,8 @@ use crate::outcome::Outcome;
 /// its own synchronisation. A service sees what the services before it in the chain made.
 ///
 /// # Adding a service
-/// One file with the type, and one line of registration:
+/// One file with the type, and one line of registration. This one works on header sections alone
+/// ([`Content::Header`]), so in a group of its like no body leaves the processor:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -85,7 +88,8 @@ pub struct Declaration {
     pub events: Vec<Command>,
     /// Those of them that it only watches: nobody waits for its answer.
     pub observed: Vec<Command>,
-    /// How much of the content of [`Command::Message`] it needs.
+    /// How much of the content of [`Command::Message`] it needs; what it does not need it must not
+    /// edit.
     pub content: Content,
     /// The side effects that it may ask for.
     pub effects: Vec<EffectName>,
@@ -113,12 +117,43 @@ impl Declaration {
 }
 
 /// How much of a message's content a service needs.
+///
+/// If no service of a group needs the whole, the server leaves the rest of each body to the
+/// processor (`Leave-At-Body`, profile section 2): the services see the front of the message then,
+/// and [`Mail::is_cut`] says so. They may always see more than they need: what others need, what came
+/// along with it, or the whole message, if it is short, if the processor does not act on the wish, or
+/// if recipients may get versions of their own (profile section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Content {
     /// The header section only.
     Header,
-    /// Header and body.
+    /// The header section and the first so many octets of the body, as the processor sent it:
+    /// services before this one may have made that more or less. Beyond 2,147,483,647, which OCP
+    /// can't count, it is the whole.
+    Prefix(u32),
+    /// Header section and body.
     Whole,
+}
+
+impl Content {
+    /// Octets of the body that are needed; all if `None`.
+    pub fn body_octets(self) -> Option<u32> {
+        match self {
+            Self::Header => Some(0),
+            Self::Prefix(octets) => Some(octets).filter(|octets| *octets <= MAXIMUM),
+            Self::Whole => None,
+        }
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.body_octets() {
+            Some(0) => f.write_str("the header section"),
+            Some(octets) => write!(f, "the header section and {octets} octets of the body"),
+            None => f.write_str("the whole message"),
+        }
+    }
 }
 
 /// One event, as a service sees it.
@@ -218,11 +253,30 @@ pub async fn compute<T: Send + 'static>(
     if octets <= INLINE_OCTETS {
         return Ok(work());
     }
-    let failed = |error: &dyn std::fmt::Display| ServiceError::new("compute", error);
+    let failed = |error: &dyn fmt::Display| ServiceError::new("compute", error);
     let place = Arc::clone(&PLACES).acquire_owned().await.map_err(|error| failed(&error))?;
     let work = move || {
         let _place = place;
         work()
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_are_ordered() {
+        let needs = [
+            (Content::Header, Some(0), "the header section"),
+            (Content::Prefix(9), Some(9), "the header section and 9 octets of the body"),
+            (Content::Prefix(MAXIMUM + 1), None, "the whole message"),
+            (Content::Whole, None, "the whole message"),
+        ];
+        assert!(needs.is_sorted_by(|a, b| a.0 < b.0));
+        for (content, octets, text) in needs {
+            assert_eq!((content.body_octets(), content.to_string()), (octets, text.to_owned()));
+        }
+    }
 }

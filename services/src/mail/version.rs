@@ -72,23 +72,46 @@ impl Version {
 }
 
 /// A version of a message, with its octets and a view of them that is made when it is asked for.
+///
+/// Only the front of the message may be here: see [`is_cut`](Self::is_cut).
 pub struct Mail {
     version: Version,
     header: Bytes,
     body: Octets,
+    rest: Rest,
     fields: OnceLock<Vec<Field>>,
     structure: OnceLock<Result<Structure, SpoolError>>,
 }
+
+/// What is behind the octets of a message that are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Nothing: they are all.
+    Nothing,
+    /// Octets that nobody asked for; how many, if that was announced.
+    Left(Option<usize>),
+}
+
+/// Why the view of a message that is cut is no view of all of it.
+const CUT: &str = "only the front of the body is here";
 
 impl Mail {
     /// A message as it came: the header section with the empty line that ends it, and the rest.
     pub fn new(header: Bytes, body: impl Into<Octets>) -> Self {
         let body = body.into();
-        Self::of(Version::original(header.len(), body.len()), header, body)
+        Self::of(Version::original(header.len(), body.len()), header, body, Rest::Nothing)
     }
 
-    fn of(version: Version, header: Bytes, body: Octets) -> Self {
-        Self { version, header, body, fields: OnceLock::new(), structure: OnceLock::new() }
+    /// The front of a message: its header section, and as much of the body as services need.
+    /// `announced` is how many octets the whole body has, if the processor said so.
+    pub fn front(header: Bytes, body: impl Into<Octets>, announced: Option<usize>) -> Self {
+        let body = body.into();
+        let rest = Rest::Left(announced.and_then(|size| size.checked_sub(body.len())));
+        Self::of(Version::original(header.len(), body.len()), header, body, rest)
+    }
+
+    fn of(version: Version, header: Bytes, body: Octets, rest: Rest) -> Self {
+        Self { version, header, body, rest, fields: OnceLock::new(), structure: OnceLock::new() }
     }
 
     /// The next version. Header or body are shared if they have no edit; of a body in a file nothing
@@ -105,7 +128,7 @@ impl Mail {
         let header = header.in_memory().cloned().unwrap_or_default();
         let original = self.version.original.clone();
         let version = Version { header: header_segments, body: body_segments, original };
-        Ok(Self::of(version, header, body))
+        Ok(Self::of(version, header, body, self.rest))
     }
 
     /// This version over the original.
@@ -118,12 +141,28 @@ impl Mail {
         &self.header
     }
 
-    /// The rest.
+    /// The rest, as far as it is here.
     pub fn body(&self) -> &Octets {
         &self.body
     }
 
-    /// Octets in all.
+    /// Whether the processor keeps the end of the body to itself, since no service of the group
+    /// declared a need of it ([`Content`](crate::Content)): what is here is judged and changed, what
+    /// is not stays as it is.
+    pub fn is_cut(&self) -> bool {
+        self.rest != Rest::Nothing
+    }
+
+    /// Octets of the whole message in this version, with those that are not here; `None` if it is
+    /// cut and the processor did not say how long it is.
+    pub fn whole_len(&self) -> Option<usize> {
+        match self.rest {
+            Rest::Nothing => Some(self.len()),
+            Rest::Left(rest) => rest.and_then(|rest| rest.checked_add(self.len())),
+        }
+    }
+
+    /// Octets that are here, in all.
     pub fn len(&self) -> usize {
         self.header.len() + self.body.len()
     }
@@ -153,7 +192,7 @@ impl Mail {
         }
     }
 
-    /// The whole message.
+    /// Header section and body, as far as they are here.
     pub fn whole(&self) -> Octets {
         let pieces = [self.header.clone().into(), self.body.clone()];
         if self.body.in_memory().is_some() { joined(&pieces) } else { Octets::concat(pieces) }
@@ -183,13 +222,13 @@ impl Mail {
         Ok(&self.structure()?.parts)
     }
 
-    /// Which bound cut the view short, if one did: there is more in the message than
-    /// [`parts`](Self::parts) shows, and nobody should call it clean.
+    /// Which bound cut the view short, if one did, or that the message [is cut](Self::is_cut): there
+    /// is more in it than [`parts`](Self::parts) shows, and nobody should call it clean.
     ///
     /// # Errors
     /// If the body can't be read.
     pub fn is_truncated(&self) -> Result<Option<&'static str>, SpoolError> {
-        Ok(self.structure()?.truncated)
+        Ok(if self.is_cut() { Some(CUT) } else { self.structure()?.truncated })
     }
 
     fn structure(&self) -> Result<&Structure, SpoolError> {
@@ -200,7 +239,8 @@ impl Mail {
 
 impl fmt::Debug for Mail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mail({} + {} octets)", self.header.len(), self.body.len())
+        let cut = if self.is_cut() { ", cut" } else { "" };
+        write!(f, "Mail({} + {} octets{cut})", self.header.len(), self.body.len())
     }
 }
 
@@ -250,6 +290,22 @@ mod tests {
         let mut back = Edits::new();
         back.delete(0..6);
         assert!(next.edited(&back).unwrap().version().is_original());
+    }
+
+    #[test]
+    fn a_message_that_is_cut_says_so_in_every_version() {
+        let mut edits = Edits::new();
+        edits.insert(0, "X: 1\r\n".into());
+        for (announced, whole) in [(Some(1_000), Some(1_014)), (Some(3), None), (None, None)] {
+            let mail = Mail::front("A: b\r\n\r\n".into(), "body", announced);
+            let edited = mail.edited(&edits).unwrap();
+            assert!(mail.is_cut() && edited.is_cut());
+            assert_eq!(edited.is_truncated().unwrap(), Some("only the front of the body is here"));
+            assert_eq!((edited.len(), edited.whole_len()), (18, whole));
+        }
+        let mail = Mail::new("A: b\r\n\r\n".into(), "body");
+        assert_eq!((mail.is_cut(), mail.is_truncated().unwrap()), (false, None));
+        assert_eq!(mail.whole_len(), Some(12));
     }
 
     #[test]

@@ -247,6 +247,15 @@ async fn a_view_that_is_cut_short_is_beyond_a_limit() {
     );
 }
 
+/// A scanner asks for the whole; should it ever get the front of a mail, that is not clean.
+#[tokio::test]
+async fn the_front_of_a_mail_is_not_clean() {
+    let front = Mail::front("A: b\r\n\r\n".into(), "harmless", None);
+    let finding = handle(&service(""), &Arc::new(front)).await.finding;
+    assert_eq!(finding.verdict, "too-big");
+    assert_eq!(finding.reason.as_deref(), Some("only the front of the body is here"));
+}
+
 #[tokio::test]
 async fn policies() {
     let broken = mail(with_attachment("z", b"\x1f\x8b\x08"));

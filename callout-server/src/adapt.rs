@@ -22,7 +22,7 @@ use crate::spool::Held;
 /// Octets of the original that are sent at a time.
 const PIECE: usize = 256 * 1024;
 
-/// The octets of an event, as they came.
+/// The octets of an event, as they came: all of them, or those before DSS.
 #[derive(Debug)]
 pub(crate) struct Original {
     /// The part that `first` is: the command line or the message header.
@@ -80,6 +80,8 @@ struct Message {
     modp: u32,
     /// What is not sent yet, the next stretch last.
     steps: SmallVec<[Step; 4]>,
+    /// Whether it stands for the whole event, even if the processor has the rest of that.
+    is_reply: bool,
     end: AdaptedEnd,
 }
 
@@ -112,11 +114,12 @@ impl Outgoing {
             let id = AdaptedMessageId::new(number).filter(|_| several);
             let start = start(&branch, id);
             let modp = if matches!(branch.adapted, Adapted::Unchanged) { 0 } else { 100 };
+            let is_reply = branch.has_ended();
             let steps = steps(&original, branch.adapted);
             let verdicts = std::mem::take(&mut verdicts);
             let side_effects = branch.effects;
             let end = AdaptedEnd { id, side_effects, verdicts, ..AdaptedEnd::default() };
-            messages.push(Message { start: Some(start), modp, steps, end });
+            messages.push(Message { start: Some(start), modp, steps, is_reply, end });
         }
         messages.reverse();
         Self { original, messages, read: None }
@@ -163,7 +166,11 @@ impl Outgoing {
                     message.steps.pop();
                 }
             }
-            connection.end_adapted(xid, &message.end)?;
+            // After DSS the processor appends the rest of the original by itself.
+            match connection.rest_from(xid) {
+                Some(_) if !message.is_reply => connection.end_adapted_early(xid, &message.end)?,
+                _ => connection.end_adapted(xid, &message.end)?,
+            }
             self.messages.pop();
         }
         connection.end_transaction(xid, &OcpResult::ok(), false).map(Sent::All)

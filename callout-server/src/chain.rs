@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use ocp_proto::smtp::{
     Address, Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, Reply,
     SideEffect, Verdict,
 };
-use services::mail::Mail;
-use services::{Change, Finding, Input, Outcome, Request, ServiceError};
+use services::mail::{Edits, Mail};
+use services::{Change, Content, Finding, Input, Outcome, Request, ServiceError};
 use tracing::{debug, warn};
 
 use crate::branch::{self, Abilities, Branch};
@@ -180,6 +181,10 @@ impl Link {
                 let Input::Content(mail) = &branch.input else {
                     return wrong("edits of an event without content".to_owned());
                 };
+                let content = self.entry.declaration.content;
+                if let Some(range) = beyond(content, mail, &edits) {
+                    return wrong(format!("an edit of octets {range:?}, beyond {content}"));
+                }
                 let mail = match mail.edited(&edits) {
                     Ok(mail) => Arc::new(mail),
                     Err(error) => return wrong(error.to_string()),
@@ -227,6 +232,13 @@ impl Link {
         }
         Finding::new("failed").with_reason(format!("{error}; policy: {policy}"))
     }
+}
+
+/// The first edit beyond what a service needs. It may have seen more, but with other services in its
+/// group it would not have.
+fn beyond(content: Content, mail: &Mail, edits: &Edits) -> Option<Range<usize>> {
+    let end = mail.header().len().saturating_add(content.body_octets()? as usize);
+    edits.iter().map(|edit| edit.range.clone()).find(|range| range.end > end)
 }
 
 /// Whether this reply may stand instead of executing the command (profile section 4).

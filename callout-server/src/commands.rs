@@ -8,6 +8,7 @@ use callout_server::access::Rule;
 use callout_server::tls::{ClientCertificates, Tls};
 use callout_server::{Address, Config, Entry, Listeners, Server};
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
+use ocp_proto::smtp::Command;
 use services::Registry;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -161,6 +162,9 @@ fn describe(out: &mut String, entry: &Entry) {
     let effects: Vec<&str> = declaration.effects.iter().map(|effect| effect.name()).collect();
     say!(out, "  uri         {}", uris.join(", "));
     say!(out, "  events      {}", events.join(" "));
+    if declaration.events.contains(&Command::Message) {
+        say!(out, "  needs       {}", declaration.content);
+    }
     if !effects.is_empty() {
         say!(out, "  effects     {}", effects.join(" "));
     }

@@ -161,16 +161,28 @@ impl Chain {
         };
         // A service for some recipients only is why they may differ.
         let differ = self.links.iter().any(|link| link.entry.recipients.is_some());
+        let multiple_messages = offer.multiple_messages && differ;
+        let recipient_replies = offer.recipient_replies && differ;
         let commands: Vec<Command> = offer.commands.iter().filter(wanted).cloned().collect();
+        // Where the processor may leave at any moment no Am-Id is used (profile section 4).
+        let may_leave =
+            commands.contains(&Command::Message) && !multiple_messages && !recipient_replies;
         CommandProfile {
             observed: commands.iter().filter(watched).cloned().collect(),
             commands,
             side_effects: self.effects().filter(|e| offer.side_effects.contains(e)).collect(),
             on_failure: self.links.iter().map(|link| link.entry.on_failure).max(),
-            multiple_messages: offer.multiple_messages && differ,
-            recipient_replies: offer.recipient_replies && differ,
+            multiple_messages,
+            recipient_replies,
+            leave_at_body: self.body_octets().filter(|_| may_leave),
             ..CommandProfile::default()
         }
+    }
+
+    /// How much of a body the services need, unless one of them needs it whole.
+    fn body_octets(&self) -> Option<u32> {
+        let needs = self.interested(&Command::Message).map(|link| link.entry.declaration.content);
+        needs.max()?.body_octets()
     }
 
     /// What services may ask for and the processor can't do: told at negotiation time, not in the
@@ -200,7 +212,7 @@ mod tests {
     use futures_util::FutureExt;
     use futures_util::future::{BoxFuture, ready};
     use ocp_proto::wire::Value;
-    use services::{Finding, Outcome, Request, ServiceError};
+    use services::{Content, Finding, Outcome, Request, ServiceError};
 
     use super::*;
 
@@ -263,6 +275,58 @@ mod tests {
         let missing: Vec<EffectName> =
             chain.missing_effects(&offer).into_iter().map(|(_, effect)| effect).collect();
         assert_eq!(missing, [EffectName::Delay]);
+    }
+
+    #[test]
+    fn the_rest_of_a_body_stays_where_nobody_needs_it() {
+        let mut router = Router::default();
+        let needs = [
+            ("header", Content::Header),
+            ("prefix", Content::Prefix(4_096)),
+            ("endless", Content::Prefix(u32::MAX)),
+            ("whole", Content::Whole),
+        ];
+        for (name, content) in needs {
+            let declaration = Declaration { content, ..Declaration::on([Command::Message]) };
+            let service = Arc::new(Declared(declaration));
+            router.add(Entry::new(name, "", service, Duration::from_secs(1))).unwrap();
+        }
+        // Its `content` is that of events without any.
+        let sender = Arc::new(Declared(Declaration::on([Command::Mail])));
+        router.add(Entry::new("sender", "", sender, Duration::from_secs(1))).unwrap();
+        let some = Arc::new(Declared(Declaration {
+            content: Content::Header,
+            ..Declaration::on([Command::Message])
+        }));
+        let mut some = Entry::new("some", "", some, Duration::from_secs(1));
+        some.recipients = Some(AddressList::new(&[]).unwrap());
+        router.add(some).unwrap();
+        let leaves = |names: &[&'static str], offer: &CommandProfile| {
+            let uri = |name: &&str| Structure {
+                members: vec![Value::atom(format!("ocp://service/{name}"))],
+                ..Structure::default()
+            };
+            let services: Vec<Structure> = names.iter().map(uri).collect();
+            router.chain(&services, &Access::default()).unwrap().profile(offer).leave_at_body
+        };
+        let message = CommandProfile {
+            commands: vec![Command::Mail, Command::Message],
+            ..CommandProfile::default()
+        };
+        assert_eq!(leaves(&["header"], &message), Some(0));
+        assert_eq!(leaves(&["sender", "prefix", "header"], &message), Some(4_096));
+        assert_eq!(leaves(&["header", "endless"], &message), None);
+        assert_eq!(leaves(&["header", "whole", "prefix"], &message), None);
+        assert_eq!(leaves(&["sender"], &message), None);
+        let commands = CommandProfile { commands: vec![Command::Mail], ..message.clone() };
+        assert_eq!(leaves(&["header"], &commands), None);
+        // Several messages, or one reply for each recipient, need the whole body.
+        let several = CommandProfile { multiple_messages: true, ..message.clone() };
+        let replies = CommandProfile { recipient_replies: true, ..message.clone() };
+        assert_eq!(leaves(&["header"], &several), Some(0));
+        assert_eq!(leaves(&["header", "some"], &several), None);
+        assert_eq!(leaves(&["header", "some"], &replies), None);
+        assert_eq!(leaves(&["header", "some"], &message), Some(0));
     }
 
     #[test]

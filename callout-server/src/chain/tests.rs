@@ -324,3 +324,52 @@ async fn some_recipients_are_refused_alone_or_all_of_them() {
     assert_eq!(shown(&answer)[0].1, "550 5.7.1 no");
     assert_eq!((answer.branches.len(), answer.branches[0].recipients.len()), (1, 2));
 }
+
+/// Whatever a service has seen, it changes no more than it said it needs.
+#[tokio::test]
+async fn an_edit_beyond_what_a_service_needs_is_a_failure() {
+    let front = || {
+        let mail = Mail::front("A: b\r\n\r\n".into(), "body", Some(5_000));
+        event(Command::Message, Input::Content(Arc::new(mail)))
+    };
+    let cases = [
+        (Content::Header, 0..8, None),
+        (Content::Header, 8..8, None),
+        (Content::Header, 8..9, Some("an edit of octets 8..9, beyond the header section")),
+        (Content::Prefix(3), 9..11, None),
+        (
+            Content::Prefix(3),
+            10..12,
+            Some("an edit of octets 10..12, beyond the header section and 3 octets of the body"),
+        ),
+        (
+            Content::Prefix(9),
+            12..13,
+            Some("the edit of octets 12..13 is not within the 12 octets of the message"),
+        ),
+    ];
+    for (content, range, cause) in cases {
+        for event in [front(), message()] {
+            let edited = range.clone();
+            let answer = move |_: &Request| {
+                let mut edits = Edits::new();
+                edits.replace(edited.clone(), "+".into());
+                Ok(Outcome::changed(Change::Content(edits), "marked"))
+            };
+            let service: Arc<dyn Service> = Arc::new(Scripted(answer));
+            let mut router = Router::default();
+            let mut entry = Entry::new("s", "", service, Duration::from_secs(5));
+            entry.declaration.content = content;
+            router.add(entry).unwrap();
+            let members = vec![Value::atom("ocp://service/s")];
+            let group = [Structure { members, ..Structure::default() }];
+            let chain = router.chain(&group, &Access::default()).unwrap();
+            let answer = chain.run(event).await;
+            let reason = answer.verdicts[0].reason.clone();
+            let expected = cause.map(|cause| format!("answer: {cause}; policy: tempfail"));
+            assert_eq!(reason.as_deref(), expected.as_deref().map(str::as_bytes), "{content}");
+            let changed = matches!(answer.branches[0].adapted, Adapted::Content(_));
+            assert_eq!(changed, cause.is_none(), "{content}");
+        }
+    }
+}

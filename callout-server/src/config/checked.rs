@@ -58,7 +58,8 @@ pub struct Limits {
     pub dialogs: usize,
     /// Transactions of a connection at a time; one more is refused with TE 400.
     pub transactions: usize,
-    /// Octets of one message; a larger one is refused with TE 400.
+    /// Octets of one message, without those that stay with the processor (`Leave-At-Body`); a larger
+    /// one is refused with TE 400.
     pub message_octets: u32,
     /// Octets of all messages that are being worked on; beyond it messages are refused with TE 400
     /// and Retry.

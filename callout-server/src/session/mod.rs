@@ -138,6 +138,7 @@ impl Session {
             Event::TransactionStarted { xid, group } => self.start(connection, xid, group),
             Event::OriginalStarted { xid, start } => self.receive(connection, xid, start),
             Event::Data { xid, part, octets } => self.collect(connection, xid, part, &octets),
+            Event::StopSending { xid, .. } => self.complete(connection, xid),
             Event::OriginalEnded { xid, result } => self.work(connection, xid, &result),
             Event::TransactionEnded { xid, result, .. } => self.forget(xid, &result),
             Event::Refused(violation) => warn!(%violation, "refused"),

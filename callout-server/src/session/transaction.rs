@@ -1,9 +1,12 @@
 //! Transactions: an event's octets come in, services work on it, its answer goes out.
 //!
 //! ```text
-//!               TS           AMS             AME           services done             all sent
+//!               TS           AMS           AME, DSS        services done             all sent
 //! transaction ─────▶ Started ────▶ Receiving ────▶ Working ──────────────▶ Answering ──────────▶ TE
 //! ```
+//!
+//! DSS comes where Leave-At-Body was negotiated: what was sent before it is answered without waiting
+//! for more (RFC 4037 section 11.14), and the processor appends the rest by itself.
 
 use std::future::Future;
 use std::io;
@@ -55,6 +58,7 @@ enum Stage {
     Receiving {
         start: OriginalStart,
         content: Box<Content>,
+        /// No more octets come, or count.
         is_complete: bool,
         is_paused: bool,
     },
@@ -168,13 +172,16 @@ impl Session {
             xid = xid.number(),
             command = start.command.name(),
         );
-        if start.body_size.is_some_and(|size| size > limit) {
+        // What the processor keeps to itself needs no place here.
+        let leave = connection.transaction_profile(xid).and_then(|profile| profile.leave_at_body);
+        let announced = start.body_size.map(|size| leave.map_or(size, |leave| leave.min(size)));
+        if announced.is_some_and(|size| size > limit) {
             return self.refuse(connection, xid, &too_large(limit), false);
         }
         self.server.change_dialog(self.id, start.dialog, |dialog| {
             dialog.latest = Some((xid, start.command.clone()));
         });
-        let content = Box::new(Content::new(self.server.spool(), start.body_size));
+        let content = Box::new(Content::new(self.server.spool(), announced));
         transaction.stage =
             Stage::Receiving { start, content, is_complete: false, is_paused: false };
     }
@@ -188,7 +195,7 @@ impl Session {
     ) {
         let limit = self.message_octets();
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let Stage::Receiving { content, .. } = &mut transaction.stage else { return };
+        let Some(content) = transaction.collecting() else { return };
         if content.len() + octets.len() > limit as usize {
             return self.refuse(connection, xid, &too_large(limit), false);
         }
@@ -207,8 +214,7 @@ impl Session {
             return None;
         }
         let limit = self.message_octets() as usize;
-        let transaction = self.transactions.get_mut(&xid)?;
-        let Stage::Receiving { content, .. } = &mut transaction.stage else { return None };
+        let content = self.transactions.get_mut(&xid)?.collecting()?;
         // What is too large is refused where all other octets come along.
         let most = limit.checked_sub(content.len()).filter(|most| *most >= left as usize)?;
         let room = content.take_room(most.min(left as usize), self.server.spool());
@@ -218,8 +224,8 @@ impl Session {
     /// Takes that room back, and what was read into it.
     pub(crate) fn put_back(&mut self, connection: &mut Connection, room: BodyRoom) {
         let BodyRoom { xid, room } = room;
-        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let Stage::Receiving { content, .. } = &mut transaction.stage else { return };
+        let transaction = self.transactions.get_mut(&xid);
+        let Some(content) = transaction.and_then(Transaction::collecting) else { return };
         let is_empty = room.octets() == 0;
         let taken = content.put_back(room, self.server.spool());
         if !is_empty {
@@ -298,14 +304,22 @@ impl Session {
         self.refuse(connection, xid, "the server's spool failed", true);
     }
 
-    /// The event is complete.
+    /// The original has ended.
     pub(super) fn work(&mut self, connection: &mut Connection, xid: Xid, result: &OcpResult) {
-        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let Stage::Receiving { is_complete, .. } = &mut transaction.stage else { return };
-        if result.is_partial() {
+        if result.is_partial() && connection.rest_from(xid).is_none() {
             // A-18: never report an incomplete message as clean.
             return self.refuse(connection, xid, "the message is incomplete (AME 206)", false);
         }
+        self.complete(connection, xid);
+    }
+
+    /// What has come of the original is what the services get.
+    pub(super) fn complete(&mut self, connection: &mut Connection, xid: Xid) {
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return };
+        let Stage::Receiving { is_complete: is_complete @ false, .. } = &mut transaction.stage
+        else {
+            return;
+        };
         *is_complete = true;
         self.write(connection, xid);
         self.ask(connection, xid);
@@ -327,7 +341,11 @@ impl Session {
         let Some(dialog) = self.server.dialog(self.id, start.dialog) else { return };
         let (part, input) = match start.command {
             Command::Message => {
-                let mail = Mail::new(first.clone(), body.clone());
+                let announced = start.body_size.map(|size| size as usize);
+                let mail = match connection.rest_from(xid) {
+                    None => Mail::new(first.clone(), body.clone()),
+                    Some(_) => Mail::front(first.clone(), body.clone(), announced),
+                };
                 (Part::MessageHeader, Input::Content(Arc::new(mail)))
             }
             Command::Connect => (Part::Command, Input::Nothing),
@@ -547,6 +565,14 @@ impl Decision {
 }
 
 impl Transaction {
+    /// Where octets of the event go, as long as any are wanted.
+    fn collecting(&mut self) -> Option<&mut Content> {
+        match &mut self.stage {
+            Stage::Receiving { content, is_complete: false, .. } => Some(content),
+            _ => None,
+        }
+    }
+
     fn progress(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Working { progress, .. } => Some(*progress),

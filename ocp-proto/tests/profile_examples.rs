@@ -86,7 +86,7 @@ fn the_profile_example_of_a_rejected_sender_is_what_we_send() {
     assert_eq!(
         seen[seen.len() - 5..],
         [
-            Event::DialogStarted { dialog, facts },
+            Event::DialogStarted { dialog, facts: Box::new(facts) },
             Event::TransactionStarted { xid, group },
             Event::OriginalStarted { xid, start: Some(OriginalStart::new(dialog, Command::Mail)) },
             Event::Data { xid, part: Some(Part::Command), octets: line },

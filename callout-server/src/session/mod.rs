@@ -116,11 +116,11 @@ impl Session {
             }
             Event::DialogStarted { dialog, facts } => {
                 self.dialogs.insert(dialog);
-                self.server.start_dialog(self.id, dialog, facts);
+                self.server.start_dialog(self.id, dialog, *facts);
             }
             Event::DialogUpdated { dialog, update } => {
                 self.server.change_dialog(self.id, dialog, |known| {
-                    Arc::make_mut(&mut known.facts).update(update);
+                    Arc::make_mut(&mut known.facts).update(*update);
                 });
             }
             Event::DialogOutcome { dialog, xid, result, .. } => {

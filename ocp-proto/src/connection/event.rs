@@ -49,14 +49,14 @@ pub enum Event {
         /// The new dialog.
         dialog: DialogId,
         /// What is known about it.
-        facts: DialogFacts,
+        facts: Box<DialogFacts>,
     },
     /// Server: more is known about a dialog.
     DialogUpdated {
         /// The dialog.
         dialog: DialogId,
         /// What is new.
-        update: DialogUpdate,
+        update: Box<DialogUpdate>,
     },
     /// Server: what the MTA made of an event.
     DialogOutcome {

@@ -10,11 +10,11 @@ use crate::violation::{Rule, Useless, Violation};
 impl Connection {
     pub(super) fn receive_dialog(&mut self, message: DialogMessage) -> Received {
         match message {
-            DialogMessage::Start { dialog, facts } => self.receive_dialog_start(dialog, *facts),
+            DialogMessage::Start { dialog, facts } => self.receive_dialog_start(dialog, facts),
             DialogMessage::Update { dialog, update } => Ok(self
                 .active_dialog(dialog)?
                 .is_some()
-                .then_some(Event::DialogUpdated { dialog, update: *update })),
+                .then_some(Event::DialogUpdated { dialog, update })),
             DialogMessage::Outcome { dialog, xid, result, reply, queue_id } => {
                 // Once for each event: what services commit on it, they commit once.
                 let known = self.active_dialog(dialog)?;
@@ -36,7 +36,7 @@ impl Connection {
         }
     }
 
-    fn receive_dialog_start(&mut self, dialog: DialogId, facts: DialogFacts) -> Received {
+    fn receive_dialog_start(&mut self, dialog: DialogId, facts: Box<DialogFacts>) -> Received {
         if !self.dialogs.numbers.accept(dialog.number()) {
             return Err(Violation::dialog(dialog, Rule::DialogNotRising(dialog.number())));
         }

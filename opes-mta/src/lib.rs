@@ -10,6 +10,7 @@
 //! - [`consult`]: the one way from an event to its adaptation: deadline, failure policy, bypass.
 //! - [`ocp`]: the client. One connection carries many dialogs at a time.
 //! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
+//! - [`milter`]: the milter protocol, without sockets.
 //! - [`report`]: what became of a mail.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
@@ -20,5 +21,6 @@ pub mod consult;
 pub mod event;
 pub mod front;
 pub mod kept;
+pub mod milter;
 pub mod ocp;
 pub mod report;

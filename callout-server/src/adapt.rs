@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
-use ocp_proto::smtp::Part;
+use ocp_proto::smtp::{Part, Validity};
 use ocp_proto::{
     AdaptedData, AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart, Connection, DataLabel,
     Misuse, OcpResult, Traffic, Xid,
@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use crate::branch::Branch;
 use crate::chain::{Adapted, Answer};
 use crate::spool::Held;
+use crate::terms::Terms;
 
 /// Octets of the original that are sent at a time.
 const PIECE: usize = 256 * 1024;
@@ -107,8 +108,9 @@ impl Outgoing {
     /// Nothing is sent yet.
     pub(crate) fn new(original: Original, answer: Answer) -> Self {
         let several = answer.branches.len() > 1;
-        // The first message's AME names the verdicts of all.
+        // The first message's AME names the verdicts of all, and what holds beyond the event.
         let mut verdicts = answer.verdicts;
+        let mut terms = answer.terms;
         let mut messages = SmallVec::new();
         for (branch, number) in answer.branches.into_iter().zip(1..) {
             let id = AdaptedMessageId::new(number).filter(|_| several);
@@ -117,8 +119,15 @@ impl Outgoing {
             let is_reply = branch.has_ended();
             let steps = steps(&original, branch.adapted);
             let verdicts = std::mem::take(&mut verdicts);
-            let side_effects = branch.effects;
-            let end = AdaptedEnd { id, side_effects, verdicts, ..AdaptedEnd::default() };
+            let Terms { envelope_done, validity } = std::mem::take(&mut terms);
+            let end = AdaptedEnd {
+                id,
+                side_effects: branch.effects,
+                envelope_done,
+                verdicts,
+                valid_for: validity.as_ref().map(|validity| validity.seconds),
+                valid_with: validity.as_ref().map(Validity::names).unwrap_or_default(),
+            };
             messages.push(Message { start: Some(start), modp, steps, is_reply, end });
         }
         messages.reverse();

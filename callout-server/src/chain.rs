@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 
 use crate::branch::{self, Abilities, Branch};
 use crate::router::{Chain, Link};
+use crate::terms::{Agreement, Terms};
 
 /// One event, as the processor vectored it out.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct Answer {
     /// One, or several with disjoint recipients where these differ.
     pub(crate) branches: Vec<Branch>,
     pub(crate) verdicts: Vec<Verdict>,
+    /// What it says beyond this event.
+    pub(crate) terms: Terms,
 }
 
 /// What becomes of the event's octets.
@@ -74,27 +77,42 @@ impl Chain {
         let recipients = std::mem::take(&mut request.envelope.recipients);
         let mut branches = vec![Branch::new(recipients, event.input)];
         let mut verdicts = Vec::new();
-        for link in self.interested(&request.command.clone()) {
+        let command = request.command.clone();
+        let mut agreement = Agreement::among(self.waiting(&command).count());
+        for link in self.interested(&command) {
             let named = link.entry.recipients.as_ref();
             if let Some(named) = named.filter(|_| event.abilities.variants) {
                 branch::fork(&mut branches, |recipient| named.find(recipient).is_some());
             }
             request.parameters = link.parameters.clone();
+            let mut said: Option<Terms> = None;
             for branch in &mut branches {
                 if branch.has_ended() || !link.is_for(branch) {
                     continue;
                 }
                 let started = Instant::now();
-                let finding = link.work(&mut request, branch, event.observed, started).await;
+                let (finding, terms) =
+                    link.work(&mut request, branch, event.observed, started).await;
                 verdicts.push(verdict(link.entry.uri(), finding, started.elapsed()));
+                said = Some(match said {
+                    Some(said) => said.and(terms),
+                    None => terms,
+                });
             }
+            // One that is not for these recipients says nothing.
+            agreement.add(said.unwrap_or_default(), link.waits(&command));
             branch::join(&mut branches);
             if branches.iter().all(Branch::has_ended) {
                 break;
             }
         }
         branch::settle(&mut branches, event.abilities, &request.granted);
-        Answer { branches, verdicts }
+        let mut terms = agreement.settle(&command);
+        // An effect is to be carried out each time that a service asks for it.
+        if branches.iter().any(|branch| !branch.effects.is_empty()) {
+            terms.validity = None;
+        }
+        Answer { branches, verdicts, terms }
     }
 }
 
@@ -114,7 +132,7 @@ impl Link {
         branch: &mut Branch,
         observed: bool,
         started: Instant,
-    ) -> Finding {
+    ) -> (Finding, Terms) {
         request.input = std::mem::replace(&mut branch.input, Input::Nothing);
         request.envelope.recipients = std::mem::take(&mut branch.recipients);
         let outcome = self.ask(request).await;
@@ -128,12 +146,16 @@ impl Link {
         let outcome = outcome.and_then(|outcome| self.apply(outcome, request, branch, observed));
         let took = started.elapsed();
         match outcome {
-            Ok(finding) => {
+            Ok((finding, terms)) => {
                 let (service, verdict) = (&self.entry.name, &finding.verdict);
                 debug!(service, %verdict, took_ms = milliseconds(took), "asked");
-                finding
+                (finding, terms)
             }
-            Err(error) => self.fail(&error, took, &request.command, branch, observed),
+            // The policy decides, and for this event alone.
+            Err(error) => {
+                let finding = self.fail(&error, took, &request.command, branch, observed);
+                (finding, Terms::default())
+            }
         }
     }
 
@@ -158,8 +180,8 @@ impl Link {
         request: &Request,
         branch: &mut Branch,
         observed: bool,
-    ) -> Result<Finding, ServiceError> {
-        let Outcome { change, effects, finding } = outcome;
+    ) -> Result<(Finding, Terms), ServiceError> {
+        let Outcome { change, effects, finding, envelope_done, validity } = outcome;
         let wrong = |cause: String| Err(ServiceError::new("answer", cause));
         if observed && !(change == Change::None && effects.is_empty()) {
             return wrong("an answer to an event that is only observed".to_owned());
@@ -202,7 +224,13 @@ impl Link {
             }
         }
         branch.effects.extend(effects);
-        Ok(finding)
+        // Nobody waits for the answer to an event that is only observed. A service for some recipients
+        // is asked or not for recipients that no fact names.
+        let terms = Terms {
+            envelope_done: envelope_done && !observed,
+            validity: validity.filter(|_| !observed && self.entry.recipients.is_none()),
+        };
+        Ok((finding, terms))
     }
 
     /// What a failure means for the mail, and the line in the log that says so.

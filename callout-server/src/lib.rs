@@ -20,6 +20,7 @@ mod router;
 mod server;
 mod session;
 mod spool;
+mod terms;
 pub mod tls;
 
 pub use branch::Fallback;

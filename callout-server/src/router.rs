@@ -11,6 +11,7 @@ use ocp_proto::wire::Structure;
 use services::{AddressList, Declaration, Service};
 
 use crate::access::Access;
+use crate::terms::may_follow;
 
 /// A configured service.
 pub struct Entry {
@@ -141,10 +142,22 @@ pub(crate) struct Link {
     pub(crate) parameters: Arc<Structure>,
 }
 
+impl Link {
+    /// Whether it wants an event that may come after this one in the same envelope.
+    pub(crate) fn waits(&self, command: &Command) -> bool {
+        self.entry.declaration.events.iter().any(|event| may_follow(event, command))
+    }
+}
+
 impl Chain {
     /// Those that want this event.
     pub(crate) fn interested<'a>(&'a self, command: &'a Command) -> impl Iterator<Item = &'a Link> {
         self.links.iter().filter(move |link| link.entry.declaration.events.contains(command))
+    }
+
+    /// Those that want an event that may come after this one in the same envelope.
+    pub(crate) fn waiting<'a>(&'a self, command: &'a Command) -> impl Iterator<Item = &'a Link> {
+        self.links.iter().filter(|link| link.waits(command))
     }
 
     /// Whether all that want this event answer at once.

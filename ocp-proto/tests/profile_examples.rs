@@ -6,8 +6,8 @@ mod support;
 
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{
-    Address, Command, CommandProfile, DialogFacts, DialogFeature, EffectName, FailurePolicy, Part,
-    Reply, Verdict,
+    Address, Command, CommandProfile, DialogFacts, DialogFeature, EffectName, Fact, FailurePolicy,
+    Part, Reply, Validity, Verdict,
 };
 use ocp_proto::{
     AdaptedData, AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart, DataLabel, Event,
@@ -266,7 +266,7 @@ fn the_profile_example_of_two_variants_is_what_we_send() {
     }
     pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
     pair.deliver_to_processor();
-    check(&pair, &examples()[4]);
+    check(&pair, &examples()[5]);
 }
 
 #[test]
@@ -291,4 +291,36 @@ fn the_profile_example_of_a_pause_is_what_we_send() {
     pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
     pair.deliver_to_processor();
     check(&pair, &examples()[3]);
+}
+
+#[test]
+fn the_profile_example_of_an_answer_that_holds_is_what_we_send() {
+    let (mut pair, group) = Pair::negotiated(&message_profile(), &message_profile());
+    let dialog = pair.processor.start_dialog(&DialogFacts::default()).unwrap();
+    pair.deliver_to_server();
+    pair.sent = [BytesMut::new(), BytesMut::new()];
+    let xid = pair.processor.start_transaction(group, pair.now).unwrap();
+    pair.processor.start_original(xid, &OriginalStart::new(dialog, Command::Mail)).unwrap();
+    let line = Bytes::from_static(b"MAIL FROM:<steve@example.org>");
+    pair.processor.send_original(xid, Part::Command, line, true).unwrap();
+    pair.processor.end_original(xid, OcpResult::ok()).unwrap();
+    pair.deliver_to_server();
+    let validity = Validity::new(600).with_fact(Fact::Client);
+    let end = AdaptedEnd {
+        envelope_done: true,
+        valid_for: Some(validity.seconds),
+        valid_with: validity.names(),
+        ..AdaptedEnd::default()
+    };
+    pair.server.start_adapted(xid, Vec::new(), &AdaptedStart::default()).unwrap();
+    pair.server.use_preserved(xid, 0..29, None).unwrap();
+    pair.server.end_adapted(xid, &end).unwrap();
+    pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
+    let seen = pair.deliver_to_processor();
+    let ended = seen.iter().find_map(|event| match event {
+        Event::AdaptedEnded { end, .. } => Some(end),
+        _ => None,
+    });
+    assert_eq!(ended.unwrap().validity(), Some(validity));
+    check(&pair, &examples()[4]);
 }

@@ -3,7 +3,8 @@
 //! Records go to [`tracing`] with the target `opes::log`. All of them hold the event and what is
 //! known of the client and the envelope; a command adds its line, a message its sizes, parts and
 //! identifying fields. Control characters are replaced, texts are cut at 200 characters, and of
-//! AUTH only the mechanism is shown. The server only watches: nobody waits for these records.
+//! AUTH only the mechanism is shown. The server only watches: nobody waits for these records. It wants
+//! to see every event: where it is asked no envelope is done early, and no answer is used again.
 //!
 //! ```toml
 //! # trace, debug, info (default), warn or error
@@ -247,7 +248,6 @@ mod tests {
     use ocp_proto::wire::Structure;
 
     use super::*;
-    use crate::outcome::Change;
     use crate::service::Input;
     use crate::setting::documented;
 
@@ -295,7 +295,8 @@ mod tests {
         let handled = tracing::subscriber::with_default(subscriber, || {
             service.handle(&request).now_or_never()
         });
-        assert_eq!(handled.unwrap().unwrap().change, Change::None);
+        let outcome = handled.unwrap().unwrap();
+        assert_eq!(outcome, Outcome::unchanged(Finding::new("logged")));
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
 

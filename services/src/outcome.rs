@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ocp_proto::smtp::{CommandLine, Reply, SideEffect};
+use ocp_proto::smtp::{CommandLine, Reply, SideEffect, Validity};
 
 use crate::mail::Edits;
 
@@ -15,6 +15,16 @@ pub struct Outcome {
     pub effects: Vec<SideEffect>,
     /// What the service found.
     pub finding: Finding,
+    /// Whether the service needs no more events of this envelope: RCPT, DATA and MESSAGE after MAIL.
+    /// They stay away if every service of the group that wants some of them says so in the same
+    /// answer; so say it again as long as it holds.
+    pub envelope_done: bool,
+    /// How long this answer may be used again without asking, and what it depends on besides the
+    /// command line; `None` if never. Whatever else the answer was made of (the recipients, TLS, a
+    /// counter, an event that was seen before) makes it one that may not. CONNECT, HELO, MAIL and
+    /// RCPT only, without side effects; it is not said where another service of the group says
+    /// nothing. Of an event that is answered so the service hears nothing.
+    pub validity: Option<Validity>,
 }
 
 /// What becomes of an event's octets.
@@ -64,12 +74,18 @@ impl Finding {
 impl Outcome {
     /// Nothing to change and nothing to ask for.
     pub fn unchanged(finding: Finding) -> Self {
-        Self { change: Change::None, effects: Vec::new(), finding }
+        Self {
+            change: Change::None,
+            effects: Vec::new(),
+            finding,
+            envelope_done: false,
+            validity: None,
+        }
     }
 
     /// A change with a verdict.
     pub fn changed(change: Change, verdict: impl Into<Cow<'static, str>>) -> Self {
-        Self { change, effects: Vec::new(), finding: Finding::new(verdict) }
+        Self { change, ..Self::unchanged(Finding::new(verdict)) }
     }
 
     /// The same with another finding.
@@ -81,6 +97,18 @@ impl Outcome {
     /// The same with one more side effect.
     pub fn with_effect(mut self, effect: SideEffect) -> Self {
         self.effects.push(effect);
+        self
+    }
+
+    /// The same, and this service needs no more events of the envelope.
+    pub fn with_envelope_done(mut self) -> Self {
+        self.envelope_done = true;
+        self
+    }
+
+    /// The same, and it may be used again.
+    pub fn with_validity(mut self, validity: Validity) -> Self {
+        self.validity = Some(validity);
         self
     }
 }

@@ -31,6 +31,7 @@ use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
 use crate::router::Chain;
 use crate::spool::{Content, Full, Room, Written};
+use crate::terms::Terms;
 
 /// Events up to this size are worked on at once if their services say that they are quick.
 const IMMEDIATE_OCTETS: usize = 64 * 1024;
@@ -86,6 +87,8 @@ struct Decision {
     word: &'static str,
     reply: Option<String>,
     verdicts: Option<String>,
+    envelope_done: Option<bool>,
+    valid_for: Option<u32>,
 }
 
 impl Session {
@@ -472,6 +475,8 @@ impl Session {
                 decision = decision.word,
                 reply = decision.reply,
                 verdicts = decision.verdicts,
+                envelope_done = decision.envelope_done,
+                valid_for = decision.valid_for,
                 octets_received = traffic.received,
                 octets_sent = traffic.sent,
                 took_ms = milliseconds(transaction.started.elapsed()),
@@ -551,8 +556,11 @@ impl Decision {
             Adapted::Reply(_) => "replied",
         });
         let word = if answer.branches.len() > 1 { "several" } else { words.last().unwrap_or("") };
+        let Terms { envelope_done, validity } = &answer.terms;
+        let envelope_done = envelope_done.then_some(true);
+        let valid_for = validity.as_ref().map(|validity| validity.seconds);
         if !enabled!(Level::INFO) {
-            return Self { word, reply: None, verdicts: None };
+            return Self { word, reply: None, verdicts: None, envelope_done, valid_for };
         }
         let replies = answer.branches.iter().filter_map(|branch| match &branch.adapted {
             Adapted::Reply(reply) => Some(reply.to_string()),
@@ -560,7 +568,7 @@ impl Decision {
         });
         let replies: Vec<String> = replies.collect();
         let reply = (!replies.is_empty()).then(|| replies.join(", "));
-        Self { word, reply, verdicts: Some(summary(answer)) }
+        Self { word, reply, verdicts: Some(summary(answer)), envelope_done, valid_for }
     }
 }
 

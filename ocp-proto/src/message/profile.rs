@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{DefinitionError, Fields};
 use crate::ids::{AdaptedMessageId, DialogId};
-use crate::smtp::{Address, Command, Part, SideEffect, Verdict};
+use crate::smtp::{Address, Command, Part, SideEffect, Validity, Verdict};
 use crate::wire::{Encoder, NamedValues, Value};
 
 /// The processor's AMS: which event this is, and the envelope in force.
@@ -160,6 +160,11 @@ impl AdaptedStart {
 }
 
 impl AdaptedEnd {
+    /// How long the answer may be used again; `None` if it may not, or with facts that we don't know.
+    pub fn validity(&self) -> Option<Validity> {
+        Validity::from_names(self.valid_for?, &self.valid_with)
+    }
+
     pub(crate) fn read(named: &NamedValues) -> Result<Self, DefinitionError> {
         let fields = Fields { message: "AME", named };
         Ok(Self {

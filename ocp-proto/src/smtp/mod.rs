@@ -7,6 +7,7 @@ mod dialog;
 mod effect;
 mod feature;
 mod reply;
+mod validity;
 mod verdict;
 
 pub use address::{Address, AddressError};
@@ -19,4 +20,5 @@ pub use feature::{
     ReplyProfile, TLS,
 };
 pub use reply::{Reply, ReplyError};
+pub use validity::{Fact, Validity};
 pub use verdict::Verdict;

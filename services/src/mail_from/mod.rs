@@ -22,6 +22,11 @@
 //! deny-reply = "550 5.7.1 We take no mail from this sender"
 //! # `<>`, the sender of bounces: "accept" (default) or "reject".
 //! null-sender = "accept"
+//! # Seconds for which a processor may use the answer to the same command line again, 86400 at the
+//! # most; without it, it asks each time. Refusals too: an answer depends on nothing but the line and
+//! # these settings. What is answered so stands in no log of this server, and a processor may learn of
+//! # new settings that much later.
+//! valid-for = 300
 //!
 //! # The first rule whose pattern is found in the mailbox applies: that stretch is replaced, `$1` or
 //! # `${name}` stand for groups. An empty result is the null sender. Source routes go; the verb and
@@ -38,7 +43,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use ocp_proto::smtp::{Address, Command, CommandLine, Reply};
+use ocp_proto::smtp::{Address, Command, CommandLine, Reply, Validity};
 use regex::bytes::Regex;
 use serde::Deserialize;
 use toml::Spanned;
@@ -69,9 +74,15 @@ struct Config {
     deny_reply: Option<Spanned<String>>,
     /// What becomes of `<>`.
     null_sender: NullSender,
+    /// Seconds for which an answer may be used again.
+    valid_for: Option<Spanned<u32>>,
     /// Rewriting rules, in order.
     rewrite: Vec<Rewrite>,
 }
+
+/// The longest that an answer may be used again, in seconds: a list that was changed holds everywhere
+/// within a day.
+const LONGEST_VALIDITY: u32 = 86_400;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -97,6 +108,7 @@ pub struct MailFrom {
     deny: AddressList,
     deny_reply: Option<Reply>,
     null_sender: NullSender,
+    validity: Option<Validity>,
     rewrite: Vec<(Regex, String)>,
 }
 
@@ -104,9 +116,10 @@ impl MailFrom {
     /// The service with these settings.
     ///
     /// # Errors
-    /// If an entry, a pattern or the reply is not valid.
+    /// If an entry, a pattern, the reply or the time is not valid.
     pub fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
-        let Config { allow, deny, deny_reply, null_sender, rewrite } = settings.read()?;
+        let Config { allow, deny, deny_reply, null_sender, valid_for, rewrite } =
+            settings.read()?;
         let rule = |Rewrite { pattern: text, replacement }| match pattern(text.get_ref()) {
             Ok(pattern) => Ok((pattern, replacement)),
             Err(message) => Err(SettingsError::at(text.span(), message)),
@@ -116,6 +129,7 @@ impl MailFrom {
             deny: AddressList::new(&deny)?,
             deny_reply: deny_reply.as_ref().map(refusal).transpose()?,
             null_sender,
+            validity: valid_for.map(validity).transpose()?,
             rewrite: rewrite.into_iter().map(rule).collect::<Result<_, _>>()?,
         })
     }
@@ -200,10 +214,24 @@ impl Service for MailFrom {
 
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
         let outcome = match request.line() {
-            Some(line) if request.command == Command::Mail => self.check(line),
+            Some(line) if request.command == Command::Mail => self.check(line).map(|outcome| {
+                // A refusal holds as long: the same line meets the same lists.
+                Outcome { validity: self.validity.clone(), ..outcome }
+            }),
             _ => Ok(Outcome::unchanged(Finding::new("unchanged"))),
         };
         ready(outcome).boxed()
+    }
+}
+
+fn validity(seconds: Spanned<u32>) -> Result<Validity, SettingsError> {
+    match *seconds.get_ref() {
+        0 => Err(SettingsError::at(seconds.span(), "leave it out, and no answer is used again")),
+        1..=LONGEST_VALIDITY => Ok(Validity::new(seconds.into_inner())),
+        _ => {
+            let message = format!("answers hold for {LONGEST_VALIDITY} seconds at the most");
+            Err(SettingsError::at(seconds.span(), message))
+        }
     }
 }
 
@@ -227,7 +255,10 @@ fn refused(
 mod tests {
     use std::path::Path;
 
+    use ocp_proto::smtp::Envelope;
+
     use super::*;
+    use crate::service::Input;
     use crate::setting::documented;
 
     fn service(settings: &str) -> Result<MailFrom, SettingsError> {
@@ -308,6 +339,27 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_holds_for_its_line_as_long_as_it_is_told_to() {
+        let validity = |settings: &str, line: &'static str| {
+            let request = Request {
+                dialog: Arc::default(),
+                command: Command::Mail,
+                input: Input::Line(CommandLine::new(line).unwrap()),
+                envelope: Envelope::default(),
+                parameters: Arc::default(),
+                granted: Arc::new([]),
+            };
+            let handled = service(settings).unwrap().handle(&request).now_or_never();
+            handled.unwrap().unwrap().validity
+        };
+        let settings = documented(include_str!("mod.rs"));
+        for line in ["MAIL FROM:<a@b.example>", "MAIL FROM:<a@bulk.example>", "MAIL <a@b>"] {
+            assert_eq!(validity(&settings, line), Some(Validity::new(300)), "{line}");
+            assert_eq!(validity("", line), None, "{line}");
+        }
+    }
+
+    #[test]
     fn wrong_settings_are_shown_where_they_stand() {
         let span = |settings: &str| {
             let error = service(settings).unwrap_err();
@@ -317,6 +369,8 @@ mod tests {
         assert_eq!(span("rewrite = [{pattern = '(', replacement = ''}]"), "'('");
         assert_eq!(span("deny-reply = '250 ok'"), "'250 ok'");
         assert_eq!(span("null-sender = 'maybe'"), "'maybe'");
+        assert_eq!(span("valid-for = 0"), "0");
+        assert_eq!(span("valid-for = 86_401"), "86_401");
         assert_eq!(span("denied = []"), "denied");
     }
 }

@@ -223,7 +223,7 @@ impl Judge {
         }
         let finding = finding(if is_spam { "spam" } else { "ham" });
         let change = if edits.is_empty() { Change::None } else { Change::Content(edits) };
-        Ok(Outcome { change, effects: Vec::new(), finding })
+        Ok(Outcome { change, ..Outcome::unchanged(finding) })
     }
 
     /// `7.4/5.0`.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{
     Address, Command, CommandLine, CommandLineError, EffectName, Part, Reply, ReplyError,
-    SideEffect, Verdict, uncovered,
+    SideEffect, Validity, Verdict, uncovered,
 };
 use ocp_proto::{AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart};
 
@@ -82,6 +82,8 @@ pub struct Checked {
     pub notifications: Vec<Notification>,
     /// Whether no more events of this envelope are wanted.
     pub envelope_done: bool,
+    /// How long the answer may be used again; `None` if it may not.
+    pub validity: Option<Validity>,
 }
 
 /// Why an answer is void.
@@ -268,6 +270,7 @@ impl Assembly {
             verdicts: Vec::new(),
             notifications: Vec::new(),
             envelope_done: false,
+            validity: None,
         };
         check_coverage(&messages, &event.envelope.recipients)?;
         let mut variants = Vec::new();
@@ -279,6 +282,7 @@ impl Assembly {
             let start = std::mem::take(&mut message.start);
             match start.role {
                 None => {
+                    checked.validity = message.end.validity();
                     checked.answer = message.answer(event, &effects, &fresh)?;
                     checked.effects = effects;
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Reply, SideEffect, Verdict};
+use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Reply, SideEffect, Validity, Verdict};
 use ocp_proto::{DialogId, OcpResult, OriginalStart, Traffic, Xid};
 use tokio::time::{Instant, timeout_at};
 
@@ -23,6 +23,8 @@ pub struct Policy {
     /// How many octets more than it was sent a server may return. Worst case an event: the size of
     /// its content and that much.
     pub answer_allowance: usize,
+    /// Whether answers that still hold are used again, see [`crate::reuse`].
+    pub reuse: bool,
 }
 
 impl Default for Policy {
@@ -32,6 +34,7 @@ impl Default for Policy {
             content_deadline: Duration::from_secs(80),
             on_failure: FailurePolicy::Accept,
             answer_allowance: 1024 * 1024,
+            reuse: true,
         }
     }
 }
@@ -47,9 +50,14 @@ pub struct Adaptation {
     pub verdicts: Vec<Verdict>,
     /// New messages to be submitted.
     pub notifications: Vec<Notification>,
-    /// Whether the services want no more events of this envelope.
+    /// Whether the services want no more events of this envelope: RCPT, DATA and MESSAGE.
     pub envelope_done: bool,
-    /// The transaction, for [`Dialog::report`]; `None` if nobody wanted the event.
+    /// How long the answer may be used again; `None` if it may not.
+    pub validity: Option<Validity>,
+    /// Whether it is an earlier answer, used again: nobody was asked.
+    pub reused: bool,
+    /// The transaction, for [`Dialog::report`]; `None` if there was none, since nobody wanted the
+    /// event or an earlier answer holds.
     pub xid: Option<Xid>,
     /// What it cost on the wire.
     pub traffic: Traffic,
@@ -106,7 +114,8 @@ pub enum Cause {
 /// Asks the services about an event.
 ///
 /// Events that the server does not want cost nothing and stay as they are. The answer to an event
-/// that the server only observes changes nothing.
+/// that the server only observes changes nothing. An earlier answer that holds for this event costs
+/// nothing either.
 ///
 /// # Errors
 /// When the answer is late, missing or void. [`Failure::policy`] says what to do; a line in the log
@@ -121,15 +130,25 @@ pub async fn consult(
         return Ok(Adaptation::unchanged());
     }
     let begin = Instant::now();
+    let answers = policy.reuse.then(|| dialog.client().reusable());
+    if let Some(adaptation) = answers.and_then(|known| known.find(event, dialog.facts(), begin)) {
+        let event = &event.command;
+        tracing::debug!(dialog = dialog.id().number(), %event, "an earlier answer holds");
+        return Ok(adaptation);
+    }
     let limit =
         if event.command.has_content() { policy.content_deadline } else { policy.command_deadline };
     let attempt = Attempt { dialog, event, policy, limit, deadline: begin + limit };
-    attempt.run().await.map_err(|broken| {
+    let adaptation = attempt.run().await.map_err(|broken| {
         let on_failure = failure_policy(dialog.client(), policy);
         let failure = broken.into_failure(event.command.clone(), on_failure, begin.elapsed());
         failure.log(dialog.client(), Some(dialog.id()));
         failure
-    })
+    })?;
+    if let Some(answers) = answers {
+        answers.keep(event, dialog.facts(), &adaptation, begin);
+    }
+    Ok(adaptation)
 }
 
 /// Starts a dialog.
@@ -170,6 +189,8 @@ impl Adaptation {
             verdicts: Vec::new(),
             notifications: Vec::new(),
             envelope_done: false,
+            validity: None,
+            reused: false,
             xid: None,
             traffic: Traffic::default(),
         }
@@ -294,12 +315,23 @@ impl Attempt<'_> {
     }
 
     fn adaptation(&self, checked: Checked, xid: Option<Xid>, traffic: Traffic) -> Adaptation {
-        let Checked { answer, effects, verdicts, notifications, envelope_done } = checked;
         let observed = &self.dialog.client().profile().observed;
         if observed.contains(&self.event.command) {
+            let verdicts = checked.verdicts;
             return Adaptation { verdicts, xid, traffic, ..Adaptation::unchanged() };
         }
-        Adaptation { answer, effects, verdicts, notifications, envelope_done, xid, traffic }
+        let Checked { answer, effects, verdicts, notifications, envelope_done, validity } = checked;
+        Adaptation {
+            answer,
+            effects,
+            verdicts,
+            notifications,
+            envelope_done,
+            validity,
+            reused: false,
+            xid,
+            traffic,
+        }
     }
 }
 

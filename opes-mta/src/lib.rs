@@ -9,6 +9,7 @@
 //! - [`event`]: what every front end makes of it.
 //! - [`consult`]: the one way from an event to its adaptation: deadline, failure policy, bypass.
 //! - [`ocp`]: the client. One connection carries many dialogs at a time.
+//! - [`reuse`]: answers that hold for a while are used again.
 //! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
 //! - [`milter`]: the milter protocol, without sockets.
 //! - [`report`]: what became of a mail.
@@ -24,3 +25,4 @@ pub mod kept;
 pub mod milter;
 pub mod ocp;
 pub mod report;
+pub mod reuse;

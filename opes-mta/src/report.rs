@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ocp_proto::Traffic;
-use ocp_proto::smtp::{Address, Reply, SideEffect, Verdict};
+use ocp_proto::smtp::{Address, Command, Reply, SideEffect, Verdict};
 use serde::Serialize;
 
 /// What became of a mail.
@@ -30,6 +30,10 @@ pub struct Report {
     /// What becomes of it for whom, where its recipients differ; then `decision` is that of all of
     /// them, or modify.
     pub versions: Vec<Version>,
+    /// Events that got an earlier answer again, which still held, in order; the services were not asked.
+    pub reused: Vec<Command>,
+    /// After which event the services wanted no more of this envelope, if they said so before its end.
+    pub done_after: Option<Command>,
     /// Why the services could not do their work, if they could not.
     pub error: Option<String>,
     /// Octets on the wire, message heads included.
@@ -91,6 +95,10 @@ struct Row<'a> {
     refused: Vec<RefusedRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     versions: Vec<VersionRow>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reused: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    done_after: Option<&'a str>,
     error: Option<&'a str>,
 }
 
@@ -130,6 +138,8 @@ impl Report {
             recipients: Vec::new(),
             refused: Vec::new(),
             versions: Vec::new(),
+            reused: Vec::new(),
+            done_after: None,
             error: Some(error),
             traffic: Traffic::default(),
             elapsed: Duration::ZERO,
@@ -152,6 +162,8 @@ impl Report {
             recipients: self.recipients.iter().map(Address::to_string).collect(),
             refused: self.refused.iter().map(RefusedRow::new).collect(),
             versions: self.versions.iter().map(VersionRow::new).collect(),
+            reused: self.reused.iter().map(Command::name).collect(),
+            done_after: self.done_after.as_ref().map(Command::name),
             error: self.error.as_deref(),
         };
         serde_json::to_string(&row).unwrap_or_default()
@@ -172,7 +184,7 @@ impl Report {
     }
 
     /// By whom and why, for people: what gave a reason, or else the last word; the reply and the
-    /// side effects.
+    /// side effects; what was not asked.
     pub fn why(&self) -> String {
         let mut words: Vec<String> =
             self.services.iter().filter(|verdict| verdict.reason.is_some()).map(found).collect();
@@ -185,6 +197,11 @@ impl Report {
         words.extend(self.effects.iter().map(describe));
         words.extend(self.refused.iter().map(|(to, reply)| format!("not {to}: {reply}")));
         words.extend(self.versions.iter().map(Version::words));
+        if !self.reused.is_empty() {
+            let events: Vec<_> = self.reused.iter().map(Command::name).collect();
+            words.push(format!("earlier answer to {}", events.join(", ")));
+        }
+        words.extend(self.done_after.iter().map(|event| format!("no more asked after {event}")));
         words.extend(self.error.clone());
         words.join("; ")
     }

@@ -329,6 +329,12 @@ impl<'a> Passage<'a> {
         self.report.traffic.sent += adaptation.traffic.sent;
         self.report.traffic.received += adaptation.traffic.received;
         self.report.services.extend(adaptation.verdicts.iter().cloned());
+        if adaptation.reused {
+            self.report.reused.push(event.command.clone());
+        }
+        if adaptation.envelope_done && !event.command.has_content() {
+            self.report.done_after = Some(event.command);
+        }
         for effect in &adaptation.effects {
             self.apply(effect);
         }

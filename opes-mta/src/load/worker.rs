@@ -24,7 +24,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(upstream: Arc<Upstream>, events: Arc<[Event]>) -> Self {
-        Self { upstream, events, policy: Policy::default(), dialog: None, next: 0 }
+        // The server is to be measured, so it is asked each time.
+        let policy = Policy { reuse: false, ..Policy::default() };
+        Self { upstream, events, policy, dialog: None, next: 0 }
     }
 
     /// One transaction after the other until then. Without a server there is nothing to wait for.

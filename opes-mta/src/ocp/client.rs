@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ocp_proto::smtp::{COMMAND_PROFILE, CommandProfile, DialogFacts, DialogFeature, Reply};
+use ocp_proto::smtp::{
+    COMMAND_PROFILE, Command, CommandProfile, DialogFacts, DialogFeature, DialogUpdate, Reply,
+};
 use ocp_proto::wire::{Structure, Value};
 use ocp_proto::{Config, DialogId, GroupId, OcpResult, Offer, OriginalStart, Xid, feature_uri};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -16,6 +18,7 @@ use super::driver::{Answer, ClientError, Driver, Ended, Request, State, Ticket, 
 use super::tls::Tls;
 use super::transport;
 use crate::apply::Assembly;
+use crate::reuse::ReusableAnswers;
 
 /// A callout server, and what we want of it.
 #[derive(Clone, Debug)]
@@ -95,6 +98,7 @@ struct Negotiated {
     services: Vec<String>,
     group: GroupId,
     profile: CommandProfile,
+    reusable: ReusableAnswers,
 }
 
 /// The way to the driver.
@@ -109,6 +113,7 @@ struct Handle {
 pub struct Dialog {
     client: Client,
     id: DialogId,
+    facts: DialogFacts,
 }
 
 /// A transaction under way. Dropping it before its end ends it with TE 400.
@@ -157,20 +162,32 @@ impl Client {
         &self.negotiated.profile
     }
 
+    /// The answers of its service group that may be used again.
+    pub(crate) fn reusable(&self) -> &ReusableAnswers {
+        &self.negotiated.reusable
+    }
+
     /// Whether new dialogs can start here: the connection is open, and the server does not drain it.
     pub fn is_usable(&self) -> bool {
         let state = &self.handle.state;
         state.closed.get().is_none() && !state.draining.load(Ordering::Relaxed)
     }
 
-    /// Starts a dialog.
+    /// Starts a dialog, of which this is known already.
     ///
     /// # Errors
     /// If the connection is over, or has too many dialogs.
     pub async fn start_dialog(&self, facts: DialogFacts) -> Result<Dialog, ClientError> {
-        let facts = Box::new(facts);
-        let id = self.handle.ask(|answer| Request::StartDialog(facts, answer)).await?;
-        Ok(Dialog { client: self.clone(), id })
+        let DialogFacts { helo, tls, auth, queue_id, .. } = facts.clone();
+        let told = Box::new(facts.clone());
+        let id = self.handle.ask(|answer| Request::StartDialog(told, answer)).await?;
+        let mut dialog = Dialog { client: self.clone(), id, facts };
+        // Dialog-Start has no place for these.
+        let update = DialogUpdate { helo, tls, auth, queue_id, ..DialogUpdate::default() };
+        if update != DialogUpdate::default() {
+            dialog.update(update);
+        }
+        Ok(dialog)
     }
 
     /// Ends the connection for all its handles, and waits until the server was told.
@@ -189,6 +206,22 @@ impl Dialog {
     /// The dialog's number.
     pub fn id(&self) -> DialogId {
         self.id
+    }
+
+    /// What the server was told of it.
+    pub fn facts(&self) -> &DialogFacts {
+        &self.facts
+    }
+
+    /// Tells the server what is learnt later (Dialog-Update). After STARTTLS, Helo and Auth have to be
+    /// learnt anew (RFC 3207 section 4.2).
+    pub fn update(&mut self, update: DialogUpdate) {
+        if update.tls.is_some() && update.tls != self.facts.tls {
+            self.facts.after(&Command::StartTls);
+        }
+        self.facts.update(update.clone());
+        let (dialog, update) = (self.id, Box::new(update));
+        self.client.handle.request(Request::UpdateDialog { dialog, update });
     }
 
     /// Sends an event in a transaction of its own. What `answer` keeps goes out, and what comes back
@@ -292,5 +325,5 @@ async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, Conne
         ))
     })?;
     let (server, services) = (target.server.clone(), target.services.clone());
-    Ok(Negotiated { server, services, group, profile })
+    Ok(Negotiated { server, services, group, profile, reusable: ReusableAnswers::default() })
 }

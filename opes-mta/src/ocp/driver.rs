@@ -19,7 +19,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use ocp_proto::smtp::{CommandProfile, DialogFacts, Part, Reply};
+use ocp_proto::smtp::{CommandProfile, DialogFacts, DialogUpdate, Part, Reply};
 use ocp_proto::wire::Structure;
 use ocp_proto::{
     Closed, Connection, DialogId, Event, GroupId, IdMap, Misuse, OcpResult, Offer, OriginalStart,
@@ -51,7 +51,8 @@ const READ: usize = 64 * 1024;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a dialog asks of the driver. Each handle has at most one request that is answered in the
-/// queue, one GiveUp for each, and a dialog an Outcome for each of its transactions.
+/// queue, one GiveUp for each, and a dialog an Outcome for each of its transactions and an
+/// UpdateDialog for each command that told it something.
 #[derive(Debug)]
 pub(super) enum Request {
     /// NO; answered by NR.
@@ -60,6 +61,8 @@ pub(super) enum Request {
     CreateGroup(Vec<Structure>, Answer<GroupId>),
     /// Dialog-Start.
     StartDialog(Box<DialogFacts>, Answer<DialogId>),
+    /// Dialog-Update.
+    UpdateDialog { dialog: DialogId, update: Box<DialogUpdate> },
     /// TS, AMS, DUM, AME.
     Transact(Box<Transact>),
     /// TE 400.
@@ -501,6 +504,10 @@ impl Driver {
                     // Its asker has given up meanwhile.
                     self.end_dialog(dialog, OcpResult::ok());
                 }
+            }
+            Request::UpdateDialog { dialog, update } => {
+                // Fails only if the dialog has ended: then nobody wants to know.
+                let _ = self.connection.update_dialog(dialog, &update);
             }
             Request::Transact(transact) => self.transact(*transact),
             Request::GiveUp { ticket, reason } => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use callout_server::{Address, Config, Entry, Listeners, Server};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use ocp_proto::smtp::{Command, EffectName};
+use ocp_proto::smtp::{Command, EffectName, Reply};
 use services::mail::Edits;
 use services::{Change, Declaration, Finding, Outcome, Registry, Request, Service, ServiceError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -80,6 +80,20 @@ impl Service for Gate {
     }
 }
 
+/// Refuses content before it comes.
+struct Refuser;
+
+impl Service for Refuser {
+    fn declaration(&self) -> Declaration {
+        Declaration::on([Command::Data])
+    }
+
+    fn handle<'a>(&'a self, _request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        let reply = Reply::new(550, "5.7.1", "not for them").unwrap();
+        ready(Ok(Outcome::changed(Change::Reply(reply), "refused"))).boxed()
+    }
+}
+
 struct Running {
     address: Address,
     gate: Arc<Gate>,
@@ -104,10 +118,14 @@ async fn start_on(address: Address, config: &str) -> Running {
     for (name, service) in services {
         config.router.add(Entry::new(name, "", service, Duration::from_secs(60))).unwrap();
     }
-    let mut some = Entry::new("some", "", Arc::new(Marker), Duration::from_secs(60));
-    let named = [toml::Spanned::new(0..0, "x.example".to_owned())];
-    some.recipients = Some(services::AddressList::new(&named).unwrap());
-    config.router.add(some).unwrap();
+    let some: [(&str, Arc<dyn Service>); 2] =
+        [("some", Arc::new(Marker)), ("refuse-some", Arc::new(Refuser))];
+    for (name, service) in some {
+        let mut entry = Entry::new(name, "", service, Duration::from_secs(60));
+        let named = [toml::Spanned::new(0..0, "x.example".to_owned())];
+        entry.recipients = Some(services::AddressList::new(&named).unwrap());
+        config.router.add(entry).unwrap();
+    }
     let listeners = Listeners::bind(&[address]).await.unwrap();
     let address = listeners.addresses().remove(0);
     let server = Arc::new(Server::new(config));
@@ -397,6 +415,26 @@ async fn recipients_get_messages_of_their_own() {
          DUY 1 0 8\r\nAm-Id: 2\r\n;\r\nDUY 1 8 4\r\nAm-Id: 2\r\n;\r\n\
          AME 1\r\nAm-Id: 2\r\n;\r\nTE 1;\r\n"
     );
+    drop(peer);
+    running.finish().await;
+}
+
+/// A command has one answer, whatever was agreed for content.
+#[tokio::test]
+async fn recipients_do_not_differ_before_content() {
+    let running = start("").await;
+    let mut peer = running.connect().await;
+    peer.send(&format!(
+        "{HELLO}SGC 1 ({{\"25:ocp://service/refuse-some\"}});\r\nNO ({{\"18:ocp://smtp/command\"\r\n\
+         Commands: (DATA)\r\nMultiple-Messages: true\r\nRecipient-Replies: true\r\n}})\r\n\
+         SG: 1\r\n;\r\nDialog-Start 1;\r\nTS 1 1;\r\nAMS 1\r\nDialog: 1\r\nCommand: DATA\r\n\
+         Recipients: ({{\"13:<a@x.example>\"}},{{\"13:<b@y.example>\"}})\r\n;\r\n\
+         DUM 1 0\r\nAM-Part: command\r\n\r\n4:DATA\r\n;\r\nAME 1;\r\n"
+    ))
+    .await;
+    let answer = without_times(&peer.until("TE 1;\r\n").await);
+    let reply = "AMS 1;\r\nDUM 1 0\r\nModp: 100\r\nAM-Part: reply\r\n\r\n24:550 5.7.1 not for them\r\n\r\n;\r\n";
+    assert!(answer.contains(reply), "{answer}");
     drop(peer);
     running.finish().await;
 }

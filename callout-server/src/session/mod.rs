@@ -1,8 +1,11 @@
-//! One OCP connection: its groups, its dialogs, and in [`transaction`] its transactions.
+//! One OCP connection: its groups, its dialogs, and in [`transaction`] its transactions: their octets come in
+//! ([`collecting`]), services work on them, and their answers go out ([`answering`]).
 //!
 //! Services work in tasks of their own, or at once if they are quick; the session only collects octets
 //! and hands answers on.
 
+mod answering;
+mod collecting;
 mod offer;
 mod transaction;
 
@@ -19,8 +22,9 @@ use tracing::{debug, info, warn};
 use crate::access::{Access, Peer};
 use crate::router::{Chain, UnknownService};
 use crate::server::{ConnectionId, Server};
+pub(crate) use collecting::BodyRoom;
+pub(crate) use transaction::Completed;
 use transaction::Transaction;
-pub(crate) use transaction::{BodyRoom, Completed};
 
 /// The application behind one [`Connection`].
 pub(crate) struct Session {

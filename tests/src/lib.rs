@@ -4,6 +4,8 @@
 
 pub mod certificates;
 pub mod peer;
+pub mod postfix;
+pub mod smtp;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};

@@ -1,0 +1,195 @@
+//! A real Postfix of the stories' own: its own queue, its own log, ports on loopback.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::PATIENCE;
+
+/// One SMTP port, and what is different there from the rest, such as `smtpd_milters=inet:127.0.0.1:8899`.
+#[derive(Clone, Debug, Default)]
+pub struct Port {
+    /// Parameters of this smtpd.
+    pub parameters: Vec<String>,
+}
+
+impl Port {
+    /// A port whose mails go through these milters.
+    pub fn with_milter(milter: &str) -> Self {
+        Self { parameters: vec![format!("smtpd_milters={milter}")] }
+    }
+
+    /// One parameter more.
+    pub fn and(mut self, parameter: &str) -> Self {
+        self.parameters.push(parameter.to_owned());
+        self
+    }
+}
+
+/// A running Postfix, stopped at the end.
+pub struct Postfix {
+    folder: PathBuf,
+    /// Where the ports that were asked for are, in their order.
+    pub ports: Vec<u16>,
+}
+
+/// Whether a real Postfix can be started here; the caller says so by [`crate::not_run`] if not.
+pub fn is_there() -> bool {
+    let found = Path::new("/usr/sbin/postfix").exists();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    found && status.lines().any(|line| line.starts_with("Uid:\t0\t"))
+}
+
+impl Postfix {
+    /// Starts one that listens on a port for each of `ports` and hands all mail to the next hop.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start(folder: &Path, ports: &[Port], next_hop: u16, parameters: &[&str]) -> Self {
+        let folder = folder.join("postfix");
+        for sub in ["", "queue", "data"] {
+            fs::create_dir_all(folder.join(sub)).expect("a folder for Postfix can be made");
+        }
+        let owned = Command::new("chown").arg("postfix").arg(folder.join("data")).status();
+        assert!(owned.expect("chown runs").success());
+        // Postfix has no port 0: these are free now, and nobody else asks for a certain one.
+        let sockets: Vec<_> = ports
+            .iter()
+            .map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports"))
+            .collect();
+        let numbers: Vec<u16> =
+            sockets.iter().map(|s| s.local_addr().expect("it is bound").port()).collect();
+        drop(sockets);
+        fs::write(folder.join("main.cf"), main_cf(&folder, next_hop, parameters)).expect("written");
+        fs::write(folder.join("master.cf"), master_cf(ports, &numbers)).expect("written");
+        let postfix = Self { folder, ports: numbers };
+        postfix.run("start");
+        let deadline = Instant::now() + PATIENCE;
+        for port in &postfix.ports {
+            while TcpStream::connect(("127.0.0.1", *port)).is_err() {
+                assert!(Instant::now() < deadline, "Postfix does not listen: {}", postfix.log());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        postfix
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// The log once it has a line with all of these words.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for(&self, words: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            let found = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
+            if let Some(line) = found {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "no {words:?} in {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Messages in a queue such as `hold`.
+    pub fn queued(&self, queue: &str) -> Vec<PathBuf> {
+        crate::files(&self.folder.join("queue").join(queue))
+    }
+
+    /// A queued message's content, as `postcat` shows it.
+    ///
+    /// # Panics
+    /// If it can't be read.
+    pub fn content(&self, file: &Path) -> String {
+        let output =
+            Command::new("postcat").arg("-c").arg(&self.folder).arg("-bh").arg(file).output();
+        let output = output.expect("postcat runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn run(&self, what: &str) {
+        let done = Command::new("postfix").arg("-c").arg(&self.folder).arg(what).output();
+        let done = done.expect("postfix runs");
+        assert!(done.status.success(), "postfix {what}: {done:?} {}", self.log());
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        let _ = Command::new("postfix").arg("-c").arg(&self.folder).arg("stop").output();
+    }
+}
+
+fn main_cf(folder: &Path, next_hop: u16, parameters: &[&str]) -> String {
+    let folder = folder.display();
+    let mut text = format!(
+        "compatibility_level = 3.6\n\
+         queue_directory = {folder}/queue\n\
+         data_directory = {folder}/data\n\
+         maillog_file = {folder}/log\n\
+         maillog_file_prefixes = {folder}\n\
+         myhostname = mx.example\n\
+         mydestination =\n\
+         mynetworks = 127.0.0.0/8\n\
+         inet_interfaces = 127.0.0.1\n\
+         inet_protocols = ipv4\n\
+         disable_dns_lookups = yes\n\
+         smtp_host_lookup = native\n\
+         smtpd_peername_lookup = no\n\
+         smtpd_recipient_restrictions = permit_mynetworks, reject\n\
+         in_flow_delay = 0\n\
+         relayhost = [127.0.0.1]:{next_hop}\n\
+         local_header_rewrite_clients =\n\
+         milter_default_action = tempfail\n\
+         alias_maps =\n\
+         local_recipient_maps =\n"
+    );
+    for parameter in parameters {
+        let _ = writeln!(text, "{parameter}");
+    }
+    text
+}
+
+fn master_cf(ports: &[Port], numbers: &[u16]) -> String {
+    let mut text = String::new();
+    for (port, number) in ports.iter().zip(numbers) {
+        let _ = writeln!(text, "127.0.0.1:{number} inet n - n - - smtpd");
+        for parameter in &port.parameters {
+            let _ = writeln!(text, "  -o {}", parameter.replace(' ', ","));
+        }
+    }
+    text.push_str(
+        "pickup unix n - n 60 1 pickup\n\
+         cleanup unix n - n - 0 cleanup\n\
+         qmgr unix n - n 300 1 qmgr\n\
+         tlsmgr unix - - n 1000? 1 tlsmgr\n\
+         rewrite unix - - n - - trivial-rewrite\n\
+         bounce unix - - n - 0 bounce\n\
+         defer unix - - n - 0 bounce\n\
+         trace unix - - n - 0 bounce\n\
+         verify unix - - n - 1 verify\n\
+         flush unix n - n 1000? 0 flush\n\
+         proxymap unix - - n - - proxymap\n\
+         smtp unix - - n - - smtp\n\
+         relay unix - - n - - smtp\n\
+         error unix - - n - - error\n\
+         retry unix - - n - - error\n\
+         discard unix - - n - - discard\n\
+         local unix - n n - - local\n\
+         virtual unix - n n - - virtual\n\
+         lmtp unix - - n - - lmtp\n\
+         anvil unix - - n - 1 anvil\n\
+         scache unix - - n - 1 scache\n\
+         postlog unix-dgram n - n - 1 postlogd\n",
+    );
+    text
+}

@@ -1,0 +1,279 @@
+//! SMTP as the stories speak it: a client that says exactly what it is told, and a next hop that keeps
+//! what arrives.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+
+use crate::PATIENCE;
+
+/// A client, one command at a time.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    /// Connects: the client and the greeting.
+    ///
+    /// # Panics
+    /// If nobody listens there, or says no greeting.
+    pub fn connect(port: u16) -> (Self, String) {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+        stream.set_nodelay(true).expect("a socket has no delay");
+        let mut client = Self { stream: BufReader::new(stream) };
+        let greeting = client.reply();
+        (client, greeting)
+    }
+
+    /// A client that has said EHLO.
+    ///
+    /// # Panics
+    /// If it is not greeted.
+    pub fn greeted(port: u16) -> Self {
+        let (mut client, greeting) = Self::connect(port);
+        assert!(greeting.starts_with("220 "), "{greeting}");
+        let reply = client.say("EHLO client.example");
+        assert!(reply.starts_with("250"), "{reply}");
+        client
+    }
+
+    /// Says a line: the reply to it, all its lines with LF between them.
+    ///
+    /// # Panics
+    /// If the connection is lost.
+    pub fn say(&mut self, line: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes());
+        self.reply()
+    }
+
+    /// Sends octets.
+    ///
+    /// # Panics
+    /// If the connection is lost.
+    pub fn send(&mut self, octets: &[u8]) {
+        self.stream.get_mut().write_all(octets).expect("the server reads");
+    }
+
+    /// The next reply; empty if the connection ended.
+    ///
+    /// # Panics
+    /// If it comes too late.
+    pub fn reply(&mut self) -> String {
+        let mut reply = String::new();
+        loop {
+            let mut line = String::new();
+            let count = self.stream.read_line(&mut line).expect("the server answers in time");
+            let line = line.trim_end();
+            reply.push_str(line);
+            if count == 0 || line.as_bytes().get(3) != Some(&b'-') {
+                return reply;
+            }
+            reply.push('\n');
+        }
+    }
+
+    /// Sends a message with its dots stuffed, after DATA was accepted: the reply.
+    ///
+    /// # Panics
+    /// If DATA is not accepted, or the connection is lost.
+    pub fn data(&mut self, message: &[u8]) -> String {
+        let reply = self.say("DATA");
+        assert!(reply.starts_with("354"), "{reply}");
+        self.send(&stuffed(message));
+        self.reply()
+    }
+
+    /// A whole mail in one transaction: the first reply that is no success, or the last one.
+    ///
+    /// # Panics
+    /// If the connection is lost.
+    pub fn mail(&mut self, sender: &str, recipients: &[&str], message: &[u8]) -> String {
+        let mut commands = vec![format!("MAIL FROM:<{sender}>")];
+        commands.extend(recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>")));
+        for command in commands {
+            let reply = self.say(&command);
+            if !reply.starts_with('2') {
+                return reply;
+            }
+        }
+        let reply = self.say("DATA");
+        if !reply.starts_with("354") {
+            return reply;
+        }
+        self.send(&stuffed(message));
+        self.reply()
+    }
+}
+
+/// A message as it goes over the wire, with the line that ends it.
+fn stuffed(message: &[u8]) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(message.len() + 5);
+    for line in message.split_inclusive(|octet| *octet == b'\n') {
+        if line.first() == Some(&b'.') {
+            octets.push(b'.');
+        }
+        octets.extend_from_slice(line);
+    }
+    octets.extend_from_slice(b".\r\n");
+    octets
+}
+
+/// A mail that arrived.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// The path of MAIL FROM, without brackets.
+    pub sender: String,
+    /// The paths of RCPT TO, without brackets.
+    pub recipients: Vec<String>,
+    /// What stood behind the addresses.
+    pub parameters: Vec<String>,
+    /// The message, dots no longer stuffed.
+    pub octets: Vec<u8>,
+}
+
+impl Delivered {
+    /// The message without the fields that the relay put before it, which end with its Received field.
+    ///
+    /// # Panics
+    /// If there is no such field.
+    pub fn without_received(&self) -> &[u8] {
+        let octets = &self.octets[..];
+        assert!(octets.starts_with(b"Received: "), "{}", String::from_utf8_lossy(octets));
+        let mut at = 0;
+        loop {
+            let line = octets[at..].iter().position(|octet| *octet == b'\n').expect("a line");
+            at += line + 1;
+            if !matches!(octets.get(at), Some(b' ' | b'\t')) {
+                return &octets[at..];
+            }
+        }
+    }
+}
+
+/// A next hop that takes everything.
+#[derive(Clone)]
+pub struct NextHop {
+    /// Its port on loopback.
+    pub port: u16,
+    arrived: Arc<(Mutex<Vec<Delivered>>, Condvar)>,
+}
+
+impl NextHop {
+    /// Listens on a free port, until the process ends.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let port = listener.local_addr().expect("it is bound").port();
+        let arrived = Arc::new((Mutex::default(), Condvar::new()));
+        let hop = Self { port, arrived };
+        let accepting = hop.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let hop = accepting.clone();
+                // A relay that goes away has nothing more for us.
+                std::thread::spawn(move || drop(hop.serve(stream)));
+            }
+        });
+        hop
+    }
+
+    /// Takes out what has arrived once there are so many; what else there is stays.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub fn wait_for(&self, count: usize) -> Vec<Delivered> {
+        let (mails, changed) = &*self.arrived;
+        let mails = mails.lock().expect("nobody panics with it");
+        let (mut mails, late) = changed
+            .wait_timeout_while(mails, PATIENCE, |mails| mails.len() < count)
+            .expect("nobody panics with it");
+        assert!(!late.timed_out(), "{} of {count} mails arrived", mails.len());
+        mails.drain(..count).collect()
+    }
+
+    /// How many have arrived and were not taken out.
+    ///
+    /// # Panics
+    /// Never: nobody panics with the lock.
+    pub fn len(&self) -> usize {
+        self.arrived.0.lock().expect("nobody panics with it").len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut writer = stream.try_clone()?;
+        let mut reader = BufReader::new(stream);
+        writer.write_all(b"220 next.example ESMTP\r\n")?;
+        let mut mail = Delivered::default();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim_end();
+            let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
+            let reply = match verb.as_str() {
+                "EHLO" => "250-next.example\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8",
+                "MAIL" => {
+                    let (path, parameters) = path(line);
+                    mail = Delivered { sender: path, ..Delivered::default() };
+                    mail.parameters.push(parameters);
+                    "250 2.1.0 ok"
+                }
+                "RCPT" => {
+                    let (path, parameters) = path(line);
+                    mail.recipients.push(path);
+                    mail.parameters.push(parameters);
+                    "250 2.1.5 ok"
+                }
+                "DATA" => {
+                    writer.write_all(b"354 go on\r\n")?;
+                    mail.octets = content(&mut reader)?;
+                    let (mails, changed) = &*self.arrived;
+                    let mut mails = mails.lock().expect("nobody panics with it");
+                    mails.push(std::mem::take(&mut mail));
+                    changed.notify_all();
+                    "250 2.0.0 taken"
+                }
+                "QUIT" => {
+                    writer.write_all(b"221 2.0.0 bye\r\n")?;
+                    return Ok(());
+                }
+                _ => "250 ok",
+            };
+            writer.write_all(format!("{reply}\r\n").as_bytes())?;
+        }
+    }
+}
+
+/// The path of MAIL or RCPT, and what stands behind it.
+fn path(line: &str) -> (String, String) {
+    let (_, rest) = line.split_once('<').unwrap_or_default();
+    let (path, parameters) = rest.rsplit_once('>').unwrap_or_default();
+    (path.to_owned(), parameters.trim().to_owned())
+}
+
+fn content(reader: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let mut octets = Vec::new();
+    loop {
+        let start = octets.len();
+        if reader.read_until(b'\n', &mut octets)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if &octets[start..] == b".\r\n" {
+            octets.truncate(start);
+            return Ok(octets);
+        }
+        if octets[start] == b'.' {
+            octets.remove(start);
+        }
+    }
+}

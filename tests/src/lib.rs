@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod peer;
 pub mod postfix;
 pub mod smtp;
+pub mod story;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};

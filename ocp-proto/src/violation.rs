@@ -183,6 +183,16 @@ pub enum Rule {
     /// More messages without use than we bear.
     #[error("too many {0} (RFC 4037 section 13)")]
     Useless(Useless),
+    /// Too little progress.
+    #[error("{what}: fewer than {octets} octets in {seconds} s (RFC 4037 section 2.7)")]
+    TooSlow {
+        /// Who or what is slow.
+        what: &'static str,
+        /// What progress is.
+        octets: u32,
+        /// The time for it.
+        seconds: u64,
+    },
     /// No progress.
     #[error("timeout: {0} (RFC 4037 section 2.7)")]
     Timeout(&'static str),

@@ -7,14 +7,18 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tests::peer::{Peer, clean_session, message, opening};
+use tests::peer::{Peer, clean_session, data, message, opening, transact};
 use tests::story::{GROWTH, Story};
 use tests::text;
+
+/// What ends a transaction, and what a connection.
+const TRANSACTION: &str = "the original message comes too slowly";
+const MESSAGE: &str = "a message comes too slowly";
 
 /// Sizes that are only declared allocate nothing.
 #[test]
 fn payloads_that_never_come() {
-    let mut story = Story::start("[timeouts]\ntransaction = 1\nidle = 3\nping = 3\n");
+    let mut story = Story::start("[timeouts]\ntransaction = 1\n");
     let mut peers: Vec<Peer> = (0..64).map(|_| story.open()).collect();
     for peer in &mut peers {
         peer.send("TS 1 1;\r\nAMS 1\r\nDialog: 1\r\nCommand: MESSAGE\r\n;\r\n");
@@ -22,17 +26,13 @@ fn payloads_that_never_come() {
     }
     for peer in &mut peers {
         let answer = peer.read_message("TE 1 ");
-        assert!(answer.contains("timeout: the transaction stands still"), "{answer}");
+        assert!(answer.contains(TRANSACTION), "{answer}");
     }
     let line = story.server.wait_for("ended without an answer");
-    assert!(text(&line, "reason").contains("the transaction stands still"), "{line}");
+    assert!(text(&line, "reason").contains(TRANSACTION), "{line}");
     // Nothing but payload is left to be read on such a connection.
     for peer in peers {
-        let name = peer.name();
-        let answer = peer.read_to_end();
-        assert!(answer.contains("PQ;\r\n") && answer.contains("PQ was not answered"), "{answer}");
-        let line = story.server.wait_for_peer("disconnected", &name);
-        assert_eq!(line["level"], "INFO", "{line}");
+        story.ended_for(peer, MESSAGE);
     }
     story.survived();
     let mut peer = story.open();
@@ -44,6 +44,33 @@ fn payloads_that_never_come() {
     story.server.wait_for_peer("disconnected", &name);
     story.survived();
     story.end();
+}
+
+/// Sends one piece after the other, with a pause behind each, until there is none left or something
+/// comes back.
+fn trickle(peer: &mut Peer, pieces: impl Iterator<Item = Vec<u8>>) {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let patience = peer.stream().read_timeout().unwrap();
+    peer.stream().set_read_timeout(Some(PAUSE)).unwrap();
+    for piece in pieces {
+        if peer.try_send(piece).is_err() {
+            break;
+        }
+        let read = peer.read();
+        if !matches!(&read, Err(error) if error.kind() == ErrorKind::WouldBlock) {
+            break;
+        }
+    }
+    peer.stream().set_read_timeout(patience).unwrap();
+}
+
+fn leave(mut peer: Peer) {
+    peer.send("Dialog-End 1;\r\nCE;\r\n");
+    assert_eq!(peer.read_to_end(), "");
+}
+
+fn letters() -> impl Iterator<Item = Vec<u8>> {
+    std::iter::repeat_n(b"x".to_vec(), 100_000)
 }
 
 #[test]
@@ -58,30 +85,17 @@ fn writers_that_stop() {
     }
     // One octet after the other does not buy time.
     let mut peer = story.connect();
-    let drip = format!("CS;\r\n{}", "NO ".repeat(100_000));
-    peer.stream().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    for octet in drip.as_bytes().chunks(1) {
-        if peer.try_send(octet).is_err() {
-            break;
-        }
-        let read = peer.read();
-        if !matches!(&read, Err(error) if error.kind() == ErrorKind::WouldBlock) {
-            break;
-        }
-    }
-    peer.stream().set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-    let came = String::from_utf8_lossy(peer.unread()).into_owned();
-    let came = came + &peer.read_to_end();
-    assert!(came.contains("CE {400"), "{came}");
+    trickle(&mut peer, std::iter::once(b"CS;\r\nNO x".to_vec()).chain(letters()));
+    story.ended_for(peer, "timeout: no CS and no offer came");
     // Half a message, then silence.
     let mut peer = story.open();
     peer.send("Dialog-Upd");
-    story.ended_for(peer, "timeout: PQ was not answered");
+    story.ended_for(peer, MESSAGE);
     // Half of a transaction, then silence; and it keeps nobody waiting after that.
     let mut peer = story.open();
     peer.send(message(1, 1, "A: b\r\n\r\n", "body\r\n", false)[..3].concat());
     let answer = peer.read_message("TE 1 ");
-    assert!(answer.contains("timeout: the transaction stands still"), "{answer}");
+    assert!(answer.contains(TRANSACTION), "{answer}");
     story.ended_for(peer, "timeout: PQ was not answered");
     // No more octets will come, but the peer listens on.
     let mut peer = story.open();
@@ -92,6 +106,41 @@ fn writers_that_stop() {
     let line = story.server.wait_for_peer("connection lost", &name);
     assert_eq!(line["mid_message"], true);
     story.survived();
+    story.end();
+}
+
+/// After the handshake one octet after the other buys no time either.
+#[test]
+fn writers_that_trickle() {
+    let config = "[timeouts]\ntransaction = 1\ntransaction-octets = 1000\n";
+    let mut story = Story::start(config);
+    // A message whose next octet is always about to come.
+    let mut peer = story.open();
+    let whole = message(1, 1, "A: b\r\n\r\n", "", false);
+    peer.send(whole[..3].concat());
+    trickle(&mut peer, (0..).map(|offset| data(1, 8 + offset, "message-body", "x", false)));
+    let answer = peer.read_message("TE 1 ");
+    assert!(answer.contains(TRANSACTION) && answer.contains("fewer than 1000 octets in 1 s"));
+    let line = story.server.wait_for("ended without an answer");
+    assert!(text(&line, "reason").contains(TRANSACTION), "{line}");
+    // It ended alone.
+    transact(&mut peer, 2);
+    leave(peer);
+    // A head, and a payload that nobody waits for.
+    for begin in ["Dialog-Update 1 x", "Nonsense\r\n1000000:"] {
+        let mut peer = story.open();
+        peer.send(begin);
+        trickle(&mut peer, letters());
+        story.ended_for(peer, MESSAGE);
+    }
+    // Slow, but fast enough: the message is much longer than what has to come in a second.
+    let mut peer = story.open();
+    let body = "A line of it.\r\n".repeat(1_000);
+    let whole = message(3, 1, "A: b\r\n\r\n", &body, true).concat();
+    trickle(&mut peer, whole.chunks(150).map(<[u8]>::to_vec));
+    let answer = peer.read_message("TE 3");
+    assert!(answer.ends_with("TE 3;\r\n"), "{answer}");
+    leave(peer);
     story.end();
 }
 
@@ -115,10 +164,8 @@ fn one_octet_at_a_time() {
         std::io::Read::read_exact(&mut slow_reader.stream(), &mut octet).unwrap();
         read.push(octet[0]);
     }
-    for mut peer in [peer, slow_reader] {
-        peer.send("Dialog-End 1;\r\nCE;\r\n");
-        assert_eq!(peer.read_to_end(), "");
-    }
+    leave(peer);
+    leave(slow_reader);
     story.end();
 }
 

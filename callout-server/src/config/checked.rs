@@ -75,8 +75,12 @@ pub struct Limits {
 pub struct Timeouts {
     /// For the TLS handshake; and for CS and the first offer.
     pub handshake: Duration,
-    /// For more of a message's octets.
+    /// For more of a message's octets; and for more of an OCP message that has begun, and for a peer to
+    /// take more of ours.
     pub transaction: Duration,
+    /// Octets of each that count as more. 2,048 in 120 s: 17 octets a second keep a transaction, the
+    /// slowest line that carries mail is faster.
+    pub transaction_octets: u32,
     /// For anything from the peer; then it is pinged.
     pub idle: Duration,
     /// For the answer to the ping.
@@ -224,6 +228,7 @@ impl Config {
                 .collect(),
             handshake_timeout: self.timeouts.handshake,
             transaction_timeout: self.timeouts.transaction,
+            least_octets: self.timeouts.transaction_octets,
             idle_timeout: self.timeouts.idle,
             ping_timeout: self.timeouts.ping,
             ..ocp_proto::Config::default()
@@ -258,6 +263,7 @@ fn timeouts(raw: &RawTimeouts) -> Timeouts {
     Timeouts {
         handshake: or(raw.handshake, 30),
         transaction: or(raw.transaction, 120),
+        transaction_octets: raw.transaction_octets.map_or(2_048, |n| n.get()),
         idle: or(raw.idle, 120),
         ping: or(raw.ping, 30),
         progress: or(raw.progress, 10),

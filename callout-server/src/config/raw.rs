@@ -45,12 +45,13 @@ pub(super) struct RawSpool {
     pub(super) octets: Option<NonZeroUsize>,
 }
 
-/// In seconds.
+/// In seconds, but for `transaction-octets`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct RawTimeouts {
     pub(super) handshake: Option<NonZeroU32>,
     pub(super) transaction: Option<NonZeroU32>,
+    pub(super) transaction_octets: Option<NonZeroU32>,
     pub(super) idle: Option<NonZeroU32>,
     pub(super) ping: Option<NonZeroU32>,
     pub(super) progress: Option<NonZeroU32>,

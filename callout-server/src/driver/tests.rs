@@ -230,6 +230,27 @@ async fn a_peer_that_never_reads_is_given_up() {
     assert!(begun.elapsed().as_secs() >= 120);
 }
 
+/// Who goes on sending is not idle, and what waits for it is far below `unsent-octets`.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_sends_is_given_up() {
+    for (octets, seconds) in [("", 120), ("transaction = 30\ntransaction-octets = 10\n", 30)] {
+        let (mut peer, served) = start(&format!("[timeouts]\n{octets}"), 16);
+        peer.write_all(HELLO).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        while !served.is_finished() {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            // Every message of it is complete.
+            let _ = timeout(Duration::from_millis(1), peer.write_all(b"AA true;\r\n")).await;
+        }
+        let elapsed = begun.elapsed().as_secs();
+        // Besides, its last words wait for a little.
+        assert!((seconds..seconds + 10).contains(&elapsed), "{elapsed} instead of {seconds}");
+        let mut left = Vec::new();
+        let _ = peer.read_to_end(&mut left).await;
+        assert_eq!(left.len(), 16, "it has read nothing");
+    }
+}
+
 /// Ten thousand of them stand around idle.
 #[test]
 fn a_connection_takes_little_room() {

@@ -36,8 +36,13 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// From our offer to its answer.
     pub negotiation_timeout: Duration,
-    /// A transaction for which the peer sends nothing for that long fails.
+    /// A transaction that the peer does not carry on within that time fails; a connection ends on
+    /// which a message that has begun does not come on, or our octets are not read.
     pub transaction_timeout: Duration,
+    /// Octets that count as progress within that time: at a server of a transaction's messages; of a
+    /// message that has begun; of ours, if so many wait to be read. Fewer do if nothing is left to
+    /// come. 1: each octet.
+    pub least_octets: u32,
     /// A connection on which the peer sends nothing for that long is pinged (PQ).
     pub idle_timeout: Duration,
     /// And ended if it sends nothing for that long after the ping.
@@ -58,6 +63,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(30),
             negotiation_timeout: Duration::from_secs(30),
             transaction_timeout: Duration::from_secs(120),
+            least_octets: 2_048,
             idle_timeout: Duration::from_secs(120),
             ping_timeout: Duration::from_secs(30),
         }

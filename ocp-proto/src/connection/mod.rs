@@ -5,6 +5,7 @@ mod config;
 mod event;
 mod negotiation;
 mod output;
+mod pace;
 mod receive;
 mod scope;
 mod timers;
@@ -29,6 +30,7 @@ use crate::transaction::Transaction;
 use crate::violation::{Rule, Scope, Useless, Violation};
 use crate::wire::Decoder;
 use negotiation::NegotiationState;
+use pace::Pace;
 use scope::{Dialog, Dialogs, Features, Groups};
 use timers::Timers;
 use tls::TlsStage;
@@ -104,6 +106,7 @@ pub struct Connection {
     /// The transaction whose adapted message ends early before anything else happens.
     owed_end: Option<Xid>,
     stocks: Stocks,
+    pace: Pace,
     timers: Timers,
 }
 
@@ -156,6 +159,7 @@ impl Connection {
             transactions: IdMap::default(),
             xids,
             owed_end: None,
+            pace: Pace::default(),
             timers: Timers::new(now),
         };
         connection.send(&Message::Cs);
@@ -169,7 +173,7 @@ impl Connection {
 
     /// The transport delivered something.
     pub fn handle_input(&mut self, now: Instant) {
-        self.timers.received(now);
+        self.received(now);
     }
 
     /// Whose message body the transport delivers next, and how many octets of it before anything else:
@@ -188,7 +192,7 @@ impl Connection {
         let Some((xid, left)) = self.awaited_body() else { return };
         let Payload::Data { label, .. } = self.payload else { return };
         let octets = u32::try_from(octets).unwrap_or(u32::MAX).min(left);
-        self.timers.received(now);
+        self.received(now);
         self.decoder.skip_payload(octets);
         self.consumed = self.decoder.consumed();
         self.payload = Payload::Data { xid, label, left: left - octets };
@@ -234,10 +238,12 @@ impl Connection {
                     Err(violation) => self.violate(violation),
                 },
                 Ok(None) if self.input_ended => {
-                    let mid_message = !self.decoder.is_between_messages() || !self.input.is_empty();
-                    self.over(Closed::Lost { mid_message });
+                    self.over(Closed::Lost { mid_message: self.is_mid_message() });
                 }
-                Ok(None) => return None,
+                Ok(None) => {
+                    self.watch_message();
+                    return None;
+                }
                 Err(error) => self.violate(Violation::connection(error)),
             }
         }
@@ -330,6 +336,11 @@ impl Connection {
     /// Whether nothing more is received; events may be left, the last is [`Event::Closed`].
     pub fn is_over(&self) -> bool {
         self.stage == Stage::Over
+    }
+
+    /// Whether only a part has come of a message.
+    fn is_mid_message(&self) -> bool {
+        !self.decoder.is_between_messages() || !self.input.is_empty()
     }
 
     fn has_started(&self) -> bool {

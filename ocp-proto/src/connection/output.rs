@@ -19,6 +19,7 @@ pub struct Output {
     segments: VecDeque<Bytes>,
     queued: usize,
     tail: BytesMut,
+    taken: u64,
 }
 
 impl Output {
@@ -44,6 +45,11 @@ impl Output {
         other.seal();
         self.queued += std::mem::take(&mut other.queued);
         self.segments.append(&mut other.segments);
+    }
+
+    /// Octets that the transport has taken since the connection began.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
 
     fn seal(&mut self) {
@@ -75,6 +81,7 @@ impl Buf for Output {
     }
 
     fn advance(&mut self, mut count: usize) {
+        self.taken += count as u64;
         while let Some(front) = self.segments.front_mut() {
             if count < front.len() {
                 self.queued -= count;

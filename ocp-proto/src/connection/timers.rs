@@ -57,7 +57,7 @@ impl Connection {
             self.awaits_handshake().then(|| self.timers.created + config.handshake_timeout);
         let tls = self.is_handshaking().then(|| self.timers.tls + config.handshake_timeout);
         let offer = self.negotiation.awaits_since().map(|at| at + config.negotiation_timeout);
-        [Some(idle), handshake, tls, offer, self.timers.transaction_check]
+        [Some(idle), handshake, tls, offer, self.pace_deadline(), self.timers.transaction_check]
             .into_iter()
             .flatten()
             .min()
@@ -85,6 +85,10 @@ impl Connection {
         if self.is_handshaking() && now >= self.timers.tls + config.handshake_timeout {
             return self.violate(timeout("TLS did not start"));
         }
+        if let Err(violation) = self.check_pace(now) {
+            return self.violate(violation);
+        }
+        let config = &self.config;
         match self.timers.pinged {
             Some(pinged) if now >= pinged + config.ping_timeout => {
                 return self.violate(timeout("PQ was not answered"));
@@ -116,21 +120,20 @@ impl Connection {
         let late: Vec<Xid> = self
             .transactions
             .iter()
-            .filter(|(_, transaction)| waits(transaction) && now >= transaction.progress + timeout)
+            .filter(|(_, transaction)| {
+                waits(transaction) && now >= transaction.progress.at + timeout
+            })
             .map(|(xid, _)| *xid)
             .collect();
         for xid in late {
-            self.violate(Violation::transaction(
-                xid,
-                Rule::Timeout("the transaction stands still"),
-            ));
+            self.violate(Violation::transaction(xid, self.standstill(xid)));
         }
         // One that we do not wait for now may make us wait later.
         self.timers.transaction_check = self
             .transactions
             .values()
             .map(
-                |transaction| if waits(transaction) { transaction.progress } else { now } + timeout,
+                |transaction| if waits(transaction) { transaction.progress.at } else { now } + timeout,
             )
             .min();
     }

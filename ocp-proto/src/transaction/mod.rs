@@ -49,15 +49,25 @@ pub(crate) struct Transaction {
     pub(crate) stop: Stop,
     /// How far the peer lets us send.
     pub(crate) pause: Pause,
-    /// Whether the peer has paused its data (DPM), and we have not asked for more since.
+    /// Whether we want the peer's data paused (DWP, Pause-At-Body), and have not asked for more since.
+    pub(crate) pause_wanted: bool,
+    /// Whether the peer has paused it (DPM) as long as we want that: we do not wait for it then.
     pub(crate) peer_paused: bool,
     pub(crate) traffic: Traffic,
-    /// The last message of either side that carried the transaction on.
-    pub(crate) progress: Instant,
+    pub(crate) progress: Progress,
+}
+
+/// How far a transaction had come when it last made progress.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub(crate) at: Instant,
+    /// Octets of both flows.
+    pub(crate) octets: u64,
 }
 
 impl Transaction {
     pub(crate) fn new(group: GroupId, profile: Option<Arc<CommandProfile>>, now: Instant) -> Self {
+        let pause_wanted = profile.as_ref().is_some_and(|profile| profile.pause_at_body.is_some());
         Self {
             group,
             profile,
@@ -67,10 +77,17 @@ impl Transaction {
             preservation: Preservation::default(),
             stop: Stop::default(),
             pause: Pause::default(),
+            pause_wanted,
             peer_paused: false,
             traffic: Traffic::default(),
-            progress: now,
+            progress: Progress { at: now, octets: 0 },
         }
+    }
+
+    /// Octets of both flows that have come or gone; `under_way` are those of the original that it
+    /// counts already.
+    pub(crate) fn moved(&self, under_way: u32) -> u64 {
+        u64::from(self.original.octets() - under_way) + u64::from(self.adapted.octets())
     }
 
     /// Octets of the flow that this agent sends.

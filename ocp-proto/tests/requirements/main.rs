@@ -13,6 +13,7 @@ mod data;
 mod format;
 mod limits;
 mod negotiation;
+mod pace;
 mod pausing;
 mod profile_text;
 mod session;

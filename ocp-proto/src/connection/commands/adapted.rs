@@ -44,6 +44,7 @@ impl Connection {
         self.check_role(Role::Server)?;
         let limit = self.config.adapted_messages;
         self.transaction(xid)?.start_adapted(start, limit)?;
+        self.go_on(xid);
         self.write_for(xid, "AMS", |out| {
             if !services.is_empty() {
                 out.named("Services", &services_value(services));

@@ -217,8 +217,8 @@ impl Connection {
         let sent = self.output.remaining() + self.held.remaining() - before;
         if let Some(transaction) = self.transactions.get_mut(&xid) {
             transaction.traffic.sent += sent as u64;
-            transaction.progress = self.timers.now;
         }
+        self.note_progress(xid);
     }
 
     fn transaction(&mut self, xid: Xid) -> Result<&mut Transaction, Misuse> {

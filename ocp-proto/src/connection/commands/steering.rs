@@ -15,9 +15,11 @@ impl Connection {
     /// If there is no such transaction, or the peer's message has ended.
     pub fn want_pause(&mut self, xid: Xid, offset: u32) -> Result<(), Misuse> {
         let peer = self.role.peer();
-        if self.transaction(xid)?.has_ended(peer) {
+        let transaction = self.transaction(xid)?;
+        if transaction.has_ended(peer) {
             return Err(Rule::AfterEnd("DWP").into());
         }
+        transaction.pause_wanted = true;
         self.write_for(xid, "DWP", |out| {
             out.number(offset);
         });
@@ -34,7 +36,9 @@ impl Connection {
         if transaction.has_ended(peer) {
             return Err(Rule::AfterEnd("DWM").into());
         }
+        transaction.pause_wanted = false;
         transaction.peer_paused = false;
+        self.go_on(xid);
         self.write_for(xid, "DWM", |out| {
             if let Some(size) = size {
                 out.named_number("Size-request", size);

@@ -33,6 +33,7 @@ impl Connection {
             }
             (Frame::End, Payload::Data { xid, .. }) => {
                 self.count(xid, received);
+                self.payload = Payload::Skipped;
                 Ok(None)
             }
             (Frame::Chunk(_) | Frame::End, Payload::Skipped) => Ok(None),
@@ -41,10 +42,9 @@ impl Connection {
 
     /// Counts octets of a message for a transaction; whether it is active.
     pub(super) fn count(&mut self, xid: Xid, octets: u64) -> bool {
-        let now = self.timers.now;
+        self.note_progress(xid);
         let transaction = self.transactions.get_mut(&xid);
         transaction.is_some_and(|transaction| {
-            transaction.progress = now;
             transaction.traffic.received += octets;
             true
         })
@@ -52,6 +52,7 @@ impl Connection {
 
     fn receive_head(&mut self, head: Head, octets: u64) -> Received {
         self.payload = Payload::Skipped;
+        self.begin_message();
         if self.stage == Stage::Opening {
             if head.name != *Kind::Cs.name() {
                 return Err(Violation::connection(Rule::FirstMessageNotCs));
@@ -167,7 +168,8 @@ impl Connection {
 
     fn receive_progress(&mut self, xid: Option<Xid>, octets: Option<u32>) -> Option<Event> {
         if let Some(xid) = xid {
-            self.transactions.get_mut(&xid)?.progress = self.timers.now;
+            self.transactions.get(&xid)?;
+            self.note_progress(xid);
         }
         Some(Event::Progress { xid, original_octets: octets })
     }

@@ -40,7 +40,7 @@ impl Connection {
                 Ok(Some(Event::PauseWanted { xid, offset }))
             }
             Message::Dpm { .. } => {
-                transaction.peer_paused = true;
+                transaction.peer_paused = transaction.pause_wanted;
                 Ok(Some(Event::Paused { xid }))
             }
             Message::Dwm { size_request, .. } if !transaction.has_ended(role) => {

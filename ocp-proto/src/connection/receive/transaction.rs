@@ -100,7 +100,10 @@ impl Connection {
         let Some(xid) = message.xid() else { return Ok(None) };
         let invalid = |rule: Rule| Violation::transaction(xid, rule);
         let role = self.role;
-        let now = self.timers.now;
+        match message {
+            Message::Ams { .. } | Message::Ame { .. } => self.go_on(xid),
+            _ => self.note_progress(xid),
+        }
         let Some(transaction) = self.transactions.get_mut(&xid) else {
             // Late messages for a transaction that has ended are dropped.
             if self.xids.is_past(xid.number()) {
@@ -108,7 +111,6 @@ impl Connection {
             }
             return Err(invalid(Rule::UnknownTransaction(xid.number())));
         };
-        transaction.progress = now;
         match message {
             Message::Dum(dum) => {
                 let (label, begins_body) =

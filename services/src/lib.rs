@@ -18,6 +18,7 @@ mod registry;
 mod service;
 mod setting;
 pub mod spam_score;
+mod temporary;
 pub mod virus_scan;
 
 pub use content::{FileKind, Limits, Policy};
@@ -25,3 +26,4 @@ pub use mail_from::AddressList;
 pub use outcome::{Change, Finding, Outcome};
 pub use registry::{Kind, Registry, Settings, SettingsError};
 pub use service::{Content, Declaration, Input, Request, Service, ServiceError, compute};
+pub use temporary::TemporaryFolder;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use crate::service::Service;
+use crate::temporary::TemporaryFolder;
 use crate::{log, mail_from, mime_strip, spam_score, virus_scan};
 
 /// A kind of service.
@@ -52,12 +53,13 @@ impl Registry {
 pub struct Settings<'a> {
     table: Option<toml::de::ValueDeserializer<'a>>,
     directory: PathBuf,
+    temporary: TemporaryFolder,
 }
 
 impl<'a> Settings<'a> {
     /// Settings from a table; relative paths in it start at `directory`.
     pub fn new(table: toml::de::ValueDeserializer<'a>, directory: &Path) -> Self {
-        Self { table: Some(table), directory: directory.to_owned() }
+        Self { table: Some(table), directory: directory.to_owned(), ..Self::none() }
     }
 
     /// Settings from a TOML text of their own; relative paths in it start at `directory`.
@@ -72,7 +74,19 @@ impl<'a> Settings<'a> {
 
     /// No settings: every service has defaults that make sense.
     pub fn none() -> Self {
-        Self { table: None, directory: PathBuf::new() }
+        Self { table: None, directory: PathBuf::new(), temporary: TemporaryFolder::default() }
+    }
+
+    /// The same, for a service that keeps its temporary files in `folder`; in the system's if nobody
+    /// says so.
+    #[must_use]
+    pub fn with_temporary_folder(self, folder: TemporaryFolder) -> Self {
+        Self { temporary: folder, ..self }
+    }
+
+    /// Where the service's temporary files belong.
+    pub fn temporary_folder(&self) -> &TemporaryFolder {
+        &self.temporary
     }
 
     /// Where relative paths start.

@@ -17,7 +17,8 @@ use crate::outcome::Outcome;
 /// A module that looks at events of SMTP dialogs and may change them.
 ///
 /// One value serves every dialog of the process at the same time, so state of its own needs
-/// its own synchronisation. A service sees what the services before it in the chain made.
+/// its own synchronisation. A service sees what the services before it in the chain made. Temporary
+/// files belong into [`Settings::temporary_folder`](crate::Settings::temporary_folder).
 ///
 /// # Adding a service
 /// One file with the type, and one line of registration. This one works on header sections alone

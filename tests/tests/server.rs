@@ -146,6 +146,28 @@ fn log_lines_say_what_they_are_about() {
     assert!(text(&line, "verdicts").contains("virus-scan=clean"), "{line}");
 }
 
+/// What services unpack goes where the spool is, and nowhere else: without that folder they fail.
+#[test]
+fn services_keep_their_files_in_the_spool() {
+    let folder = tempdir().unwrap();
+    let spool = folder.path().join("spool");
+    std::fs::create_dir(&spool).unwrap();
+    let config = "[spool]\nfolder = \"spool\"\n\
+        [services.virus-scan.settings]\nlimits = { memory = 1 }\n";
+    let mut server = CalloutServer::start(folder.path(), config, &[]);
+    let mail = folder.path().join("cat.eml");
+    std::fs::write(&mail, "Subject: cat\r\n\r\nbegin 644 cat\r\n#0V%T\r\n`\r\nend\r\n").unwrap();
+    let adapted = server.adapt([&mail]);
+    assert_eq!(adapted.reports[0]["decision"], "accept", "{}", adapted.stderr);
+    assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0, "files have no names");
+    std::fs::remove_dir(&spool).unwrap();
+    let adapted = server.adapt([&mail]);
+    assert!(text(&adapted.reports[0], "reply").starts_with("451 4.3.0"), "{:?}", adapted.reports);
+    let line = server.wait_for("service failed");
+    let expected = format!("a temporary file in {} can't be written", spool.display());
+    assert!(text(&line, "cause").contains(&expected), "{line}");
+}
+
 #[test]
 fn the_demo_shows_a_mail_of_every_kind() {
     let (code, table, error) = run(&["demo"]);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ocp_proto::WireLimits;
 use ocp_proto::smtp::{COMMAND_PROFILE, DIALOG, FailurePolicy, TLS};
 use serde::Deserialize;
-use services::{AddressList, Registry, Settings};
+use services::{AddressList, Registry, Settings, TemporaryFolder};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
@@ -91,15 +91,16 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
-/// Where large messages go while they are worked on. The files have no names and go with the
-/// process.
+/// Where large messages go while they are worked on, and what services unpack. The files have no
+/// names and go with the process.
 #[derive(Clone, Debug)]
 pub struct SpoolConfig {
     /// The folder.
     pub folder: PathBuf,
     /// Octets of a message body that stay in memory; a larger one goes to a file.
     pub threshold: usize,
-    /// Octets of all files at a time; beyond it messages are refused with TE 400 and Retry.
+    /// Octets of all files of messages at a time; beyond it messages are refused with TE 400 and Retry.
+    /// Services bound their own: `limits.unpacked` of each message, of which `scans` are looked into.
     pub octets: usize,
 }
 
@@ -173,12 +174,13 @@ impl Config {
         };
         let level = raw.log.level.as_ref();
         let level = level.map(|level| checker.value(level, log_directives)).transpose()?;
-        let router = checker.router(services)?;
+        let spool = checker.spool(&raw.spool)?;
+        let router = checker.router(services, &spool.folder.clone().into())?;
         Ok(Self {
             listen,
             limits: limits(&raw.limits),
             timeouts: timeouts(&raw.timeouts),
-            spool: checker.spool(&raw.spool)?,
+            spool,
             log: LogConfig {
                 format: raw.log.format.unwrap_or_default(),
                 level: level.unwrap_or_else(|| "info".to_owned()),
@@ -322,7 +324,11 @@ impl Checker<'_> {
 
     /// The services of the file, and with their defaults those that it does not mention; a URI that
     /// the file gives to another service is that service's.
-    fn router(&self, services: Option<Spanned<DeValue<'_>>>) -> Result<Router, ConfigError> {
+    fn router(
+        &self,
+        services: Option<Spanned<DeValue<'_>>>,
+        temporary: &TemporaryFolder,
+    ) -> Result<Router, ConfigError> {
         let mut router = Router::default();
         let mut named = Vec::new();
         if let Some(services) = services {
@@ -332,7 +338,7 @@ impl Checker<'_> {
             };
             for (name, value) in table {
                 named.push(name.get_ref().to_string());
-                if let Some(entry) = self.service(name.get_ref(), value)? {
+                if let Some(entry) = self.service(name.get_ref(), value, temporary)? {
                     let taken = router.add(entry);
                     taken.map_err(|error| self.error(error, Some(name.span())))?;
                 }
@@ -340,7 +346,8 @@ impl Checker<'_> {
         }
         for kind in self.registry.iter().filter(|kind| !named.iter().any(|name| name == kind.name))
         {
-            let service = (kind.build)(Settings::none())
+            let settings = Settings::none().with_temporary_folder(temporary.clone());
+            let service = (kind.build)(settings)
                 .map_err(|error| self.error(format!("{}: {error}", kind.name), None))?;
             let entry = Entry::new(kind.name, kind.summary, service, DEADLINE);
             router.add(entry).map_err(|error| self.error(error, None))?;
@@ -353,6 +360,7 @@ impl Checker<'_> {
         &self,
         name: &str,
         value: Spanned<DeValue<'_>>,
+        temporary: &TemporaryFolder,
     ) -> Result<Option<Entry>, ConfigError> {
         let span = value.span();
         let DeValue::Table(mut table) = value.into_inner() else {
@@ -377,6 +385,7 @@ impl Checker<'_> {
             Some(settings) => Settings::new(ValueDeserializer::from(settings), directory),
             None => Settings::none(),
         };
+        let settings = settings.with_temporary_folder(temporary.clone());
         let service: Arc<dyn services::Service> = (kind.build)(settings).map_err(|error| {
             let span = error.span.clone().or(settings_span).or(Some(kind_span));
             self.error(format!("{name}: {error}"), span)
@@ -473,6 +482,27 @@ mod tests {
             let error = parse(text).expect_err(text);
             assert_eq!(error.line_and_column(), Some(position), "{text}: {error}");
             assert!(error.to_string().contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn services_get_the_folder_of_the_spool() {
+        let mut registry = Registry::default();
+        registry.register(services::Kind {
+            name: "probe",
+            summary: "",
+            build: |settings| {
+                let folder = format!("{:?}", settings.temporary_folder());
+                Err(services::SettingsError::new(folder))
+            },
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("test.toml");
+        let expected = format!("TemporaryFolder({:?})", folder.path().join("."));
+        for service in ["", "[services.probe]\n", "[services.probe.settings]\nx = 1\n"] {
+            let text = format!("[spool]\nfolder = \".\"\n{service}");
+            let error = Config::parse(&text, &file, &registry).unwrap_err();
+            assert!(error.to_string().contains(&expected), "{service}: {error}");
         }
     }
 

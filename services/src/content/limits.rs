@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::temporary::TemporaryFolder;
+
 /// Bounds on what is unpacked of one message. Octets of the message's own parts don't count: the
 /// server bounds these.
 ///
@@ -24,6 +26,14 @@ pub struct Limits {
     /// How many times larger than itself an archive may become, above 16 MiB; default 250. Deflate
     /// reaches 1,032 on zeros alone, text and tables stay below 100.
     pub ratio: usize,
+}
+
+/// Where the contents of a mail are unpacked, and within which bounds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    pub(crate) limits: Limits,
+    /// For what does not fit into memory.
+    pub(crate) folder: TemporaryFolder,
 }
 
 impl Default for Limits {

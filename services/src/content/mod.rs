@@ -14,6 +14,7 @@ mod walk;
 mod walker;
 
 pub use limits::Limits;
+pub(crate) use limits::Room;
 pub use policy::Policy;
 pub(crate) use policy::{applied, fill, printable};
 pub(crate) use scans::Scans;

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use crate::mail::{Octets, SpoolError, Transfer, decoder};
+use crate::temporary::TemporaryFolder;
 
 /// Octets that are read at a time. Always the same, since some decoders lose with an error what they
 /// have decoded for the same read.
@@ -20,8 +21,7 @@ pub(super) struct Stored {
 }
 
 /// Keeps content, at most `most` octets: in memory if it is no larger than `memory`, otherwise in a
-/// file that has no name and goes with the octets. That file is where the system keeps temporary
-/// files: `TMPDIR`, else `/tmp`.
+/// file of `folder` that has no name and goes with the octets.
 ///
 /// # Errors
 /// If the file can't be written.
@@ -29,6 +29,7 @@ pub(super) fn store(
     content: &mut dyn Read,
     most: usize,
     memory: usize,
+    folder: &TemporaryFolder,
 ) -> Result<Stored, SpoolError> {
     let mut kept = Kept::Memory(Vec::new());
     let mut length = 0;
@@ -41,11 +42,7 @@ pub(super) fn store(
             Err(error) => break (false, Some(error)),
         };
         let room = count.min(most - length);
-        kept.append(piece.get(..room).unwrap_or_default(), memory).map_err(|error| {
-            let place = std::env::temp_dir();
-            let why = format!("unpacked content can't be written in {}: {error}", place.display());
-            io::Error::new(error.kind(), why)
-        })?;
+        kept.append(piece.get(..room).unwrap_or_default(), memory, folder)?;
         length += room;
         if room < count {
             break (true, None);
@@ -64,20 +61,20 @@ enum Kept {
 }
 
 impl Kept {
-    fn append(&mut self, piece: &[u8], memory: usize) -> io::Result<()> {
+    fn append(&mut self, piece: &[u8], memory: usize, folder: &TemporaryFolder) -> io::Result<()> {
         match self {
             Self::Memory(octets) if octets.len() + piece.len() <= memory => {
                 octets.extend_from_slice(piece);
+                Ok(())
             }
             Self::Memory(octets) => {
-                let mut file = tempfile::tempfile()?;
-                file.write_all(octets)?;
-                file.write_all(piece)?;
-                *self = Self::File(file);
+                let octets = std::mem::take(octets);
+                *self = Self::File(folder.file()?);
+                self.append(&octets, memory, folder)?;
+                self.append(piece, memory, folder)
             }
-            Self::File(file) => file.write_all(piece)?,
+            Self::File(file) => file.write_all(piece).map_err(|error| folder.named(&error)),
         }
-        Ok(())
     }
 }
 
@@ -90,6 +87,7 @@ pub(crate) fn stored_part(
     raw: &Octets,
     transfer: &Transfer,
     memory: usize,
+    folder: &TemporaryFolder,
 ) -> Result<Octets, SpoolError> {
     if transfer.is_identity() {
         return Ok(raw.clone());
@@ -98,7 +96,7 @@ pub(crate) fn stored_part(
     if raw.in_memory().is_some() {
         return Ok(content.collect(usize::MAX)?.into());
     }
-    let stored = store(&mut content, usize::MAX, memory)?;
+    let stored = store(&mut content, usize::MAX, memory, folder)?;
     match stored.broken {
         Some(error) => Err(error.into()),
         None => Ok(stored.octets),
@@ -123,6 +121,7 @@ mod tests {
 
     #[test]
     fn content_is_cut_and_broken_in_memory_and_in_files() {
+        let folder = TemporaryFolder::default();
         let content: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[1]).collect();
         for (most, memory, in_memory) in [
             (usize::MAX, usize::MAX, true),
@@ -135,7 +134,7 @@ mod tests {
             (10, 10, true),
             (0, 0, true),
         ] {
-            let stored = store(&mut &content[..], most, memory).unwrap();
+            let stored = store(&mut &content[..], most, memory, &folder).unwrap();
             assert_eq!(stored.octets.in_memory().is_some(), in_memory, "{most} {memory}");
             assert_eq!(stored.is_cut, most < content.len());
             assert!(stored.broken.is_none());
@@ -143,7 +142,7 @@ mod tests {
             assert!(stored.octets.read(0..content.len()).unwrap() == expected, "{most} {memory}");
         }
         for memory in [0, 1_000_000] {
-            let stored = store(&mut Breaking(&content), usize::MAX, memory).unwrap();
+            let stored = store(&mut Breaking(&content), usize::MAX, memory, &folder).unwrap();
             assert_eq!(stored.broken.unwrap().to_string(), "broken");
             assert!(stored.octets.read(0..content.len()).unwrap() == content);
         }

@@ -8,22 +8,28 @@ use crate::fixtures::{base64, cabinet, gzip, mail, spooled, tar, uuencode, with_
 use crate::mail::{Mail, Octets};
 
 /// Small bounds, so that a walk that ignores them shows.
-fn limits() -> Limits {
-    Limits { depth: 6, members: 50, unpacked: 3_000_000, memory: 1_000_000, ratio: 100 }
+fn room() -> Room {
+    let limits =
+        Limits { depth: 6, members: 50, unpacked: 3_000_000, memory: 1_000_000, ratio: 100 };
+    Room { limits, ..Room::default() }
+}
+
+/// The same with next to nothing in memory.
+fn little() -> Room {
+    Room { limits: Limits { memory: 10, ..room().limits }, ..room() }
 }
 
 /// Every object of a walk: where it is, and what. That does not depend on where the mail is.
-fn objects(octets: Vec<u8>, limits: &Limits) -> (BTreeMap<String, Vec<u8>>, Remarks) {
+fn objects(octets: Vec<u8>) -> (BTreeMap<String, Vec<u8>>, Remarks) {
     let mail = mail(octets);
-    let found = objects_of(&mail, limits);
-    let little = Limits { memory: 10, ..limits.clone() };
-    assert_eq!(objects_of(&spooled(&mail), &little), found);
+    let found = objects_of(&mail, &room());
+    assert_eq!(objects_of(&spooled(&mail), &little()), found);
     found
 }
 
-fn objects_of(mail: &Mail, limits: &Limits) -> (BTreeMap<String, Vec<u8>>, Remarks) {
+fn objects_of(mail: &Mail, room: &Room) -> (BTreeMap<String, Vec<u8>>, Remarks) {
     let mut objects = BTreeMap::new();
-    let remarks = walk(mail, limits, &mut |object| {
+    let remarks = walk(mail, room, &mut |object| {
         if *object.origin != Origin::RawPart {
             let octets = object.octets.read(0..object.octets.len())?;
             objects.insert(object.location(), octets.to_vec());
@@ -47,7 +53,7 @@ fn noise(count: usize) -> Vec<u8> {
 fn everything_is_shown() {
     let cab = cabinet(&[("1", b"one"), ("2", b"two")]);
     let octets = zip(&[("d/", b""), ("t.tar", &tar(&[("c.cab", &cab), ("g", &gzip(b"three"))]))]);
-    let (objects, remarks) = objects(with_attachment("z", &octets), &limits());
+    let (objects, remarks) = objects(with_attachment("z", &octets));
     assert_eq!(remarks, Remarks::default());
     let place = |rest: &str| format!("part 1.2 (z){rest}");
     let shown: Vec<_> = objects.keys().cloned().collect();
@@ -74,7 +80,7 @@ fn a_walk_can_be_left() {
     let octets = with_attachment("z", &zip(&[("1", b"x"), ("2", b"x")]));
     let count = |next: Next| {
         let mut seen = Vec::new();
-        walk(&mail(octets.clone()), &limits(), &mut |object| {
+        walk(&mail(octets.clone()), &room(), &mut |object| {
             seen.push(object.place.len());
             Ok(if seen.len() == 1 { Next::Descend } else { next })
         })
@@ -95,7 +101,7 @@ fn memory_is_for_what_is_held_at_a_time() {
     let half = noise(600_000);
     let in_memory = |octets: &[u8]| {
         let mut in_memory = Vec::new();
-        let remarks = walk(&mail(with_attachment("z", octets)), &limits(), &mut |object| {
+        let remarks = walk(&mail(with_attachment("z", octets)), &room(), &mut |object| {
             if *object.origin == Origin::Member {
                 assert_eq!(object.octets.read(0..9).unwrap().len(), 9);
                 in_memory.push(object.octets.in_memory().is_some());
@@ -132,7 +138,7 @@ fn a_file_that_can_not_be_read_is_no_broken_archive() {
         };
         let cut = Octets::from_file(Arc::new(file(body.len() - 1)), body.len());
         let cut = Mail::new(mail.header().clone(), cut);
-        let error = walk(&cut, &limits(), &mut |_| Ok(Next::Descend)).unwrap_err();
+        let error = walk(&cut, &room(), &mut |_| Ok(Next::Descend)).unwrap_err();
         let expected = "a spool file of the message can't be read: it is shorter than it was";
         assert_eq!(error.to_string(), expected);
     }
@@ -150,7 +156,7 @@ fn looking_for_directories_is_bounded() {
     let end = memchr::memmem::find(&honest, b"PK\x05\x06").unwrap();
     let hostile = [&honest[..], &honest[end..].repeat(50_000)].concat();
     assert!(cost(Archive::Zip, &hostile) > 50_000_000_000);
-    let (objects, remarks) = objects(with_attachment("z", &hostile), &limits());
+    let (objects, remarks) = objects(with_attachment("z", &hostile));
     assert!(objects.contains_key("part 1.2 (z) / 2"), "{:?}", objects.keys());
     let unreadable = remarks.unreadable.unwrap();
     assert!(unreadable.contains("directory of the zip archive"), "{unreadable}");
@@ -159,7 +165,7 @@ fn looking_for_directories_is_bounded() {
 #[test]
 fn a_place_is_short_and_printable() {
     let name = "\u{1b}[2J".to_owned() + &"x".repeat(500);
-    let (objects, _) = objects(with_attachment("z", &tar(&[(&name[..90], b"x")])), &limits());
+    let (objects, _) = objects(with_attachment("z", &tar(&[(&name[..90], b"x")])));
     let place = objects.keys().last().unwrap();
     assert_eq!(place.chars().count(), "part 1.2 (z) / ".len() + 80);
     assert!(place.contains(" / ?[2Jxxx"), "{place}");
@@ -209,10 +215,11 @@ proptest! {
         if let Some(cut) = cut {
             octets.truncate(cut.index(octets.len() + 1));
         }
-        let limits = limits();
+        let room = room();
+        let limits = &room.limits;
         let (mut members, mut unpacked) = (0, 0);
         let mail = mail(with_attachment("z", &octets));
-        let remarks = walk(&mail, &limits, &mut |object| {
+        let remarks = walk(&mail, &room, &mut |object| {
             if object.place.len() > 1 {
                 members += 1;
                 unpacked += object.octets.len();
@@ -226,9 +233,8 @@ proptest! {
         // Parts of nested messages are shown as they stand, too.
         prop_assert!(members <= 2 * limits.members, "{members} {remarks:?}");
         prop_assert!(unpacked <= 3 * limits.unpacked, "{unpacked} {remarks:?}");
-        let in_memory = objects_of(&mail, &limits);
-        let little = Limits { memory: 10, ..limits };
-        prop_assert_eq!(objects_of(&spooled(&mail), &little), in_memory);
+        let in_memory = objects_of(&mail, &room);
+        prop_assert_eq!(objects_of(&spooled(&mail), &little()), in_memory);
     }
 
     #[test]
@@ -239,6 +245,6 @@ proptest! {
         ]),
         octets: Vec<u8>,
     ) {
-        objects(with_attachment("z", &[magic, &octets].concat()), &limits());
+        objects(with_attachment("z", &[magic, &octets].concat()));
     }
 }

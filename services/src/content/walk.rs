@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::limits::Limits;
+use super::limits::Room;
 use super::sniff;
 use super::walker::{Leave, Walker};
 use crate::mail::{Mail, Octets, Part, SpoolError};
@@ -84,8 +84,8 @@ pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Object<'_>) -> Result<Next, Spool
 /// # Errors
 /// If octets of the mail can't be read, or unpacked ones not kept; whatever was seen until then says
 /// nothing about the mail.
-pub(crate) fn walk(mail: &Mail, limits: &Limits, visit: Visit<'_>) -> Result<Remarks, SpoolError> {
-    let mut walker = Walker::new(limits, visit);
+pub(crate) fn walk(mail: &Mail, room: &Room, visit: Visit<'_>) -> Result<Remarks, SpoolError> {
+    let mut walker = Walker::new(room, visit);
     if let Err(Leave::Failed(error)) = walker.mail(mail) {
         return Err(error);
     }

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::archive::{Ended, File, Incomplete, Member, cost, members};
-use super::limits::Limits;
+use super::limits::{Limits, Room};
 use super::sniff;
 use super::store::{Stored, store, stored_part};
 use super::walk::{Next, Object, Origin, Remarks, Visit, location, part_labels};
@@ -11,6 +11,7 @@ use crate::mail::{
     Decoder, Embedded, Mail, Octets, Part, PartKind, SpoolError, Transfer, data_uris, header_of,
     uuencoded,
 };
+use crate::temporary::TemporaryFolder;
 
 /// Where the walk is left.
 pub(super) enum Leave {
@@ -37,6 +38,7 @@ struct Found<'a> {
 
 pub(super) struct Walker<'v> {
     limits: &'v Limits,
+    folder: &'v TemporaryFolder,
     visit: Visit<'v>,
     pub(super) remarks: Remarks,
     place: Vec<String>,
@@ -53,9 +55,10 @@ pub(super) struct Walker<'v> {
 const MOST_SEARCH: u64 = 8_000_000_000;
 
 impl<'v> Walker<'v> {
-    pub(super) fn new(limits: &'v Limits, visit: Visit<'v>) -> Self {
+    pub(super) fn new(room: &'v Room, visit: Visit<'v>) -> Self {
         Self {
-            limits,
+            limits: &room.limits,
+            folder: &room.folder,
             visit,
             remarks: Remarks::default(),
             place: Vec::new(),
@@ -103,7 +106,7 @@ impl<'v> Walker<'v> {
         };
         let transfers = transfers(part);
         for transfer in &transfers {
-            let octets = stored_part(&raw, transfer, self.memory_left())?;
+            let octets = stored_part(&raw, transfer, self.memory_left(), self.folder)?;
             // The octets of parts don't count if the message itself is in memory.
             let held = if raw.in_memory().is_some() { 0 } else { in_memory(&octets) };
             self.held += held;
@@ -208,7 +211,8 @@ impl<'v> Walker<'v> {
             return Ok(false);
         }
         let left = self.limits.unpacked.saturating_sub(self.unpacked);
-        let Stored { octets, is_cut, broken } = store(&mut content, left, self.memory_left())?;
+        let stored = store(&mut content, left, self.memory_left(), self.folder)?;
+        let Stored { octets, is_cut, broken } = stored;
         if let Some(error) = broken {
             return Err(error.into());
         }
@@ -309,7 +313,8 @@ impl<'v> Walker<'v> {
             true => (*allowance, "an archive that unpacks to many times its size"),
             false => (unpacked, "too many octets to unpack"),
         };
-        let Stored { octets, is_cut, broken } = store(content, most, self.memory_left())?;
+        let stored = store(content, most, self.memory_left(), self.folder)?;
+        let Stored { octets, is_cut, broken } = stored;
         if let Some(error) = broken {
             self.remark_unreadable(&format!("broken archive ({error})"));
         }

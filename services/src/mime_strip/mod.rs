@@ -36,7 +36,7 @@ use ocp_proto::smtp::{Command, EffectName};
 pub use settings::MimeStripSettings;
 
 use crate::content::{
-    Limits, Next, Object, Origin, Policy, Scans, applied, fill, part_labels, printable, walk,
+    Next, Object, Origin, Policy, Room, Scans, applied, fill, part_labels, printable, walk,
 };
 use crate::mail::{Edits, Mail, Notice, Part, PartKind, SpoolError, Transfer};
 use crate::outcome::{Change, Finding, Outcome};
@@ -54,6 +54,7 @@ pub const KIND: Kind = Kind {
 struct MimeStrip {
     rules: Arc<Rules>,
     scans: Scans,
+    room: Room,
     settings: MimeStripSettings,
 }
 
@@ -73,10 +74,12 @@ struct Match {
 
 impl MimeStrip {
     fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let folder = settings.temporary_folder().clone();
         let settings: MimeStripSettings = settings.read()?;
         Ok(Self {
             rules: Arc::new(Rules::new(&settings)?),
             scans: Scans::new(settings.scans)?,
+            room: Room { limits: settings.limits.clone(), folder },
             settings,
         })
     }
@@ -84,9 +87,9 @@ impl MimeStrip {
     async fn strip(&self, request: &Request, mail: &Arc<Mail>) -> Result<Outcome, ServiceError> {
         let (found, limit) = {
             let (mail, rules) = (Arc::clone(mail), Arc::clone(&self.rules));
-            let (limits, inside) = (self.settings.limits.clone(), self.settings.inside_archives);
+            let (room, inside) = (self.room.clone(), self.settings.inside_archives);
             let running = self.scans.start().await?;
-            running.run(move || search(&mail, &rules, &limits, inside)).await??
+            running.run(move || search(&mail, &rules, &room, inside)).await??
         };
         if let Some(reason) = &limit
             && (found.is_empty() || self.settings.on_limit != Policy::Accept)
@@ -134,7 +137,7 @@ impl MimeStrip {
 fn search(
     mail: &Mail,
     rules: &Rules,
-    limits: &Limits,
+    room: &Room,
     inside_archives: bool,
 ) -> Result<(Vec<Match>, Option<String>), SpoolError> {
     let mut found: Vec<Match> = Vec::new();
@@ -188,7 +191,7 @@ fn search(
         });
         Ok(next)
     };
-    let remarks = walk(mail, limits, &mut visit)?;
+    let remarks = walk(mail, room, &mut visit)?;
     Ok((found, remarks.limit))
 }
 

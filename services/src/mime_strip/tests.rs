@@ -189,8 +189,7 @@ async fn the_test_mails() {
             let outcome = handle(&service, &before).await;
             let Change::Content(edits) = outcome.change else { continue };
             let after = before.edited(&edits).unwrap();
-            let (found, _) =
-                search(&before, &service.rules, &service.settings.limits, true).unwrap();
+            let (found, _) = search(&before, &service.rules, &service.room, true).unwrap();
             let (old, new) = (before.parts().unwrap(), after.parts().unwrap());
             // A container that goes takes its parts along.
             if found.iter().any(|found| old[found.part].kind != PartKind::Leaf) {

@@ -5,8 +5,8 @@
 //! by names. Scanners are the EICAR test file, signatures in ClamAV's text formats, and clamd.
 //!
 //! A message in a spool file is read a window at a time, and what is unpacked of any message stands
-//! in memory only up to `limits.memory`, beyond that in unnamed temporary files (`TMPDIR`, else
-//! `/tmp`). Signatures match all the same, however far apart the pieces are that they look for.
+//! in memory only up to `limits.memory`, beyond that in unnamed files of the server's folder for
+//! temporary files. Signatures match all the same, however far apart the pieces are that they look for.
 //!
 //! What could not be looked at is never called clean: the verdict is `infected`, else `too-big`
 //! (something is beyond a limit), `encrypted`, `unreadable` (broken, or an archive of a kind that is
@@ -50,7 +50,7 @@ use ocp_proto::smtp::{Command, EffectName};
 
 pub use settings::{Action, VirusScanSettings};
 
-use crate::content::{Policy, Scans, applied, fill, part_labels, printable, stored_part};
+use crate::content::{Policy, Room, Scans, applied, fill, part_labels, printable, stored_part};
 use crate::mail::{Edits, Mail, Notice, PartKind, SpoolError};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
@@ -71,6 +71,7 @@ const MOST_PARTS_ASKED: usize = 32;
 
 struct VirusScan {
     settings: VirusScanSettings,
+    room: Room,
     signatures: Arc<Signatures>,
     clamd: Option<Clamd>,
     scans: Scans,
@@ -79,6 +80,7 @@ struct VirusScan {
 impl VirusScan {
     fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
         let directory = settings.directory().to_owned();
+        let folder = settings.temporary_folder().clone();
         let settings: VirusScanSettings = settings.read()?;
         let load = |folder: &Path| {
             Signatures::load(&directory.join(folder))
@@ -91,6 +93,7 @@ impl VirusScan {
             signatures: Arc::new(signatures.unwrap_or_default()),
             clamd: clamd.transpose().map_err(SettingsError::new)?,
             scans: Scans::new(settings.scans)?,
+            room: Room { limits: settings.limits.clone(), folder },
             settings,
         })
     }
@@ -100,8 +103,8 @@ impl VirusScan {
         let all = self.settings.action == Action::Replace;
         let mut report = {
             let (mail, signatures) = (Arc::clone(mail), Arc::clone(&self.signatures));
-            let limits = self.settings.limits.clone();
-            running.run(move || scan(&mail, &signatures, &limits, all)).await??
+            let room = self.room.clone();
+            running.run(move || scan(&mail, &signatures, &room, all)).await??
         };
         if let Some(clamd) = self.clamd.as_ref().filter(|_| all || report.infections.is_empty()) {
             self.ask(clamd, mail, &mut report).await?;
@@ -154,8 +157,8 @@ impl VirusScan {
                 break;
             }
             let (raw, transfer) = (mail.octets(of.body.clone()), of.transfer.clone());
-            let memory = self.settings.limits.memory;
-            let work = move || stored_part(&raw, &transfer, memory);
+            let Room { limits, folder } = self.room.clone();
+            let work = move || stored_part(&raw, &transfer, limits.memory, &folder);
             let octets = compute(of.body.len(), work).await??;
             if let Answer::Found(name) = clamd.scan(&[octets]).await? {
                 found.push(Infection { name, place, part });

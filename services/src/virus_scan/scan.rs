@@ -2,7 +2,7 @@
 
 use super::eicar;
 use super::signatures::{Signatures, Unfinished};
-use crate::content::{Limits, Next, Object, Origin, Remarks, walk};
+use crate::content::{Next, Object, Origin, Remarks, Room, walk};
 use crate::mail::{Mail, SpoolError};
 
 /// Something that was found.
@@ -32,7 +32,7 @@ pub(super) struct Report {
 pub(super) fn scan(
     mail: &Mail,
     signatures: &Signatures,
-    limits: &Limits,
+    room: &Room,
     all: bool,
 ) -> Result<Report, SpoolError> {
     let mut infections = Vec::new();
@@ -64,7 +64,7 @@ pub(super) fn scan(
         }
         Err(Unfinished::Unreadable(error)) => Err(error),
     };
-    let mut remarks = walk(mail, limits, &mut visit)?;
+    let mut remarks = walk(mail, room, &mut visit)?;
     if let Some(place) = out_of_steps {
         remarks.limit.get_or_insert(format!("content made to slow down the search: {place}"));
     }

@@ -344,6 +344,28 @@ async fn a_mail_that_can_not_be_read_is_an_error() {
     }
 }
 
+/// Nor is one whose archives can't be unpacked: the operator hears where.
+#[tokio::test]
+async fn a_folder_that_takes_no_files_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let member = [b'x'; 1_000];
+    let request = request(&mail(with_attachment("a.zip", &zip(&[("x", &member)]))), &[]);
+    for name in ["virus-scan", "mime-strip"] {
+        let build = |folder: &Path| {
+            let settings = Settings::parse("limits = { memory = 100 }", Path::new("")).unwrap();
+            let settings = settings.with_temporary_folder(folder.to_owned().into());
+            (crate::Registry::builtin().find(name).unwrap().build)(settings).unwrap()
+        };
+        let service = build(folder.path());
+        assert_eq!(service.handle(&request).await.unwrap().finding.verdict, "clean");
+        let gone = folder.path().join("gone");
+        let error = build(&gone).handle(&request).await.unwrap_err();
+        let expected = format!("a temporary file in {} can't be written: ", gone.display());
+        assert_eq!(error.stage, "spool");
+        assert!(error.cause.starts_with(&expected), "{name}: {error}");
+    }
+}
+
 /// What could not be looked at may be infected too.
 #[tokio::test]
 async fn a_mail_beyond_a_limit_is_not_repaired() {

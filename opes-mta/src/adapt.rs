@@ -14,7 +14,7 @@ use opes_mta::consult::Policy;
 use opes_mta::event::parse_address;
 use opes_mta::front::file::{self, not_adapted};
 use opes_mta::front::source::{self, Found, Source};
-use opes_mta::ocp::{ConnectError, ServerAddress, Upstream};
+use opes_mta::ocp::{ConnectError, ServerAddress, Upstream, service_uri};
 use opes_mta::report::{Decision, Report, Summary};
 use tokio::sync::mpsc;
 
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
         value_name = "URI,...",
         value_delimiter = ',',
         default_value = "mail-from,virus-scan,mime-strip,spam-score",
-        value_parser = service
+        value_parser = service_uri
     )]
     services: Vec<String>,
     /// Envelope sender; `<>` is the null sender. Without it: that of the mbox line, else of the
@@ -101,17 +101,6 @@ RUST_LOG=info or debug says more on the standard error.";
 
 /// The widest column for names.
 const WIDEST_NAME: usize = 48;
-
-/// The URI of a service, from that or from its name.
-pub(crate) fn service(text: &str) -> Result<String, String> {
-    let sound = |c: char| c.is_ascii_graphic() && !matches!(c, ',' | '"' | ';');
-    match text.trim() {
-        "" => Err("the name of a service is empty".to_owned()),
-        name if !name.chars().all(sound) => Err("a URI has no blanks and controls".to_owned()),
-        uri if uri.contains("://") => Ok(uri.to_owned()),
-        name => Ok(format!("ocp://service/{name}")),
-    }
-}
 
 fn address(text: &str) -> Result<Address, String> {
     parse_address(text).map_err(|error| error.to_string())
@@ -257,16 +246,4 @@ fn write(output: &mut OutputFolder, path: &Path, report: &Report) -> io::Result<
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn services_have_short_names() {
-        assert_eq!(service(" log ").unwrap(), "ocp://service/log");
-        assert_eq!(service("http://x/y").unwrap(), "http://x/y");
-        assert!(service("a b").is_err() && service("").is_err());
-    }
 }

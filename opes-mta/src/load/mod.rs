@@ -16,13 +16,13 @@ use clap::ValueEnum;
 use ocp_proto::smtp::{Address, CommandLine, Envelope};
 use opes_mta::event::{Event, Message};
 use opes_mta::front::file;
-use opes_mta::ocp::{ServerAddress, Upstream};
+use opes_mta::ocp::{ServerAddress, Upstream, service_uri};
 use tokio::task::JoinSet;
 
 use self::echo::Echo;
 use self::figures::{Figures, Plan, Report};
 use self::worker::Worker;
-use crate::adapt::{service, unreachable};
+use crate::adapt::unreachable;
 
 /// Put load on a callout server and measure it.
 ///
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
         value_name = "URI,...",
         value_delimiter = ',',
         default_value = "log",
-        value_parser = service
+        value_parser = service_uri
     )]
     services: Vec<String>,
     /// Connections

@@ -3,6 +3,7 @@
 mod address;
 mod client;
 mod driver;
+mod service;
 mod tls;
 mod transport;
 mod upstream;
@@ -11,5 +12,6 @@ pub use address::{AddressSyntax, ServerAddress};
 pub use client::{Client, ConnectError, Dialog, Target};
 pub use driver::ClientError;
 pub(crate) use driver::Ended;
+pub use service::service_uri;
 pub use tls::{Tls, TlsError, TlsNegotiation, TlsSettings};
 pub use upstream::Upstream;

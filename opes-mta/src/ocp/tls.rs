@@ -63,8 +63,12 @@ pub struct TlsSettings {
 
 /// A file or a name that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TlsError(String);
+#[error("{message}")]
+pub struct TlsError {
+    message: String,
+    /// The file, if it is one.
+    pub file: Option<PathBuf>,
+}
 
 impl Tls {
     /// Reads the files.
@@ -83,7 +87,7 @@ impl Tls {
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError(error.to_string()))?
+            .map_err(|error| TlsError::new(error.to_string()))?
             .with_root_certificates(roots);
         let mut config = match identity {
             None => builder.with_no_client_auth(),
@@ -109,14 +113,14 @@ impl Tls {
                 server_name(host.trim_start_matches('[').trim_end_matches(']'))?
             }
             (None, ServerAddress::Unix(_)) => {
-                return Err(TlsError("a unix socket does not say the server's name".to_owned()));
+                return Err(TlsError::new("a unix socket does not say the server's name"));
             }
         };
         let connector = TlsConnector::from(Arc::clone(&self.config));
         let stream = connector.connect(name, stream).await;
         stream
             .map(|stream| Secured(Box::new(stream)))
-            .map_err(|error| TlsError(format!("the handshake failed: {error}")))
+            .map_err(|error| TlsError::new(format!("the handshake failed: {error}")))
     }
 
     /// Negotiates TLS, if that is wanted, and does the handshake.
@@ -133,17 +137,23 @@ impl Tls {
         if agreed {
             let stream = self.handshake(stream, server).await?;
             let now = Instant::now().into_std();
-            connection.tls_started(now).map_err(|misuse| TlsError(misuse.to_string()))?;
+            connection.tls_started(now).map_err(|misuse| TlsError::new(misuse.to_string()))?;
             return Ok(Negotiation::Secured(stream));
         }
         if self.negotiation == TlsNegotiation::Required {
             connection.close(OcpResult::failure("TLS is required"));
             // The connection is over either way.
             let _ = flush(&mut stream, connection).await;
-            return Err(TlsError("it does not accept TLS, which is required".to_owned()));
+            return Err(TlsError::new("it does not accept TLS, which is required"));
         }
         tracing::warn!(%server, "the callout server has no TLS: going on in plain text");
         Ok(Negotiation::Plain(stream))
+    }
+}
+
+impl TlsError {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), file: None }
     }
 }
 
@@ -171,7 +181,7 @@ async fn agree<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<bool, TlsError> {
     let feature = Structure { members: vec![Value::atom(TLS)], ..Structure::default() };
     let offer = Offer { features: vec![feature], ..Offer::default() };
-    connection.offer(offer).map_err(|misuse| TlsError(misuse.to_string()))?;
+    connection.offer(offer).map_err(|misuse| TlsError::new(misuse.to_string()))?;
     loop {
         while let Some(event) = connection.poll_event() {
             match event {
@@ -180,7 +190,7 @@ async fn agree<S: AsyncRead + AsyncWrite + Unpin>(
                 Event::Closed(closed) => {
                     // It should hear what it did.
                     let _ = flush(stream, connection).await;
-                    return Err(TlsError(match closed {
+                    return Err(TlsError::new(match closed {
                         Closed::ByPeer(result) => format!("it closed it: {}", result.reason()),
                         Closed::Violation(violation) => format!("it broke OCP: {violation}"),
                         Closed::ByUs | Closed::Lost { .. } => "it hung up".to_owned(),
@@ -189,12 +199,12 @@ async fn agree<S: AsyncRead + AsyncWrite + Unpin>(
                 _ => {}
             }
         }
-        flush(stream, connection).await.map_err(|error| TlsError(error.to_string()))?;
+        flush(stream, connection).await.map_err(|error| TlsError::new(error.to_string()))?;
         connection.input().reserve(ANSWER);
         match stream.read_buf(connection.input()).await {
             Ok(0) => connection.handle_end_of_input(),
             Ok(_) => connection.handle_input(Instant::now().into_std()),
-            Err(error) => return Err(TlsError(error.to_string())),
+            Err(error) => return Err(TlsError::new(error.to_string())),
         }
     }
 }
@@ -259,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secured<S> {
 
 fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(name.to_owned())
-        .map_err(|_| TlsError(format!("{name} is neither a DNS name nor an address")))
+        .map_err(|_| TlsError::new(format!("{name} is neither a DNS name nor an address")))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -281,7 +291,8 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 fn wrong(path: &Path, cause: impl fmt::Display) -> TlsError {
-    TlsError(format!("{} can't be used: {cause}", path.display()))
+    let message = format!("{} can't be used: {cause}", path.display());
+    TlsError { message, file: Some(path.to_owned()) }
 }
 
 #[cfg(test)]

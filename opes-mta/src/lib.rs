@@ -11,6 +11,7 @@
 //! - [`ocp`]: the client. One connection carries many dialogs at a time.
 //! - [`reuse`]: answers that hold for a while are used again.
 //! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
+//! - [`config`]: what an operator can set, and the rules that say whose mail goes to which services.
 //! - [`milter`]: the milter protocol, without sockets.
 //! - [`report`]: what became of a mail.
 //!
@@ -18,6 +19,7 @@
 //! effect before it has committed the whole answer.
 
 pub mod apply;
+pub mod config;
 pub mod consult;
 pub mod event;
 pub mod front;

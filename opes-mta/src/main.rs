@@ -1,6 +1,7 @@
 //! `opes-mta`: the OPES processor.
 
 mod adapt;
+mod check;
 mod load;
 mod output;
 mod progress;
@@ -25,12 +26,14 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Adapt(adapt::Arguments),
+    Check(check::Arguments),
     Load(load::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Adapt(arguments) => adapt::main(arguments),
+        Command::Check(arguments) => check::main(&arguments),
         Command::Load(arguments) => load::main(arguments),
     };
     match done {

@@ -133,3 +133,97 @@ fn what_does_not_work_is_said() {
         assert_eq!(opes_mta(folder.path(), wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
+
+#[test]
+fn check_says_what_a_configuration_means() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "\
+[system]
+uri = \"https://opes.example.org/\"
+name = \"mx1\"
+[[listen]]
+name = \"mx\"
+milter = \"unix:/run/opes-mta.sock\"
+[[group]]
+name = \"clean\"
+servers = [\"127.0.0.1:4037\", \"unix:/run/ocp.sock\"]
+services = [\"virus-scan\"]
+on-failure = \"tempfail\"
+[[group]]
+name = \"next\"
+servers = [\"127.0.0.1:4038\"]
+services = [\"http://example.org/score\"]
+shadow = true
+sample = 0.1
+[[rule]]
+clients = [\"unix\"]
+groups = [\"next\", \"clean\"]
+[[rule]]
+name = \"reports\"
+recipients = [\"abuse@example.org\"]
+groups = []
+[limits]
+connections = 1
+content-octets = 209715200
+";
+    fs::write(folder.path().join("good.toml"), text).unwrap();
+    let output = opes_mta(folder.path(), &["check", "good.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let expected = "\
+good.toml: valid
+system https://opes.example.org/, this processor is mx1
+  services    named in the log only
+listener mx: milter at unix:/run/opes-mta.sock
+group clean
+  servers     127.0.0.1:4037, unix:/run/ocp.sock
+  services    ocp://service/virus-scan
+  on failure  tempfail; reject if the server says it
+  deadlines   20 s for a command, 80 s for content
+  load        4 connections and 256 open transactions a server
+  overload    wait
+  ejection    after 5 failures in 10 s, for 30 s
+  recipients  reject, if they differ and there is one message for all
+group next
+  servers     127.0.0.1:4038
+  services    http://example.org/score
+  shadow      watches 10 % of all dialogs, changes nothing
+  on failure  what the server says; tempfail if it is away
+  deadlines   20 s for a command, 80 s for content
+  load        4 connections and 256 open transactions a server
+  overload    wait
+  ejection    after 5 failures in 10 s, for 30 s
+  recipients  reject, if they differ and there is one message for all
+rules: the first that matches decides
+  #1: clients unix: next, then clean
+  reports: recipients abuse@example.org: nobody is asked
+  (no rule): everybody: clean, then next
+bypass: XOPES-BYPASS and OPES-Bypass of who has authenticated
+limits: 1 connections, messages of 100 MiB, 200 MiB together
+  in all, 25 s for a command, 280 s for content
+memory: 401 MiB at the most that peers can make it hold
+       200 MiB  messages that are worked on (content-octets)
+       200 MiB  what callout servers make of them
+         1 MiB  1 answers that are longer than their message
+note: rule reports: one such recipient is enough for nobody to look at a message: all-recipients wants all of them
+";
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+#[test]
+fn check_says_what_is_wrong_and_where() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("bad.toml"), "[limits]\nconections = 3\n").unwrap();
+    let output = opes_mta(folder.path(), &["check", "bad.toml"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.stdout, b"");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("bad.toml:2:1") && error.contains("did you mean `connections`?"),
+        "{error}"
+    );
+    let output = opes_mta(folder.path(), &["check", "none.toml"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("none.toml can't be read: No such"));
+    let help = opes_mta(folder.path(), &["check", "--help"]);
+    assert!(String::from_utf8(help.stdout).unwrap().contains("[default: /etc/opes-mta.toml]"));
+}

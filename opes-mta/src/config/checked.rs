@@ -1,0 +1,307 @@
+//! From the file to values that can be relied on.
+
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::address::AddressPattern;
+use super::clients::{Clients, Origin};
+use super::error::{ConfigError, closest};
+use super::group::{Group, seconds};
+use super::listen::Listen;
+use super::raw::{Raw, RawBypass, RawLimits, RawList, RawListen, RawRule};
+use super::rules::{Rule, Rules};
+use super::system::{System, text};
+use crate::consult;
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who we are; without it messages and replies have no trace.
+    pub system: Option<System>,
+    /// Front ends.
+    pub listen: Vec<Listen>,
+    /// Groups of callout servers; at least one.
+    pub groups: Vec<Group>,
+    /// Whose mail goes to which groups.
+    pub rules: Rules,
+    /// What may be used up.
+    pub limits: Limits,
+    /// Who may ask for services to be skipped.
+    pub bypass: Bypass,
+}
+
+/// Bounds on what mail servers and callout servers can make us use. Worst case in memory:
+/// `content_octets` twice over (messages, and what servers make of them), and 1 MiB for each connection,
+/// by which an answer may be longer than its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of mail servers at a time, at all front ends.
+    pub connections: u32,
+    /// Octets of one message; the failure policy decides about a larger one.
+    pub message_octets: u32,
+    /// Octets of all messages that are being worked on; beyond it a message is put off (4xx).
+    pub content_octets: u64,
+    /// For a command, all its groups together. Below the 30 s of Postfix's `milter_command_timeout`.
+    pub command_deadline: Duration,
+    /// For content, all its groups together. Below the 300 s of Postfix's `milter_content_timeout`.
+    pub content_deadline: Duration,
+}
+
+/// Whose requests for bypass are heard (profile section 8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bypass {
+    /// These clients'.
+    pub clients: Vec<Clients>,
+    /// Those of clients that have authenticated.
+    pub authenticated: bool,
+    /// Whether the MAIL parameter `XOPES-BYPASS` is one, besides the field `OPES-Bypass`.
+    pub xopes_bypass: bool,
+}
+
+impl Config {
+    /// Reads and checks a file, and the files that it names.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError::new(path, "", format!("{} can't be read: {error}", path.display()), None)
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file; relative paths in it start at the folder of `path`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let checker = Checker { text, path };
+        let raw: Raw =
+            toml::from_str(text).map_err(|error| checker.error(error.message(), error.span()))?;
+        let limits = checker.limits(&raw.limits)?;
+        let system = raw.system.as_ref().map(|system| checker.system(system)).transpose()?;
+        let listen = checker.listen(&raw.listen)?;
+        let groups = checker.groups(&raw.group, &limits)?;
+        let rules = checker.rules(&raw.rule, &listen, &groups)?;
+        let bypass = checker.bypass(&raw.bypass)?;
+        Ok(Self { system, listen, groups, rules, limits, bypass })
+    }
+
+    /// What peers can make us hold in memory at the most: what it is for, and octets.
+    pub fn worst_case_memory(&self) -> Vec<(String, u64)> {
+        let Limits { connections, content_octets, .. } = self.limits;
+        let allowance = consult::Policy::default().answer_allowance as u64;
+        vec![
+            ("messages that are worked on (content-octets)".to_owned(), content_octets),
+            ("what callout servers make of them".to_owned(), content_octets),
+            (
+                format!("{connections} answers that are longer than their message"),
+                allowance.saturating_mul(connections.into()),
+            ),
+        ]
+    }
+
+    /// The names of a rule's groups, in their order.
+    pub fn group_names(&self, rule: &Rule) -> Vec<&str> {
+        let groups = rule.groups.iter().filter_map(|group| self.groups.get(*group));
+        groups.map(|group| group.name.as_str()).collect()
+    }
+}
+
+impl Bypass {
+    /// Whether this client's requests are heard.
+    pub fn hears(&self, origin: Origin, authenticated: bool) -> bool {
+        (self.authenticated && authenticated)
+            || self.clients.iter().any(|clients| clients.contain(origin))
+    }
+}
+
+/// One file.
+pub(super) struct Checker<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Checker<'_> {
+    pub(super) fn error(
+        &self,
+        message: impl std::fmt::Display,
+        span: Option<Range<usize>>,
+    ) -> ConfigError {
+        ConfigError::new(self.path, self.text, message, span)
+    }
+
+    /// Where relative paths start.
+    pub(super) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// A value of the file that has a syntax of its own.
+    pub(super) fn value<T, E: std::fmt::Display>(
+        &self,
+        text: &Spanned<String>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        parse(text.get_ref()).map_err(|error| self.error(error, Some(text.span())))
+    }
+
+    /// At least one of them.
+    pub(super) fn values<T, E: std::fmt::Display>(
+        &self,
+        raw: &Spanned<Vec<Spanned<String>>>,
+        what: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, ConfigError> {
+        if raw.get_ref().is_empty() {
+            return Err(self.error(format!("there are no {what}"), Some(raw.span())));
+        }
+        raw.get_ref().iter().map(|text| self.value(text, &parse)).collect()
+    }
+
+    /// Names that others refer to.
+    pub(super) fn unique<'a>(
+        &self,
+        names: impl Iterator<Item = &'a Spanned<String>>,
+        what: &str,
+    ) -> Result<(), ConfigError> {
+        let mut seen = HashSet::new();
+        for name in names {
+            if !seen.insert(name.get_ref().trim()) {
+                let message = format!("there is a {what} {} already", name.get_ref());
+                return Err(self.error(message, Some(name.span())));
+            }
+        }
+        Ok(())
+    }
+
+    fn limits(&self, raw: &RawLimits) -> Result<Limits, ConfigError> {
+        let limits = Limits {
+            connections: raw.connections.map_or(512, NonZeroU32::get),
+            message_octets: raw.message_octets.as_ref().map_or(100 << 20, |n| n.get_ref().get()),
+            content_octets: raw.content_octets.as_ref().map_or(1 << 30, |n| n.get_ref().get()),
+            command_deadline: raw.command_deadline.map_or(Duration::from_secs(25), seconds),
+            content_deadline: raw.content_deadline.map_or(Duration::from_secs(280), seconds),
+        };
+        if u64::from(limits.message_octets) > limits.content_octets {
+            let message = format!(
+                "a message of {} octets has no room in content-octets, {} for all",
+                limits.message_octets, limits.content_octets
+            );
+            let span = raw.message_octets.as_ref().map(Spanned::span);
+            let span = span.or(raw.content_octets.as_ref().map(Spanned::span));
+            return Err(self.error(message, span));
+        }
+        Ok(limits)
+    }
+
+    fn listen(&self, raw: &[Spanned<RawListen>]) -> Result<Vec<Listen>, ConfigError> {
+        let names = raw.iter().map(|listen| listen.get_ref());
+        self.unique(names.clone().map(|raw| raw.name.as_ref().unwrap_or(&raw.milter)), "listener")?;
+        self.unique(names.clone().map(|raw| &raw.milter), "listener at")?;
+        names
+            .map(|raw| {
+                let milter = self.value(&raw.milter, str::parse)?;
+                let name = self.value(raw.name.as_ref().unwrap_or(&raw.milter), text)?;
+                Ok(Listen { name, milter })
+            })
+            .collect()
+    }
+
+    fn rules(
+        &self,
+        raw: &[Spanned<RawRule>],
+        listen: &[Listen],
+        groups: &[Group],
+    ) -> Result<Rules, ConfigError> {
+        self.unique(raw.iter().filter_map(|rule| rule.get_ref().name.as_ref()), "rule")?;
+        let rules = raw.iter().enumerate().map(|(index, raw)| {
+            let number = format!("#{}", index + 1);
+            self.rule(number, raw.get_ref(), listen, groups)
+        });
+        Ok(Rules::new(rules.collect::<Result<_, _>>()?, groups.len()))
+    }
+
+    fn rule(
+        &self,
+        number: String,
+        raw: &RawRule,
+        listen: &[Listen],
+        groups: &[Group],
+    ) -> Result<Rule, ConfigError> {
+        let mut used = Vec::new();
+        for written in &raw.groups {
+            let names = groups.iter().map(|group| group.name.as_str());
+            let position = self.value(written, |name| position(name, "group", names.clone()))?;
+            if used.contains(&position) {
+                return Err(self.error("it is there twice", Some(written.span())));
+            }
+            used.push(position);
+        }
+        let listener = |name: &str| {
+            let names = listen.iter().map(|listen| listen.name.as_str());
+            position(name, "listener", names).map(|_| name.to_owned())
+        };
+        let name = raw.name.as_ref().map(|name| self.value(name, text)).transpose()?;
+        Ok(Rule {
+            name: name.unwrap_or(number),
+            listen: self.condition(&raw.listen, listener)?,
+            clients: self.condition(&raw.clients, str::parse)?,
+            authenticated: raw.authenticated,
+            senders: self.condition(&raw.senders, str::parse)?,
+            recipients: self.condition(&raw.recipients, recipient)?,
+            all_recipients: self.condition(&raw.all_recipients, recipient)?,
+            groups: used,
+        })
+    }
+
+    /// Whom a rule matches; everybody if it does not say.
+    fn condition<T, E: std::fmt::Display>(
+        &self,
+        raw: &RawList,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let Some(raw) = raw else { return Ok(Vec::new()) };
+        if raw.get_ref().is_empty() {
+            let message = "an empty list matches nobody: leave it out to match everybody";
+            return Err(self.error(message, Some(raw.span())));
+        }
+        raw.get_ref().iter().map(|text| self.value(text, &parse)).collect()
+    }
+
+    fn bypass(&self, raw: &RawBypass) -> Result<Bypass, ConfigError> {
+        let clients = raw.clients.iter().map(|text| self.value(text, str::parse));
+        Ok(Bypass {
+            clients: clients.collect::<Result<_, _>>()?,
+            authenticated: raw.authenticated.unwrap_or(true),
+            xopes_bypass: raw.xopes_bypass.unwrap_or(true),
+        })
+    }
+}
+
+/// Where a name stands among those that there are.
+fn position<'a>(
+    name: &str,
+    what: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Result<usize, String> {
+    if let Some(position) = names.clone().position(|known| known == name) {
+        return Ok(position);
+    }
+    let meant = closest(name, names).map(|meant| format!("; did you mean `{meant}`?"));
+    Err(format!("there is no {what} `{name}`{}", meant.unwrap_or_default()))
+}
+
+fn recipient(text: &str) -> Result<AddressPattern, String> {
+    match text.parse()? {
+        AddressPattern::Null => Err("a recipient has an address".to_owned()),
+        pattern => Ok(pattern),
+    }
+}
+
+#[cfg(test)]
+mod tests;

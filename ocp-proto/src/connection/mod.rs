@@ -348,8 +348,12 @@ impl Connection {
     }
 
     fn send(&mut self, message: &Message) {
-        let kind = message.kind();
-        message.encode(self.out(kind.in_phase() || kind == Kind::Cs).tail());
+        let goes_out = match message.kind() {
+            Kind::Cs | Kind::Ce => true,
+            // Profile section 9: nothing stands between the NO and the NR that start TLS.
+            kind => kind.in_phase() && !self.negotiation.offers_tls(),
+        };
+        message.encode(self.out(goes_out).tail());
     }
 
     /// Where a message goes: out, or to those that wait.

@@ -18,6 +18,7 @@ use super::event::Offer;
 use crate::ids::GroupId;
 use crate::message::Kind;
 use crate::role::Role;
+use crate::smtp::TLS;
 use crate::violation::Rule;
 use crate::wire::Structure;
 
@@ -111,6 +112,11 @@ impl NegotiationState {
     /// Whether our offer waits for its answer.
     pub(super) fn is_pending(&self) -> bool {
         self.own.is_some()
+    }
+
+    /// Whether that offer has TLS in it.
+    pub(super) fn offers_tls(&self) -> bool {
+        self.own.as_ref().is_some_and(|(offer, _)| offer.feature(TLS).is_some())
     }
 
     /// Whether only messages of a Negotiation Phase may be sent.

@@ -8,7 +8,7 @@ pub use connection::{connection_processor, connection_server};
 pub use decode::decode;
 pub use operations::operations;
 
-use connection::{take, transaction};
+use connection::{take, tls, transaction};
 
 /// Runs a target over its corpus, which must be there.
 #[cfg(test)]

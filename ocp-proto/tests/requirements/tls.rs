@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use ocp_proto::smtp::TLS;
-use ocp_proto::{Closed, Config, Connection, Event, Misuse, Offer, Response, Role, Rule};
+use ocp_proto::{
+    Closed, Config, Connection, Event, Misuse, OcpResult, Offer, Response, Role, Rule,
+};
 
 use crate::support::{Pair, events, feed, is_ce400, service, take, take_text};
 
@@ -62,6 +64,31 @@ fn the_handshake_stands_between_the_response_and_everything_else() {
     pair.processor.tls_started(pair.now).unwrap();
     assert_eq!(take_text(&mut pair.processor), "SGC 1 ();\r\n");
     assert!(pair.processor.offer(offer()).is_err(), "once is enough");
+}
+
+/// Profile section 9: the processor sends nothing between its NO and the NR, whatever it is asked.
+#[test]
+fn nothing_follows_an_offer_of_tls() {
+    let answers = [format!("NR {{\"{}:{TLS}\"}};\r\n", TLS.len()), "NR;\r\n".to_owned()];
+    for (answer, starts) in answers.iter().zip([true, false]) {
+        let mut pair = Pair::new();
+        pair.processor.offer(offer()).unwrap();
+        take(&mut pair.processor);
+        pair.processor.ping(None);
+        assert_eq!(feed(&mut pair.processor, b"CS;\r\nPQ;\r\n", pair.now).1, "");
+        let (_, sent) = feed(&mut pair.processor, answer.as_bytes(), pair.now);
+        assert_eq!(sent, if starts { "" } else { "PQ;\r\nPA;\r\n" });
+        if starts {
+            pair.processor.tls_started(pair.now).unwrap();
+            assert_eq!(take_text(&mut pair.processor), "PQ;\r\nPA;\r\n");
+        }
+    }
+    // It may give up.
+    let mut pair = Pair::new();
+    pair.processor.offer(offer()).unwrap();
+    take(&mut pair.processor);
+    pair.processor.close(OcpResult::ok());
+    assert_eq!(take_text(&mut pair.processor), "CE;\r\n");
 }
 
 /// Octets that are not protected do not pass for octets that are.

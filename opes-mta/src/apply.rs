@@ -470,7 +470,8 @@ fn adapted_message(
     Ok(Answer::Message(adapted))
 }
 
-fn is_same(slices: &[Bytes], original: &Bytes) -> bool {
+/// Whether the slices put together are the original.
+pub(crate) fn is_same(slices: &[Bytes], original: &Bytes) -> bool {
     let mut rest = original.as_ref();
     for slice in slices {
         let Some((same, after)) = rest.split_at_checked(slice.len()) else { return false };

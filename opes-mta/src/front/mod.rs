@@ -2,4 +2,5 @@
 
 pub mod file;
 pub mod mbox;
+pub mod milter;
 pub mod source;

@@ -1,0 +1,56 @@
+//! What an answer may say, but milter can't.
+
+use ocp_proto::smtp::{Address, EffectName};
+
+/// Why an answer can't be carried out by milter: nothing of it is, and the failure policy decides.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The header section does not end with its first empty line.
+    #[error("milter can't pass on a header section that does not end with its only empty line")]
+    HeaderEnd,
+    /// A line that is no field, such as that of an mbox, or whose name is none.
+    #[error("milter can't pass on the header line {0:?}: it is no field with a name in ASCII")]
+    NoField(String),
+    /// NUL, or CR inside of a line.
+    #[error("milter can't pass on octet 0x{octet:02x} in the header field {field}")]
+    Octet {
+        /// The field's name.
+        field: String,
+        /// The octet.
+        octet: u8,
+    },
+    /// A field that the MTA might cut.
+    #[error(
+        "milter can't pass on the header field {field} of {octets} octets: {most} are the most"
+    )]
+    Length {
+        /// The field's name.
+        field: String,
+        /// Its octets.
+        octets: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// An effect that milter has no word for.
+    #[error("milter can't carry out {0}")]
+    Effect(EffectName),
+    /// A control character in a reason.
+    #[error("milter can't pass on the reason of {effect}: it holds octet 0x{octet:02x}")]
+    Reason {
+        /// The effect.
+        effect: EffectName,
+        /// The octet.
+        octet: u8,
+    },
+    /// An ESMTP parameter that the MTA would drop.
+    #[error("milter can't pass on the parameter {parameter:?} of {address}")]
+    Parameter {
+        /// Whose parameter it is.
+        address: Address,
+        /// The parameter.
+        parameter: String,
+    },
+    /// The null address as recipient.
+    #[error("milter can't add the recipient <>")]
+    NullRecipient,
+}

@@ -6,6 +6,7 @@
 
 mod common;
 pub mod edits;
+pub mod effects;
 pub mod message;
 mod unfit;
 

@@ -7,6 +7,7 @@
 mod common;
 pub mod edits;
 pub mod effects;
+pub mod facts;
 pub mod message;
 mod unfit;
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Reply, SideEffect, Validity, Verdict};
-use ocp_proto::{DialogId, OcpResult, OriginalStart, Traffic, Xid};
-use tokio::time::{Instant, timeout_at};
+use ocp_proto::{DialogId, Traffic, Xid};
 
-use crate::apply::{Answer, AnswerError, Assembly, Checked, Notification};
-use crate::event::{Content, Event};
-use crate::kept::Kept;
-use crate::ocp::{Client, ClientError, Dialog, Ended};
+use crate::apply::{Answer, Notification};
+use crate::attempt::{Deadline, attempt, open_dialog};
+use crate::event::Event;
+use crate::group::NoServer;
+use crate::ocp::{Asked, Client, ClientError, Dialog, ServerAddress};
 
 /// How long to wait and what to do when nothing comes of it.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Default for Policy {
 }
 
 /// What a server made of an event; checked, and committed by its TE 200.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Adaptation {
     /// What becomes of its octets.
     pub answer: Answer,
@@ -56,9 +56,9 @@ pub struct Adaptation {
     pub validity: Option<Validity>,
     /// Whether it is an earlier answer, used again: nobody was asked.
     pub reused: bool,
-    /// The transaction, for [`Dialog::report`]; `None` if there was none, since nobody wanted the
+    /// Who wants to know the outcome; `None` if there was no transaction, since nobody wanted the
     /// event or an earlier answer holds.
-    pub xid: Option<Xid>,
+    pub asked: Option<Asked>,
     /// What it cost on the wire.
     pub traffic: Traffic,
 }
@@ -69,7 +69,11 @@ pub struct Adaptation {
 pub struct Failure {
     /// The event.
     pub command: Command,
-    /// The transaction, once it had begun.
+    /// The server that was asked last, if there was one.
+    pub server: Option<ServerAddress>,
+    /// Its dialog, once that had begun.
+    pub dialog: Option<DialogId>,
+    /// Its transaction, once that had begun.
     pub xid: Option<Xid>,
     /// How far it had come.
     pub stage: Stage,
@@ -77,9 +81,9 @@ pub struct Failure {
     pub cause: Cause,
     /// What to do about it: the stricter one of the server's policy and ours.
     pub policy: FailurePolicy,
-    /// Whether another server may try.
-    pub retry: bool,
-    /// How long it took.
+    /// Servers that were asked.
+    pub attempts: usize,
+    /// How long all of it took.
     pub elapsed: Duration,
     /// What it cost on the wire.
     pub traffic: Traffic,
@@ -109,6 +113,9 @@ pub enum Cause {
     /// The server, the connection, the protocol between, or the answer.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// There was nobody to ask.
+    #[error(transparent)]
+    NoServer(#[from] NoServer),
 }
 
 /// Asks the services about an event.
@@ -125,30 +132,13 @@ pub async fn consult(
     event: &Event,
     policy: &Policy,
 ) -> Result<Adaptation, Failure> {
-    let profile = dialog.client().profile();
-    if !profile.commands.contains(&event.command) {
-        return Ok(Adaptation::unchanged());
-    }
-    let begin = Instant::now();
-    let answers = policy.reuse.then(|| dialog.client().reusable());
-    if let Some(adaptation) = answers.and_then(|known| known.find(event, dialog.facts(), begin)) {
-        let event = &event.command;
-        tracing::debug!(dialog = dialog.id().number(), %event, "an earlier answer holds");
-        return Ok(adaptation);
-    }
-    let limit =
-        if event.command.has_content() { policy.content_deadline } else { policy.command_deadline };
-    let attempt = Attempt { dialog, event, policy, limit, deadline: begin + limit };
-    let adaptation = attempt.run().await.map_err(|broken| {
-        let on_failure = failure_policy(dialog.client(), policy);
-        let failure = broken.into_failure(event.command.clone(), on_failure, begin.elapsed());
-        failure.log(dialog.client(), Some(dialog.id()));
+    let deadline = policy.deadline(&event.command);
+    let asked = attempt(dialog, event, policy, deadline).await;
+    asked.map_err(|broken| {
+        let failure = broken.into_failure(event.command.clone(), policy, deadline);
+        failure.log(dialog.client().services());
         failure
-    })?;
-    if let Some(answers) = answers {
-        answers.keep(event, dialog.facts(), &adaptation, begin);
-    }
-    Ok(adaptation)
+    })
 }
 
 /// Starts a dialog.
@@ -160,24 +150,21 @@ pub async fn begin(
     facts: DialogFacts,
     policy: &Policy,
 ) -> Result<Dialog, Failure> {
-    let begin = Instant::now();
-    let limit = policy.command_deadline;
-    let started = timeout_at(begin + limit, client.start_dialog(facts)).await;
-    let cause = match started {
-        Ok(Ok(dialog)) => return Ok(dialog),
-        Ok(Err(error)) => error.into(),
-        Err(_) => Cause::Deadline(limit),
-    };
-    let on_failure = failure_policy(client, policy);
-    let broken = Broken::new(Stage::Start, cause);
-    let failure = broken.into_failure(Command::Connect, on_failure, begin.elapsed());
-    failure.log(client, None);
-    Err(failure)
+    let deadline = policy.deadline(&Command::Connect);
+    let begun = open_dialog(client, facts, deadline).await;
+    begun.map_err(|broken| {
+        let failure = broken.into_failure(Command::Connect, policy, deadline);
+        failure.log(client.services());
+        failure
+    })
 }
 
-/// The stricter of the server's policy and ours (profile section 2, On-Failure).
-pub fn failure_policy(client: &Client, policy: &Policy) -> FailurePolicy {
-    client.profile().on_failure.unwrap_or_default().max(policy.on_failure)
+impl Policy {
+    /// From now on, for an event.
+    pub(crate) fn deadline(&self, command: &Command) -> Deadline {
+        let content = command.has_content();
+        Deadline::within(if content { self.content_deadline } else { self.command_deadline })
+    }
 }
 
 impl Adaptation {
@@ -191,7 +178,7 @@ impl Adaptation {
             envelope_done: false,
             validity: None,
             reused: false,
-            xid: None,
+            asked: None,
             traffic: Traffic::default(),
         }
     }
@@ -203,15 +190,17 @@ impl Failure {
         failure_reply(self.policy)
     }
 
-    fn log(&self, client: &Client, dialog: Option<DialogId>) {
+    /// The line in the log.
+    pub(crate) fn log(&self, services: &[String]) {
         tracing::warn!(
-            server = %client.server(),
-            services = %client.services().join(" "),
-            dialog = dialog.map(DialogId::number),
+            server = self.server.as_ref().map(tracing::field::display),
+            services = %services.join(" "),
+            dialog = self.dialog.map(DialogId::number),
             xid = self.xid.map(Xid::number),
             event = %self.command,
             stage = %self.stage,
             cause = %self.cause,
+            attempts = self.attempts,
             milliseconds = u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
             policy = %self.policy,
             "adaptation failed"
@@ -238,110 +227,5 @@ impl std::fmt::Display for Stage {
             Self::Receive => "receiving the answer",
             Self::Check => "checking the answer",
         })
-    }
-}
-
-/// One transaction.
-struct Attempt<'a> {
-    dialog: &'a Dialog,
-    event: &'a Event,
-    policy: &'a Policy,
-    limit: Duration,
-    deadline: Instant,
-}
-
-/// A transaction that came to nothing.
-struct Broken {
-    xid: Option<Xid>,
-    stage: Stage,
-    cause: Cause,
-    retry: bool,
-    traffic: Traffic,
-}
-
-impl Attempt<'_> {
-    async fn run(&self) -> Result<Adaptation, Broken> {
-        let mut kept = Kept::default();
-        self.event.parts().for_each(|(part, octets)| kept.push(part, octets));
-        let answer = Assembly::new(kept, self.policy.answer_allowance);
-        let mut transaction = self.dialog.transact(self.start(), answer);
-        let (ended, late) = match timeout_at(self.deadline, transaction.ended()).await {
-            Ok(ended) => (ended, None),
-            Err(_) => {
-                let cause = Cause::Deadline(self.limit);
-                (transaction.give_up(cause.to_string()).await, Some(cause))
-            }
-        };
-        let Ended { xid, result, sent, answered, retry, traffic } = ended;
-        let stage = match (xid, answered, sent) {
-            (None, ..) => Stage::Start,
-            (_, true, _) => Stage::Receive,
-            (_, false, true) => Stage::Wait,
-            (_, false, false) => Stage::Send,
-        };
-        let broken = |stage, cause| Broken { xid, stage, cause, retry, traffic };
-        let answer = match (result, late) {
-            (Ok(answer), _) => answer,
-            (Err(_), Some(cause)) => return Err(broken(stage, cause)),
-            (Err(error), None) => return Err(broken(stage, error.into())),
-        };
-        match answer.finish(self.event) {
-            Ok(checked) => Ok(self.adaptation(checked, xid, traffic)),
-            Err(error) => Err(broken(Stage::Check, self.void(xid, error))),
-        }
-    }
-
-    fn start(&self) -> OriginalStart {
-        let Event { command, content, envelope, bypass } = self.event;
-        let body = match content {
-            Content::Message(message) => u32::try_from(message.body.len()).ok(),
-            _ => None,
-        };
-        OriginalStart {
-            sender: envelope.sender.clone(),
-            recipients: envelope.recipients.clone(),
-            bypass: bypass.clone(),
-            body_size: body,
-            ..OriginalStart::new(self.dialog.id(), command.clone())
-        }
-    }
-
-    /// An answer that the server has committed and that can't be carried out: it is told so.
-    fn void(&self, xid: Option<Xid>, error: AnswerError) -> Cause {
-        if let Some(xid) = xid {
-            self.dialog.report(xid, OcpResult::failure(error.to_string()), None);
-        }
-        ClientError::from(error).into()
-    }
-
-    fn adaptation(&self, checked: Checked, xid: Option<Xid>, traffic: Traffic) -> Adaptation {
-        let observed = &self.dialog.client().profile().observed;
-        if observed.contains(&self.event.command) {
-            let verdicts = checked.verdicts;
-            return Adaptation { verdicts, xid, traffic, ..Adaptation::unchanged() };
-        }
-        let Checked { answer, effects, verdicts, notifications, envelope_done, validity } = checked;
-        Adaptation {
-            answer,
-            effects,
-            verdicts,
-            notifications,
-            envelope_done,
-            validity,
-            reused: false,
-            xid,
-            traffic,
-        }
-    }
-}
-
-impl Broken {
-    fn new(stage: Stage, cause: Cause) -> Self {
-        Self { xid: None, stage, cause, retry: false, traffic: Traffic::default() }
-    }
-
-    fn into_failure(self, command: Command, policy: FailurePolicy, elapsed: Duration) -> Failure {
-        let Self { xid, stage, cause, retry, traffic } = self;
-        Failure { command, xid, stage, cause, policy, retry, elapsed, traffic }
     }
 }

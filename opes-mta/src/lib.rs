@@ -8,6 +8,7 @@
 //! - [`front`]: where mail comes from; stored mail ([`front::file`]) is the first.
 //! - [`event`]: what every front end makes of it.
 //! - [`consult`]: the one way from an event to its adaptation: deadline, failure policy, bypass.
+//! - [`group`]: servers with the same services, of which any may answer.
 //! - [`ocp`]: the client. One connection carries many dialogs at a time.
 //! - [`reuse`]: answers that hold for a while are used again.
 //! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
@@ -19,10 +20,12 @@
 //! effect before it has committed the whole answer.
 
 pub mod apply;
+mod attempt;
 pub mod config;
 pub mod consult;
 pub mod event;
 pub mod front;
+pub mod group;
 pub mod kept;
 pub mod milter;
 pub mod ocp;

@@ -235,9 +235,9 @@ async fn an_answer_is_used_again_only_where_its_facts_are_equal() {
         let client = server.client().await;
         let rcpt = "RCPT TO:<c@d>";
         let first = ask(&client, rcpt, facts("192.0.2.1", "h", "i"), "<s@x>").await;
-        assert!(!first.reused && first.xid.is_some());
+        assert!(!first.reused && first.asked.is_some());
         let again = ask(&client, rcpt, facts("192.0.2.1", "h", "i"), "<s@x>").await;
-        assert!(again.reused && again.xid.is_none());
+        assert!(again.reused && again.asked.is_none());
         assert!(matches!(again.answer, Answer::Reply(reply) if reply.code() == 450));
         for (changed, facts, sender) in others.clone() {
             let reused = ask(&client, rcpt, facts, sender).await.reused;

@@ -322,7 +322,7 @@ impl<'a> Passage<'a> {
 
     /// Consults the services about an event, and keeps book.
     async fn ask(&mut self, event: Event) -> Result<Adaptation, Decided> {
-        let adaptation = match consult(self.dialog, &event, self.policy).await {
+        let mut adaptation = match consult(self.dialog, &event, self.policy).await {
             Ok(adaptation) => adaptation,
             Err(failure) => return self.fail(failure),
         };
@@ -338,12 +338,12 @@ impl<'a> Passage<'a> {
         for effect in &adaptation.effects {
             self.apply(effect);
         }
-        if let Some(xid) = adaptation.xid {
+        if let Some(asked) = adaptation.asked.take() {
             let reply = match &adaptation.answer {
                 Answer::Reply(reply) => Some(reply.clone()),
                 _ => None,
             };
-            self.dialog.report(xid, OcpResult::ok(), reply);
+            asked.report(OcpResult::ok(), reply);
         }
         Ok(adaptation)
     }

@@ -81,8 +81,8 @@ impl Worker {
                 Some(reply)
             }
         };
-        if let Some(xid) = adaptation.xid {
-            dialog.report(xid, OcpResult::ok(), reply);
+        if let Some(asked) = adaptation.asked {
+            asked.report(OcpResult::ok(), reply);
         }
         Some(dialog)
     }

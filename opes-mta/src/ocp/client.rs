@@ -1,23 +1,20 @@
-//! The handles of a connection: [`Client`], [`Dialog`], and a transaction under way.
+//! The handle of a connection, and how it comes about.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ocp_proto::smtp::{
-    COMMAND_PROFILE, Command, CommandProfile, DialogFacts, DialogFeature, DialogUpdate, Reply,
-};
+use ocp_proto::smtp::{COMMAND_PROFILE, CommandProfile, DialogFacts, DialogFeature};
 use ocp_proto::wire::{Structure, Value};
-use ocp_proto::{Config, DialogId, GroupId, OcpResult, Offer, OriginalStart, Xid, feature_uri};
+use ocp_proto::{Config, GroupId, Offer, feature_uri};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::address::ServerAddress;
-use super::driver::{Answer, ClientError, Driver, Ended, Request, State, Ticket, Transact};
+use super::dialog::Dialog;
+use super::driver::{Answer, ClientError, Driver, Request, State};
 use super::tls::Tls;
 use super::transport;
-use crate::apply::Assembly;
 use crate::reuse::ReusableAnswers;
 
 /// A callout server, and what we want of it.
@@ -88,41 +85,24 @@ pub enum ConnectError {
 /// handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
-    handle: Handle,
-    negotiated: Arc<Negotiated>,
+    pub(super) handle: Handle,
+    pub(super) negotiated: Arc<Negotiated>,
 }
 
 #[derive(Debug)]
-struct Negotiated {
+pub(super) struct Negotiated {
     server: ServerAddress,
     services: Vec<String>,
-    group: GroupId,
+    pub(super) group: GroupId,
     profile: CommandProfile,
     reusable: ReusableAnswers,
 }
 
 /// The way to the driver.
 #[derive(Clone, Debug)]
-struct Handle {
+pub(super) struct Handle {
     requests: UnboundedSender<Request>,
-    state: Arc<State>,
-}
-
-/// One SMTP dialog. Dropping it ends it.
-#[derive(Debug)]
-pub struct Dialog {
-    client: Client,
-    id: DialogId,
-    facts: DialogFacts,
-}
-
-/// A transaction under way. Dropping it before its end ends it with TE 400.
-#[derive(Debug)]
-pub(crate) struct Transaction<'a> {
-    handle: &'a Handle,
-    ticket: Ticket,
-    ended: oneshot::Receiver<Ended>,
-    over: bool,
+    pub(super) state: Arc<State>,
 }
 
 impl Client {
@@ -169,8 +149,17 @@ impl Client {
 
     /// Whether new dialogs can start here: the connection is open, and the server does not drain it.
     pub fn is_usable(&self) -> bool {
-        let state = &self.handle.state;
-        state.closed.get().is_none() && !state.draining.load(Ordering::Relaxed)
+        !self.handle.state.unusable.is_cancelled()
+    }
+
+    /// Waits until that is no more so, without holding the connection.
+    pub fn unusable(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.handle.state.unusable.clone().cancelled_owned()
+    }
+
+    /// Why the connection is over, for the dialogs that are open as well; `None` if it is not.
+    pub fn closed(&self) -> Option<&str> {
+        self.handle.state.closed.get().map(String::as_str)
     }
 
     /// Starts a dialog, of which this is known already.
@@ -178,99 +167,15 @@ impl Client {
     /// # Errors
     /// If the connection is over, or has too many dialogs.
     pub async fn start_dialog(&self, facts: DialogFacts) -> Result<Dialog, ClientError> {
-        let DialogFacts { helo, tls, auth, queue_id, .. } = facts.clone();
         let told = Box::new(facts.clone());
         let id = self.handle.ask(|answer| Request::StartDialog(told, answer)).await?;
-        let mut dialog = Dialog { client: self.clone(), id, facts };
-        // Dialog-Start has no place for these.
-        let update = DialogUpdate { helo, tls, auth, queue_id, ..DialogUpdate::default() };
-        if update != DialogUpdate::default() {
-            dialog.update(update);
-        }
-        Ok(dialog)
+        Ok(Dialog::new(self.clone(), id, facts))
     }
 
     /// Ends the connection for all its handles, and waits until the server was told.
     pub async fn close(self) {
         self.handle.request(Request::Close);
         self.handle.requests.closed().await;
-    }
-}
-
-impl Dialog {
-    /// The connection.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// The dialog's number.
-    pub fn id(&self) -> DialogId {
-        self.id
-    }
-
-    /// What the server was told of it.
-    pub fn facts(&self) -> &DialogFacts {
-        &self.facts
-    }
-
-    /// Tells the server what is learnt later (Dialog-Update). After STARTTLS, Helo and Auth have to be
-    /// learnt anew (RFC 3207 section 4.2).
-    pub fn update(&mut self, update: DialogUpdate) {
-        if update.tls.is_some() && update.tls != self.facts.tls {
-            self.facts.after(&Command::StartTls);
-        }
-        self.facts.update(update.clone());
-        let (dialog, update) = (self.id, Box::new(update));
-        self.client.handle.request(Request::UpdateDialog { dialog, update });
-    }
-
-    /// Sends an event in a transaction of its own. What `answer` keeps goes out, and what comes back
-    /// is added to it.
-    pub(crate) fn transact(&self, start: OriginalStart, answer: Assembly) -> Transaction<'_> {
-        let Client { handle, negotiated } = &self.client;
-        let ticket = handle.state.ticket();
-        let (told, ended) = oneshot::channel();
-        let group = negotiated.group;
-        let transact = Transact { ticket, group, start, answer, ended: told };
-        handle.request(Request::Transact(Box::new(transact)));
-        Transaction { handle, ticket, ended, over: false }
-    }
-
-    /// Tells the server what became of an event (Dialog-Outcome).
-    pub fn report(&self, xid: Xid, result: OcpResult, reply: Option<Reply>) {
-        let dialog = self.id;
-        self.client.handle.request(Request::Outcome { dialog, xid, result, reply });
-    }
-}
-
-impl Drop for Dialog {
-    fn drop(&mut self) {
-        let result = OcpResult::ok();
-        self.client.handle.request(Request::EndDialog { dialog: self.id, result });
-    }
-}
-
-impl Transaction<'_> {
-    /// How it ended. Safe to cancel; once it is known, there is nothing more to wait for.
-    pub(crate) async fn ended(&mut self) -> Ended {
-        let ended = (&mut self.ended).await;
-        self.over = true;
-        ended.unwrap_or_else(|_| Ended::early(self.handle.closed()))
-    }
-
-    /// Ends it (TE 400): what it had come to until then, or how it ended just before.
-    pub(crate) async fn give_up(mut self, reason: String) -> Ended {
-        self.handle.request(Request::GiveUp { ticket: self.ticket, reason });
-        self.ended().await
-    }
-}
-
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        if !self.over {
-            let reason = "nobody waits for the answer".to_owned();
-            self.handle.request(Request::GiveUp { ticket: self.ticket, reason });
-        }
     }
 }
 
@@ -282,11 +187,11 @@ impl Handle {
     }
 
     /// Hands a request to the driver. One that has ended takes none, and says so in other ways.
-    fn request(&self, request: Request) {
+    pub(super) fn request(&self, request: Request) {
         let _ = self.requests.send(request);
     }
 
-    fn closed(&self) -> ClientError {
+    pub(super) fn closed(&self) -> ClientError {
         let cause = self.state.closed.get().cloned();
         ClientError::Closed(cause.unwrap_or_else(|| "its task has ended".to_owned()))
     }

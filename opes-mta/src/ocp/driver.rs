@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -30,6 +30,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
+use tokio_util::sync::CancellationToken;
 
 use crate::apply::{AnswerError, Assembly};
 
@@ -146,8 +147,8 @@ pub enum ClientError {
 pub(super) struct State {
     /// Why it is over.
     pub(super) closed: OnceLock<String>,
-    /// Whether the server wants no new dialogs.
-    pub(super) draining: AtomicBool,
+    /// Cancelled when new dialogs can't start any more: it is over, or the server drains it.
+    pub(super) unusable: CancellationToken,
     tickets: AtomicU64,
 }
 
@@ -461,7 +462,7 @@ impl Driver {
                 }
             }
             Event::Refused(violation) => tracing::warn!(%violation, "the server broke a rule"),
-            Event::Draining => self.state.draining.store(true, Ordering::Relaxed),
+            Event::Draining => self.state.unusable.cancel(),
             Event::Closed(closed) => {
                 let cause = self.describe(&closed);
                 if let Some(answer) = self.offer.take() {
@@ -469,6 +470,7 @@ impl Driver {
                 }
                 // Set once: the connection closes once.
                 let _ = self.state.closed.set(cause);
+                self.state.unusable.cancel();
             }
             // What is left is progress, or for servers only.
             _ => {}

@@ -2,6 +2,7 @@
 
 mod address;
 mod client;
+mod dialog;
 mod driver;
 mod service;
 mod tls;
@@ -9,7 +10,9 @@ mod transport;
 mod upstream;
 
 pub use address::{AddressSyntax, ServerAddress};
-pub use client::{Client, ConnectError, Dialog, Target};
+pub use client::{Client, ConnectError, Target};
+pub use dialog::{Asked, Dialog};
+pub(crate) use dialog::{Transaction, learn};
 pub use driver::ClientError;
 pub(crate) use driver::Ended;
 pub use service::service_uri;

@@ -87,7 +87,17 @@ pub(crate) struct Server {
 impl Server {
     /// Serves that many connections on a port of the system's choice.
     pub(crate) fn start(connections: usize, profile: CommandProfile, play: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), connections, profile, play)
+    }
+
+    /// Serves where another one has served.
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        connections: usize,
+        profile: CommandProfile,
+        play: Script,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let thread = std::thread::spawn(move || {
             let peers: Vec<_> = (0..connections)

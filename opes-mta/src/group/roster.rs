@@ -1,0 +1,400 @@
+//! The servers of a group as they are now, and which of them takes an event.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ocp_proto::smtp::CommandProfile;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::NoServer;
+use super::health::Health;
+use super::settings::{GroupSettings, Overload};
+use super::union::union;
+use crate::attempt::Deadline;
+use crate::ocp::{Client, ConnectError, ServerAddress, Target};
+
+/// All servers of a group.
+#[derive(Debug)]
+pub(super) struct Roster {
+    settings: GroupSettings,
+    state: Mutex<State>,
+    /// Something may be there for those that wait.
+    changed: Notify,
+    /// Events that wait for a server, the oldest first. Only that one looks for places.
+    queue: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    servers: Vec<Server>,
+    /// What we offer to all of them.
+    offer: CommandProfile,
+    /// What the servers want, see [`super::Group::profile`].
+    profile: Arc<CommandProfile>,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: ServerAddress,
+    health: Health,
+    /// Connections that take new dialogs; at most as many as the settings say.
+    links: Vec<Arc<Link>>,
+    /// What it wanted when it was last there.
+    profile: Option<CommandProfile>,
+    /// Why it is away; `None` if it never was.
+    cause: Option<String>,
+    /// The one that looks after its connections waits here.
+    keeper: Arc<Notify>,
+}
+
+/// A connection, and what is open on it. Counts rise under the lock of [`Roster::state`].
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) client: Client,
+    events: AtomicUsize,
+    dialogs: AtomicUsize,
+}
+
+/// Room for an event at a server, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) server: usize,
+    pub(super) link: Arc<Link>,
+    roster: Arc<Roster>,
+}
+
+/// A connection that a dialog is on, for which it counts until this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    server: usize,
+    link: Arc<Link>,
+}
+
+/// What there is to do about a server's connections.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Make one.
+    Connect,
+    /// Nothing before then.
+    Wait(Instant),
+    /// Nothing before something happens.
+    Rest,
+}
+
+impl Roster {
+    pub(super) fn new(targets: &[Target], settings: GroupSettings) -> Self {
+        let now = Instant::now();
+        let server = |target: &Target| Server {
+            address: target.server.clone(),
+            health: Health::new(&settings, now),
+            links: Vec::new(),
+            profile: None,
+            cause: None,
+            keeper: Arc::default(),
+        };
+        let servers = targets.iter().map(server).collect();
+        let offer = targets.first().map(|target| target.offer.clone()).unwrap_or_default();
+        let profile = Arc::new(CommandProfile { on_failure: None, ..offer.clone() });
+        let state = Mutex::new(State { servers, offer, profile });
+        Self { settings, state, changed: Notify::new(), queue: tokio::sync::Mutex::default() }
+    }
+
+    /// Room for an event, at that connection if that is possible; otherwise at the one of two random
+    /// servers that has less to do. Waits for it if that is what the group does.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        preferred: Option<&Seat>,
+        refused: &[usize],
+        deadline: Deadline,
+    ) -> Result<Place, NoServer> {
+        let found = || self.place_now(preferred, refused);
+        if self.settings.overload != Overload::Wait {
+            return found();
+        }
+        // One that can't go everywhere is not to hold up the others.
+        let queued = match refused {
+            [] => match timeout_at(deadline.end, self.queue.lock()).await {
+                Ok(turn) => Some(turn),
+                Err(_) => return found(),
+            },
+            _ => None,
+        };
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match found() {
+                Err(NoServer::Busy | NoServer::Away(_)) if !deadline.has_passed() => {
+                    // What is there at the deadline is seen by the last look.
+                    let _ = timeout_at(deadline.end, changed).await;
+                }
+                found => {
+                    drop(queued);
+                    return found;
+                }
+            }
+        }
+    }
+
+    /// Room for an event, without waiting.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn place_now(
+        self: &Arc<Self>,
+        preferred: Option<&Seat>,
+        refused: &[usize],
+    ) -> Result<Place, NoServer> {
+        let state = self.state();
+        let room = |server: &Server| server.events() < self.settings.open_events;
+        let others = || state.servers.iter().enumerate().filter(|(at, _)| !refused.contains(at));
+        if let Some(Seat { server, link }) = preferred
+            && !(refused.contains(server) || link.client.closed().is_some())
+            && state.servers.get(*server).is_some_and(room)
+        {
+            return Ok(self.take(*server, link));
+        }
+        let usable = || others().filter(|(_, server)| server.lightest().is_some());
+        let with_room = |is_in| {
+            let all = usable().filter(|(_, server)| server.health.is_in() == is_in && room(server));
+            all.map(|(at, server)| (at, server.load())).collect::<Vec<_>>()
+        };
+        // One that is out and can be reached is better than none.
+        let chosen = lighter_of_two(&with_room(true)).or_else(|| lighter_of_two(&with_room(false)));
+        if let Some(at) = chosen
+            && let Some(link) = state.servers.get(at).and_then(Server::lightest)
+        {
+            return Ok(self.take(at, link));
+        }
+        Err(match usable().next() {
+            Some(_) => NoServer::Busy,
+            None if refused.is_empty() => NoServer::Away(state.causes()),
+            None => NoServer::Others,
+        })
+    }
+
+    /// What there is to do about the connections of a server.
+    pub(super) fn step(&self, server: usize) -> Step {
+        let mut state = self.state();
+        let now = Instant::now();
+        let Some(known) = state.servers.get_mut(server) else { return Step::Rest };
+        let lost = known.sweep();
+        let ejected = (0..lost).any(|_| known.health.failed(now));
+        let step = match known.health.tried_at() {
+            Some(at) if now < at => Step::Wait(at),
+            None if known.links.len() >= self.settings.connections.max(1) => Step::Rest,
+            _ => Step::Connect,
+        };
+        if lost > 0 {
+            known.log_loss(ejected);
+            state.agree();
+            self.changed.notify_waiters();
+        }
+        step
+    }
+
+    /// Something about a server may have changed.
+    pub(super) fn keeper(&self, server: usize) -> Arc<Notify> {
+        self.state()
+            .servers
+            .get(server)
+            .map(|server| Arc::clone(&server.keeper))
+            .unwrap_or_default()
+    }
+
+    /// A new connection. One that has been out starts with that alone: those from before are no longer
+    /// for new dialogs.
+    pub(super) fn connected(&self, server: usize, client: Client) {
+        let mut state = self.state();
+        let Some(known) = state.servers.get_mut(server) else { return };
+        match known.health.tried_at() {
+            // Ejected in between.
+            Some(at) if Instant::now() < at => return,
+            Some(_) => known.links.clear(),
+            None => {}
+        }
+        if !known.health.is_in() {
+            tracing::info!(server = %known.address, "the server is there");
+        }
+        known.health.reached();
+        known.profile = Some(client.profile().clone());
+        known.links.push(Arc::new(Link::new(client)));
+        state.agree();
+        self.changed.notify_waiters();
+    }
+
+    /// No connection came about.
+    pub(super) fn unreachable(&self, server: usize, error: &ConnectError) {
+        let mut state = self.state();
+        let Some(known) = state.servers.get_mut(server) else { return };
+        let first = known.cause.is_none();
+        if known.health.unreachable(Instant::now()) || first {
+            tracing::warn!(server = %known.address, cause = %error, "the server is away");
+        }
+        known.cause = Some(error.to_string());
+        state.agree();
+        self.changed.notify_waiters();
+    }
+
+    /// A server failed at an event; lost connections are seen by [`Roster::step`].
+    pub(super) fn failed(&self, server: usize, cause: &str) {
+        let mut state = self.state();
+        let Some(known) = state.servers.get_mut(server) else { return };
+        known.cause = Some(cause.to_owned());
+        if known.health.failed(Instant::now()) {
+            tracing::warn!(server = %known.address, cause, "ejected: too many failures");
+            known.keeper.notify_one();
+            state.agree();
+        }
+    }
+
+    /// A server answered an event.
+    pub(super) fn answered(&self, server: usize) {
+        if let Some(known) = self.state().servers.get_mut(server) {
+            known.health.answered();
+        }
+    }
+
+    /// What the servers want.
+    pub(super) fn profile(&self) -> Arc<CommandProfile> {
+        Arc::clone(&self.state().profile)
+    }
+
+    /// Waits until each server was tried once.
+    pub(super) async fn tried(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let tried = |server: &Server| server.profile.is_some() || server.cause.is_some();
+            if self.state().servers.iter().all(tried) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn take(self: &Arc<Self>, server: usize, link: &Arc<Link>) -> Place {
+        link.events.fetch_add(1, Ordering::Relaxed);
+        Place { server, link: Arc::clone(link), roster: Arc::clone(self) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No change is left half done by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Puts together what the servers want.
+    fn agree(&mut self) {
+        let is_there = |server: &&Server| server.health.is_in() && !server.links.is_empty();
+        let there =
+            self.servers.iter().filter(is_there).filter_map(|server| server.profile.as_ref());
+        let known = self.servers.iter().filter_map(|server| server.profile.as_ref());
+        let profile = union(there).or_else(|| union(known));
+        let unknown = || CommandProfile { on_failure: None, ..self.offer.clone() };
+        self.profile = Arc::new(profile.unwrap_or_else(unknown));
+    }
+
+    fn causes(&self) -> String {
+        let cause = |server: &Server| {
+            let cause = server.cause.as_deref().unwrap_or("not connected yet");
+            format!("{}: {cause}", server.address)
+        };
+        self.servers.iter().map(cause).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Server {
+    /// Forgets connections that take no new dialogs; how many there were.
+    fn sweep(&mut self) -> usize {
+        let before = self.links.len();
+        if let Some(link) = self.links.iter().find(|link| !link.client.is_usable()) {
+            self.cause = Some(match link.client.closed() {
+                Some(cause) => format!("the connection is lost: {cause}"),
+                None => "the server takes no new dialogs".to_owned(),
+            });
+        }
+        self.links.retain(|link| link.client.is_usable());
+        before - self.links.len()
+    }
+
+    fn log_loss(&self, ejected: bool) {
+        let (server, cause) = (&self.address, self.cause.as_deref().unwrap_or_default());
+        if ejected {
+            tracing::warn!(%server, cause, "ejected: too many failures");
+        } else {
+            tracing::info!(%server, cause, "a connection is replaced");
+        }
+    }
+
+    /// The connection for a new dialog.
+    fn lightest(&self) -> Option<&Arc<Link>> {
+        let usable = self.links.iter().filter(|link| link.client.is_usable());
+        usable.min_by_key(|link| link.load())
+    }
+
+    fn events(&self) -> usize {
+        self.load().0
+    }
+
+    /// Events, then dialogs.
+    fn load(&self) -> (usize, usize) {
+        let loads = self.links.iter().map(|link| link.load());
+        loads.fold((0, 0), |(events, dialogs), (e, d)| (events + e, dialogs + d))
+    }
+}
+
+impl Link {
+    fn new(client: Client) -> Self {
+        Self { client, events: AtomicUsize::new(0), dialogs: AtomicUsize::new(0) }
+    }
+
+    fn load(&self) -> (usize, usize) {
+        (self.events.load(Ordering::Relaxed), self.dialogs.load(Ordering::Relaxed))
+    }
+}
+
+impl Seat {
+    /// For a dialog that begins at this place.
+    pub(super) fn new(place: &Place) -> Self {
+        place.link.dialogs.fetch_add(1, Ordering::Relaxed);
+        Self { server: place.server, link: Arc::clone(&place.link) }
+    }
+
+    /// Whether it is on the connection of this place.
+    pub(super) fn is_at(&self, place: &Place) -> bool {
+        Arc::ptr_eq(&self.link, &place.link)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.link.dialogs.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.link.events.fetch_sub(1, Ordering::Relaxed);
+        self.roster.changed.notify_waiters();
+    }
+}
+
+/// Power of two choices: of two that chance names, the one with less to do. Whoever takes the least
+/// loaded of all sends everybody there at once.
+fn lighter_of_two(loads: &[(usize, (usize, usize))]) -> Option<usize> {
+    let count = loads.len();
+    if count < 2 {
+        return loads.first().map(|(server, _)| *server);
+    }
+    let first = fastrand::usize(..count);
+    let second = (first + fastrand::usize(1..count)) % count;
+    let two = [loads.get(first)?, loads.get(second)?];
+    two.into_iter().min_by_key(|(_, load)| *load).map(|(server, _)| *server)
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ocp_proto::smtp::FailurePolicy;
-use opes_mta::config::{Bypass, Config, Group, Limits, Overload, RecipientsDiffer, System};
+use opes_mta::config::{Bypass, Config, Group, Limits, RecipientsDiffer, System};
+use opes_mta::group::Overload;
 
 /// Check a configuration file.
 ///
@@ -142,7 +143,7 @@ fn describe_group(out: &mut String, group: &Group) {
     say!(out, "  overload    {overload}");
     say!(
         out,
-        "  ejection    after {} failures in {}, for {}",
+        "  ejection    after {} failures in {}, for {} and more",
         group.eject_failures,
         seconds(group.eject_after),
         seconds(group.revive_after)

@@ -179,9 +179,9 @@ group clean
   services    ocp://service/virus-scan
   on failure  tempfail; reject if the server says it
   deadlines   20 s for a command, 80 s for content
-  load        4 connections and 256 open transactions a server
+  load        2 connections and 256 open transactions a server
   overload    wait
-  ejection    after 5 failures in 10 s, for 30 s
+  ejection    after 5 failures in 10 s, for 1 s and more
   recipients  reject, if they differ and there is one message for all
 group next
   servers     127.0.0.1:4038
@@ -189,9 +189,9 @@ group next
   shadow      watches 10 % of all dialogs, changes nothing
   on failure  what the server says; tempfail if it is away
   deadlines   20 s for a command, 80 s for content
-  load        4 connections and 256 open transactions a server
+  load        2 connections and 256 open transactions a server
   overload    wait
-  ejection    after 5 failures in 10 s, for 30 s
+  ejection    after 5 failures in 10 s, for 1 s and more
   recipients  reject, if they differ and there is one message for all
 rules: the first that matches decides
   #1: clients unix: next, then clean

@@ -342,7 +342,7 @@ async fn a_busy_group_waits_or_fails_or_lets_pass() {
             _ => keep(octets),
         });
         let server = Server::start(1, profile, play);
-        let settings = GroupSettings { overload, open_events: 1, ..settings() };
+        let settings = GroupSettings { overload, open_limit: 1, ..settings() };
         let group = group(&[&server], settings).await;
         let (mut first, mut second) = (consultation(&group), consultation(&group));
         let (mail_from, message) = (mail_from(), message());

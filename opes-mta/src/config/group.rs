@@ -13,7 +13,8 @@ use super::checked::{Checker, Limits};
 use super::error::ConfigError;
 use super::raw::{Negotiation, Policy, RawGroup, RawTls};
 use super::system::text;
-use crate::consult;
+use crate::consult::Policy as Consulting;
+use crate::group::{GroupSettings, Overload};
 use crate::ocp::{ServerAddress, Tls, TlsNegotiation, TlsSettings, service_uri};
 
 /// Servers of which any can be asked, and the services that each of them is asked for.
@@ -44,7 +45,7 @@ pub struct Group {
     pub eject_failures: u32,
     /// The time in which failures are counted.
     pub eject_after: Duration,
-    /// How long a server is not asked then.
+    /// How long a server is not asked then, at first; see [`GroupSettings::revival`].
     pub revive_after: Duration,
     /// The share of dialogs, above 0 and up to 1, that is shown to the group without changing anything,
     /// while the log says what would have happened; `None`: the group takes effect.
@@ -52,19 +53,6 @@ pub struct Group {
     /// What happens to a message of which recipients get different versions, if the front end has one for
     /// all.
     pub recipients_differ: RecipientsDiffer,
-}
-
-/// What happens to events while all servers have as much as they may.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Overload {
-    /// They wait, within their deadline.
-    #[default]
-    Wait,
-    /// They go on as they are, if the policy of the server is [`FailurePolicy::Accept`] too.
-    Bypass,
-    /// The sender is told to try again later.
-    Tempfail,
 }
 
 /// What happens to a message of which recipients get different versions, if the front end has one for all
@@ -84,8 +72,8 @@ pub enum RecipientsDiffer {
 impl Group {
     /// A group with the defaults of everything else.
     pub fn new(name: String, servers: Vec<ServerAddress>, services: Vec<String>) -> Self {
-        let consult::Policy { command_deadline, content_deadline, on_failure, .. } =
-            consult::Policy::default();
+        let defaults = GroupSettings::default();
+        let Consulting { command_deadline, content_deadline, on_failure, .. } = defaults.policy;
         Self {
             name,
             servers,
@@ -94,14 +82,34 @@ impl Group {
             on_failure,
             command_deadline,
             content_deadline,
-            connections: 4,
-            open_limit: 256,
-            overload: Overload::default(),
-            eject_failures: 5,
-            eject_after: Duration::from_secs(10),
-            revive_after: Duration::from_secs(30),
+            connections: defaults.connections,
+            open_limit: defaults.open_limit,
+            overload: defaults.overload,
+            eject_failures: defaults.failures,
+            eject_after: defaults.failure_window,
+            revive_after: defaults.revival,
             shadow: None,
             recipients_differ: RecipientsDiffer::default(),
+        }
+    }
+
+    /// How its servers are used.
+    pub fn settings(&self) -> GroupSettings {
+        let policy = Consulting {
+            command_deadline: self.command_deadline,
+            content_deadline: self.content_deadline,
+            on_failure: self.on_failure,
+            ..Consulting::default()
+        };
+        GroupSettings {
+            policy,
+            connections: self.connections,
+            open_limit: self.open_limit,
+            overload: self.overload,
+            failures: self.eject_failures,
+            failure_window: self.eject_after,
+            revival: self.revive_after,
+            ..GroupSettings::default()
         }
     }
 }

@@ -18,7 +18,7 @@ pub use address::AddressPattern;
 pub use checked::{Bypass, Config, Limits};
 pub use clients::{Clients, Origin};
 pub use error::ConfigError;
-pub use group::{Group, Overload, RecipientsDiffer};
+pub use group::{Group, RecipientsDiffer};
 pub use listen::{Listen, MilterAddress};
 pub use rules::{Known, Rule, Rules, Selection};
 pub use system::{Disclosure, System};

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::checked::Config;
-use super::group::Overload;
 use super::rules::Rule;
+use crate::group::Overload;
 
 impl Config {
     /// What an operator should know of this configuration: a sentence each.

@@ -41,7 +41,7 @@ impl Health {
     /// A server that nobody has tried yet.
     pub(super) fn new(settings: &GroupSettings, now: Instant) -> Self {
         Self {
-            most: settings.failures.max(1),
+            most: settings.failures.max(1) as usize,
             window: settings.failure_window,
             shortest: settings.revival,
             longest: settings.longest_revival.max(settings.revival),

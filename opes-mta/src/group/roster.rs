@@ -150,7 +150,7 @@ impl Roster {
         refused: &[usize],
     ) -> Result<Place, NoServer> {
         let state = self.state();
-        let room = |server: &Server| server.events() < self.settings.open_events;
+        let room = |server: &Server| server.events() < self.settings.open_limit as usize;
         let others = || state.servers.iter().enumerate().filter(|(at, _)| !refused.contains(at));
         if let Some(Seat { server, link }) = preferred
             && !(refused.contains(server) || link.client.closed().is_some())
@@ -186,7 +186,7 @@ impl Roster {
         let ejected = (0..lost).any(|_| known.health.failed(now));
         let step = match known.health.tried_at() {
             Some(at) if now < at => Step::Wait(at),
-            None if known.links.len() >= self.settings.connections.max(1) => Step::Rest,
+            None if known.links.len() >= self.settings.connections.max(1) as usize => Step::Rest,
             _ => Step::Connect,
         };
         if lost > 0 {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ocp_proto::smtp::FailurePolicy;
+use serde::Deserialize;
 
 use crate::consult::Policy;
 use crate::ocp::Target;
@@ -16,10 +17,10 @@ pub struct GroupSettings {
     pub policy: Policy,
     /// Connections to each server; many dialogs share one. 2: a server moves the octets of a
     /// connection on one core.
-    pub connections: usize,
+    pub connections: u32,
     /// Events open at a server at a time; beyond that it is busy. 256. Worst case: servers × that many
     /// events, whose octets the front ends hold anyway.
-    pub open_events: usize,
+    pub open_limit: u32,
     /// Servers that are asked about an event, the first included. 3: an event that crashes servers
     /// takes no more of them with it.
     pub attempts: usize,
@@ -27,7 +28,7 @@ pub struct GroupSettings {
     pub overload: Overload,
     /// That many failures of a server within [`failure_window`](Self::failure_window) eject it: a
     /// connection that is lost or drained, an event that it has no room for, or is late with. 5.
-    pub failures: usize,
+    pub failures: u32,
     /// How long a failure counts. 10 s.
     pub failure_window: Duration,
     /// How long an ejected server, or one that can't be reached, is left alone before it is tried
@@ -51,7 +52,8 @@ pub struct GroupSettings {
 ///
 /// The servers' own policy (On-Failure) holds in any case: the processor may only be stricter (SMTP
 /// profile section 2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Overload {
     /// The event waits for a server until its deadline. Then it has failed as any other.
     #[default]
@@ -68,7 +70,7 @@ impl Default for GroupSettings {
         Self {
             policy: Policy::default(),
             connections: 2,
-            open_events: 256,
+            open_limit: 256,
             attempts: 3,
             overload: Overload::default(),
             failures: 5,

@@ -3,7 +3,8 @@ use ocp_proto::smtp::FailurePolicy;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Overload, RecipientsDiffer};
+use crate::config::RecipientsDiffer;
+use crate::group::Overload;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("test.toml"))
@@ -264,6 +265,17 @@ fn a_group_says_what_is_asked_of_it() {
     assert_eq!(times.map(|time| time.as_secs()), [3, 4, 8, 9]);
     assert_eq!([group.connections, group.open_limit, group.eject_failures], [5, 6, 7]);
     assert_eq!(group.overload, Overload::Tempfail);
+    let settings = group.settings();
+    assert_eq!(settings.policy.on_failure, FailurePolicy::Tempfail);
+    let times = [
+        settings.policy.command_deadline,
+        settings.policy.content_deadline,
+        settings.failure_window,
+        settings.revival,
+    ];
+    assert_eq!(times.map(|time| time.as_secs()), [3, 4, 8, 9]);
+    assert_eq!([settings.connections, settings.open_limit, settings.failures], [5, 6, 7]);
+    assert_eq!(settings.overload, Overload::Tempfail);
     assert_eq!(group.shadow, Some(1.0));
     assert_eq!(group.recipients_differ, RecipientsDiffer::Quarantine);
     assert_eq!(group.services[1], "ocp://service/virus-scan");

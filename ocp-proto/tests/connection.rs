@@ -210,6 +210,26 @@ fn a_lost_connection_fails_what_was_open() {
     );
 }
 
+/// Nothing takes effect before TE 200: if a server says nothing any more, another one may answer. What it
+/// says wrong, others would say too.
+#[test]
+fn a_transaction_that_stands_still_may_be_tried_elsewhere() {
+    let limits = Config::default();
+    for (octets, expected) in [(&b""[..], true), (b"DUM 1 0\r\n\r\n1:x\r\n;\r\n", false)] {
+        let (mut pair, xid) = Pair::message();
+        let (mut seen, _) = feed(&mut pair.processor, octets, pair.now);
+        if octets.is_empty() {
+            pair.processor.handle_timeout(pair.now + limits.transaction_timeout);
+            seen = events(&mut pair.processor);
+        }
+        let ended = seen.iter().find_map(|event| match event {
+            Event::TransactionEnded { xid: ended, retry, .. } => Some((*ended, *retry)),
+            _ => None,
+        });
+        assert_eq!(ended, Some((xid, expected)), "{seen:?}");
+    }
+}
+
 #[test]
 fn limits_hit_only_what_exceeds_them() {
     let now = Instant::now();

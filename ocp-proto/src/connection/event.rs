@@ -233,7 +233,8 @@ pub enum Event {
         xid: Xid,
         /// How it ended.
         result: OcpResult,
-        /// Whether another server may try: nothing was done (profile section 4, TE `Retry`).
+        /// Whether another server may try: nothing was done (profile section 4, TE `Retry`), or the
+        /// transaction stood still for too long.
         retry: bool,
         /// What it cost on the wire.
         traffic: Traffic,

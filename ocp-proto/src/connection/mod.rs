@@ -389,7 +389,9 @@ impl Connection {
             Scope::Transaction(xid) => {
                 self.send_transaction_end(xid, &result, false);
                 if self.transactions.contains_key(&xid) {
-                    self.end_locally(xid, result, false);
+                    // One that stands still is lost with its server: another one may answer.
+                    let retry = matches!(violation.rule, Rule::Timeout(_));
+                    self.end_locally(xid, result, retry);
                 }
             }
             Scope::Dialog(dialog) => {

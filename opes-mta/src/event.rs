@@ -1,7 +1,7 @@
 //! The front-neutral SMTP event: every front end ends here.
 
 use bytes::Bytes;
-use ocp_proto::smtp::{Address, AddressError, Command, CommandLine, Envelope, Part};
+use ocp_proto::smtp::{Address, AddressError, Command, CommandLine, Envelope, Part, SideEffect};
 
 /// One thing that happens in a dialog and that services may adapt.
 #[derive(Clone, Debug)]
@@ -100,6 +100,23 @@ pub(crate) fn header_end(octets: &[u8]) -> Option<usize> {
         line = end + 1;
     }
     None
+}
+
+/// Carries out a side effect on an envelope. What is no matter of the envelope changes nothing.
+pub(crate) fn carry_out(envelope: &mut Envelope, effect: &SideEffect) {
+    let recipients = &mut envelope.recipients;
+    match effect {
+        SideEffect::AddRecipient(address) => {
+            recipients.retain(|known| known.path() != address.path());
+            recipients.push(address.clone());
+        }
+        SideEffect::DeleteRecipient(address) => {
+            recipients.retain(|known| known.path() != address.path());
+        }
+        SideEffect::SetRecipients(addresses) => recipients.clone_from(addresses),
+        SideEffect::ChangeSender(address) => envelope.sender = Some(address.clone()),
+        _ => {}
+    }
 }
 
 /// The address of a `MAIL FROM:` or `RCPT TO:` line with its parameters; the source route is removed

@@ -5,7 +5,7 @@
 //!  front end ◀── Adaptation  ◀─── apply (checked) ◀─── ocp::AdaptedFlow ◀─ driver ◀─ Connection ◀──┘
 //! ```
 //!
-//! - [`front`]: where mail comes from; stored mail ([`front::file`]) is the first.
+//! - [`front`]: where mail comes from: MTAs ([`front::milter`]), stored mail ([`front::file`]).
 //! - [`event`]: what every front end makes of it.
 //! - [`consult`]: the one way from an event to its adaptation: deadline, failure policy, bypass.
 //! - [`group`]: servers with the same services, of which any may answer.
@@ -14,7 +14,8 @@
 //! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
 //! - [`config`]: what an operator can set, and the rules that say whose mail goes to which services.
 //! - [`milter`]: the milter protocol, without sockets.
-//! - [`report`]: what became of a mail.
+//! - [`processor`], [`passage`]: the groups that front ends share, and the way of a dialog through them.
+//! - [`report`], [`record`]: what became of a mail. [`trace`]: what the mail says of it.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
 //! effect before it has committed the whole answer.
@@ -29,5 +30,10 @@ pub mod group;
 pub mod kept;
 pub mod milter;
 pub mod ocp;
+pub mod passage;
+pub mod processor;
+pub mod record;
 pub mod report;
 pub mod reuse;
+mod shadow;
+pub mod trace;

@@ -3,8 +3,10 @@
 mod adapt;
 mod check;
 mod load;
+mod logging;
 mod output;
 mod progress;
+mod serve;
 mod tls;
 
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ enum Command {
     Adapt(adapt::Arguments),
     Check(check::Arguments),
     Load(load::Arguments),
+    Milter(serve::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Adapt(arguments) => adapt::main(arguments),
         Command::Check(arguments) => check::main(&arguments),
         Command::Load(arguments) => load::main(arguments),
+        Command::Milter(arguments) => serve::main(arguments),
     };
     match done {
         Ok(code) => code,

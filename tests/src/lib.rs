@@ -10,6 +10,7 @@ pub mod story;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -34,31 +35,21 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// A running `callout-server`, killed at the end if it has not stopped.
-pub struct CalloutServer {
+/// A running program, killed at the end if it has not stopped.
+pub struct Running {
     child: Child,
     log: Receiver<Value>,
     /// Every line of its log that was read so far.
     pub lines: Vec<Value>,
-    /// Where it listens, in the order of its configuration.
-    pub addresses: Vec<String>,
 }
 
-impl CalloutServer {
-    /// Starts the server with a configuration; it listens on a free port of its own, and on `more`.
+impl Running {
+    /// Starts a program whose log goes to its standard error.
     ///
     /// # Panics
-    /// If it does not listen.
-    pub fn start(folder: &Path, config: &str, more: &[String]) -> Self {
-        let file = folder.join("callout-server.toml");
-        std::fs::write(&file, config).expect("the configuration can be written");
-        let mut command = program("callout-server");
-        command.args(["serve", "--listen", "127.0.0.1:0"]);
-        for address in more {
-            command.args(["--listen", address]);
-        }
-        command.arg("--config").arg(&file).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("callout-server can be started");
+    /// If it can't be started.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it can be started");
         let stderr = child.stderr.take().expect("its standard error is a pipe");
         let (sender, log) = channel();
         std::thread::spawn(move || {
@@ -69,17 +60,7 @@ impl CalloutServer {
                 }
             }
         });
-        let mut server = Self { child, log, lines: Vec::new(), addresses: Vec::new() };
-        for _ in 0..=more.len() {
-            let line = server.wait_for("listening");
-            server.addresses.push(text(&line, "address"));
-        }
-        server
-    }
-
-    /// The TCP address.
-    pub fn address(&self) -> &str {
-        &self.addresses[0]
+        Self { child, log, lines: Vec::new() }
     }
 
     /// The next log line with this message.
@@ -100,18 +81,6 @@ impl CalloutServer {
             if wanted(&line) {
                 return line;
             }
-        }
-    }
-
-    /// The first log line with this message about the connection of this peer.
-    ///
-    /// # Panics
-    /// If none comes.
-    pub fn wait_for_peer(&mut self, message: &str, peer: &str) -> Value {
-        let wanted = |line: &Value| line["message"] == message && line["span"]["peer"] == peer;
-        match self.lines.iter().find(|line| wanted(line)) {
-            Some(line) => line.clone(),
-            None => self.next(message, wanted),
         }
     }
 
@@ -146,6 +115,15 @@ impl CalloutServer {
         self.signal("-HUP");
     }
 
+    /// Ends it at once (SIGKILL), as if it had crashed.
+    ///
+    /// # Panics
+    /// If it is not our child.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
     fn signal(&self, signal: &str) {
         let pid = self.pid().to_string();
         let sent = Command::new("kill").args([signal, &pid]).status();
@@ -164,17 +142,131 @@ impl CalloutServer {
         let status = self.child.wait().expect("it is our child");
         (status.code(), std::mem::take(&mut self.lines))
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running `callout-server`.
+pub struct CalloutServer {
+    running: Running,
+    /// Where it listens, in the order of its configuration.
+    pub addresses: Vec<String>,
+}
+
+impl CalloutServer {
+    /// Starts the server with a configuration; it listens on a free port of its own, and on `more`.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn start(folder: &Path, config: &str, more: &[String]) -> Self {
+        Self::start_at("127.0.0.1:0", folder, config, more)
+    }
+
+    /// As [`CalloutServer::start`], at a certain address.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn start_at(address: &str, folder: &Path, config: &str, more: &[String]) -> Self {
+        let file = folder.join("callout-server.toml");
+        std::fs::write(&file, config).expect("the configuration can be written");
+        let mut command = program("callout-server");
+        command.args(["serve", "--listen", address]);
+        for address in more {
+            command.args(["--listen", address]);
+        }
+        command.arg("--config").arg(&file);
+        let mut running = Running::start(command);
+        let addresses =
+            (0..=more.len()).map(|_| text(&running.wait_for("listening"), "address")).collect();
+        Self { running, addresses }
+    }
+
+    /// The TCP address.
+    pub fn address(&self) -> &str {
+        &self.addresses[0]
+    }
+
+    /// The first log line with this message about the connection of this peer.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for_peer(&mut self, message: &str, peer: &str) -> Value {
+        let wanted = |line: &Value| line["message"] == message && line["span"]["peer"] == peer;
+        match self.lines.iter().find(|line| wanted(line)) {
+            Some(line) => line.clone(),
+            None => self.next(message, wanted),
+        }
+    }
 
     /// Runs `opes-mta adapt --json` against it.
     pub fn adapt<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Adapted {
         adapt(self.address(), arguments)
     }
+
+    /// See [`Running::ended`].
+    pub fn ended(self) -> (Option<i32>, Vec<Value>) {
+        self.running.ended()
+    }
 }
 
-impl Drop for CalloutServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for CalloutServer {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
+}
+
+impl DerefMut for CalloutServer {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.running
+    }
+}
+
+/// A running `opes-mta milter`.
+pub struct Milter {
+    running: Running,
+    /// Where it listens, as Postfix writes it.
+    pub address: String,
+}
+
+impl Milter {
+    /// Starts it with a configuration, at a free port.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn start(folder: &Path, config: &str) -> Self {
+        let file = folder.join("opes-mta.toml");
+        std::fs::write(&file, config).expect("the configuration can be written");
+        let mut command = program("opes-mta");
+        command.args(["milter", "--listen", "inet:127.0.0.1:0", "--config"]).arg(&file);
+        let mut running = Running::start(command);
+        let address = text(&running.wait_for("listening"), "address");
+        Self { running, address }
+    }
+
+    /// See [`Running::ended`].
+    pub fn ended(self) -> (Option<i32>, Vec<Value>) {
+        self.running.ended()
+    }
+}
+
+impl Deref for Milter {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
+}
+
+impl DerefMut for Milter {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.running
     }
 }
 

@@ -64,6 +64,18 @@ pub struct Bypass {
 }
 
 impl Config {
+    /// That of one group, with the defaults of everything else.
+    pub fn of(group: Group) -> Self {
+        Self {
+            system: None,
+            listen: Vec::new(),
+            groups: vec![group],
+            rules: Rules::new(Vec::new(), 1),
+            limits: Limits::default(),
+            bypass: Bypass::default(),
+        }
+    }
+
     /// Reads and checks a file, and the files that it names.
     ///
     /// # Errors
@@ -110,6 +122,24 @@ impl Config {
     pub fn group_names(&self, rule: &Rule) -> Vec<&str> {
         let groups = rule.groups.iter().filter_map(|group| self.groups.get(*group));
         groups.map(|group| group.name.as_str()).collect()
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            message_octets: 100 << 20,
+            content_octets: 1 << 30,
+            command_deadline: Duration::from_secs(25),
+            content_deadline: Duration::from_secs(280),
+        }
+    }
+}
+
+impl Default for Bypass {
+    fn default() -> Self {
+        Self { clients: Vec::new(), authenticated: true, xopes_bypass: true }
     }
 }
 
@@ -180,12 +210,15 @@ impl Checker<'_> {
     }
 
     fn limits(&self, raw: &RawLimits) -> Result<Limits, ConfigError> {
+        let or = Limits::default();
+        let message = raw.message_octets.as_ref().map(|octets| octets.get_ref().get());
+        let content = raw.content_octets.as_ref().map(|octets| octets.get_ref().get());
         let limits = Limits {
-            connections: raw.connections.map_or(512, NonZeroU32::get),
-            message_octets: raw.message_octets.as_ref().map_or(100 << 20, |n| n.get_ref().get()),
-            content_octets: raw.content_octets.as_ref().map_or(1 << 30, |n| n.get_ref().get()),
-            command_deadline: raw.command_deadline.map_or(Duration::from_secs(25), seconds),
-            content_deadline: raw.content_deadline.map_or(Duration::from_secs(280), seconds),
+            connections: raw.connections.map_or(or.connections, NonZeroU32::get),
+            message_octets: message.unwrap_or(or.message_octets),
+            content_octets: content.unwrap_or(or.content_octets),
+            command_deadline: raw.command_deadline.map_or(or.command_deadline, seconds),
+            content_deadline: raw.content_deadline.map_or(or.content_deadline, seconds),
         };
         if u64::from(limits.message_octets) > limits.content_octets {
             let message = format!(
@@ -275,10 +308,11 @@ impl Checker<'_> {
 
     fn bypass(&self, raw: &RawBypass) -> Result<Bypass, ConfigError> {
         let clients = raw.clients.iter().map(|text| self.value(text, str::parse));
+        let or = Bypass::default();
         Ok(Bypass {
             clients: clients.collect::<Result<_, _>>()?,
-            authenticated: raw.authenticated.unwrap_or(true),
-            xopes_bypass: raw.xopes_bypass.unwrap_or(true),
+            authenticated: raw.authenticated.unwrap_or(or.authenticated),
+            xopes_bypass: raw.xopes_bypass.unwrap_or(or.xopes_bypass),
         })
     }
 }

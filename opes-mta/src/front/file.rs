@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use crate::apply::{Answer, Variant};
 use crate::consult::{Adaptation, Failure, Policy, begin, consult, failure_reply};
-use crate::event::{Event, Message, address_of, parse_address};
+use crate::event::{Event, Message, address_of, carry_out, parse_address};
 use crate::ocp::{Client, Dialog, ServerAddress, Target};
 use crate::report::{Decision, Report, Version};
 
@@ -364,19 +364,7 @@ impl<'a> Passage<'a> {
     /// Carries out a side effect on the envelope; the decision follows from the rest of them.
     fn apply(&mut self, effect: &SideEffect) {
         let before = self.envelope.clone();
-        let recipients = &mut self.envelope.recipients;
-        match effect {
-            SideEffect::AddRecipient(address) => {
-                recipients.retain(|known| known.path() != address.path());
-                recipients.push(address.clone());
-            }
-            SideEffect::DeleteRecipient(address) => {
-                recipients.retain(|known| known.path() != address.path());
-            }
-            SideEffect::SetRecipients(addresses) => recipients.clone_from(addresses),
-            SideEffect::ChangeSender(address) => self.envelope.sender = Some(address.clone()),
-            _ => {}
-        }
+        carry_out(&mut self.envelope, effect);
         self.modified |= self.envelope != before;
         self.report.effects.push(effect.clone());
     }

@@ -1,5 +1,7 @@
 //! What we answer (`SMFIR_*`).
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::command::is_field_name;
@@ -118,6 +120,11 @@ impl Reply {
         Ok(Self { code, lines })
     }
 
+    /// Its code.
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
     /// The lines of an SMTP reply, with CRLF between them. Both MTAs want `%` doubled: it is a format to
     /// sendmail.
     fn write(&self, out: &mut BytesMut) {
@@ -135,6 +142,17 @@ impl Reply {
             }
         }
         out.put_u8(0);
+    }
+}
+
+impl fmt::Display for Reply {
+    /// The code, and the lines, joined by ` / `.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, line) in self.lines.iter().enumerate() {
+            let joint = if index > 0 { " / " } else { "" };
+            write!(f, "{joint}{} {}", self.code, String::from_utf8_lossy(line))?;
+        }
+        Ok(())
     }
 }
 

@@ -5,10 +5,34 @@
 //! has no other specification.
 
 mod common;
+mod connection;
+mod dialogue;
 pub mod edits;
 pub mod effects;
 pub mod facts;
+mod listen;
+mod mail;
 pub mod message;
 mod unfit;
 
+use ocp_proto::smtp::{Command, CommandProfile};
+
+pub use listen::Listeners;
 pub use unfit::Unfit;
+
+/// What a milter can vector out and carry out. Recipients have one version of a message and one reply to
+/// it: what a server does where they should differ is its own setting.
+pub fn offer() -> CommandProfile {
+    CommandProfile {
+        commands: vec![
+            Command::Connect,
+            Command::Helo,
+            Command::Mail,
+            Command::Rcpt,
+            Command::Data,
+            Command::Message,
+        ],
+        side_effects: effects::CARRIED_OUT.to_vec(),
+        ..CommandProfile::default()
+    }
+}

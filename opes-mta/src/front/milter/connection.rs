@@ -1,0 +1,268 @@
+//! One connection of an MTA: packets in, answers out, each stage's answers in one write.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ocp_proto::smtp::Command as EventCommand;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::dialogue::{Dialogue, Told};
+use crate::milter::{
+    Actions, Agreed, CannotAgree, Command, Decision, Decoder, InvalidCommand, InvalidPacket,
+    MacroName, MacroStage, Misuse, OutOfOrder, Session, Stage, Step, Steps, Wanted, negotiate,
+    packet,
+};
+use crate::processor::Processor;
+
+/// Octets of one read.
+const READ: usize = 64 * 1024;
+
+/// How long an MTA may say nothing: its SMTP client may think for five minutes at each command (RFC
+/// 5321 section 4.5.3.2), and libmilter waits as long as this.
+const IDLE: Duration = Duration::from_secs(7_210);
+
+/// How long the rest of a packet that has begun may take, and a write.
+const PACKET: Duration = Duration::from_secs(60);
+
+/// How often the MTA is told that its message is being worked on (profile section 7).
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Why a connection ended otherwise than by the MTA's wish.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the socket: {0}")]
+    Socket(#[from] std::io::Error),
+    #[error(transparent)]
+    Packet(#[from] InvalidPacket),
+    #[error(transparent)]
+    Command(#[from] InvalidCommand),
+    #[error(transparent)]
+    Order(#[from] OutOfOrder),
+    #[error(transparent)]
+    Options(#[from] CannotAgree),
+    #[error("our answer: {0}")]
+    Answer(#[from] Misuse),
+    #[error("nothing came for {0:?}")]
+    Silence(Duration),
+    #[error("the MTA went away in the middle of {0}")]
+    Lost(&'static str),
+}
+
+/// A connection.
+pub(super) struct Connection<S> {
+    stream: S,
+    input: BytesMut,
+    output: BytesMut,
+    session: Session,
+    processor: Arc<Processor>,
+    listen: Arc<str>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn new(stream: S, processor: Arc<Processor>, listen: Arc<str>) -> Self {
+        let session = Session::new();
+        let (input, output) = (BytesMut::new(), BytesMut::new());
+        Self { stream, input, output, session, processor, listen }
+    }
+
+    /// Serves it until the MTA ends it, or until `stop` while no message is under way.
+    ///
+    /// # Errors
+    /// What else ended it.
+    pub(super) async fn serve(mut self, stop: CancellationToken) -> Result<(), Broken> {
+        let mut decoder = Decoder::new(packet::MAXIMUM_PACKET);
+        let mut dialogue = self.dialogue();
+        loop {
+            while let Some(packet) = decoder.decode(&mut self.input)? {
+                let command = Command::parse(packet)?;
+                match self.session.receive(&command)? {
+                    Step::Negotiate => self.agree(&command)?,
+                    Step::Facts(_) => {
+                        if let Command::Macros(macros) = command {
+                            dialogue.learn(macros);
+                        }
+                    }
+                    Step::Stage { stage, answer, abandons } => {
+                        if abandons {
+                            dialogue.abandon();
+                        }
+                        let told = self.work(&mut dialogue, command, stage, answer).await?;
+                        self.tell(&mut dialogue, told, answer)?;
+                    }
+                    Step::RejectedRecipient { answer } => {
+                        self.tell(&mut dialogue, Decision::Continue.into(), answer)?;
+                    }
+                    Step::Abort { .. } => dialogue.abandon(),
+                    Step::NewConnection => {
+                        dialogue.abandon();
+                        dialogue = self.dialogue();
+                    }
+                    Step::Quit => {
+                        dialogue.abandon();
+                        return Ok(());
+                    }
+                }
+                self.write().await?;
+            }
+            let is_idle = self.input.is_empty();
+            let patience = if is_idle { IDLE } else { PACKET };
+            self.input.reserve(READ);
+            let read = timeout_at(Instant::now() + patience, self.stream.read_buf(&mut self.input));
+            let count = tokio::select! {
+                read = read => read.map_err(|_| Broken::Silence(patience))??,
+                () = stop.cancelled(), if is_idle && !dialogue.has_mail() => return Ok(()),
+            };
+            if count == 0 {
+                let has_mail = dialogue.has_mail();
+                dialogue.abandon();
+                return match (has_mail, is_idle) {
+                    (true, _) => Err(Broken::Lost("a message")),
+                    (false, false) => Err(Broken::Lost("a packet")),
+                    (false, true) => Ok(()),
+                };
+            }
+        }
+    }
+
+    fn dialogue(&self) -> Dialogue {
+        Dialogue::new(Arc::clone(&self.processor), Arc::clone(&self.listen))
+    }
+
+    fn agree(&mut self, command: &Command) -> Result<(), Broken> {
+        let Command::Negotiate(offer) = command else { return Ok(()) };
+        let agreed: Agreed = negotiate(offer, &wanted(&self.processor))?;
+        Ok(self.session.agree(&agreed, &mut self.output)?)
+    }
+
+    /// Works on a stage, and tells the MTA so where that takes time.
+    async fn work(
+        &mut self,
+        dialogue: &mut Dialogue,
+        command: Command,
+        stage: Stage,
+        answer: bool,
+    ) -> Result<Told, Broken> {
+        let mut work = pin!(dialogue.stage(command));
+        loop {
+            tokio::select! {
+                biased;
+                told = &mut work => return Ok(told),
+                read = self.stream.read_buf(&mut self.input), if self.input.len() < READ => {
+                    if read? == 0 {
+                        return Err(Broken::Lost(stage.name()));
+                    }
+                }
+                () = sleep(PROGRESS), if answer && stage == Stage::EndOfMessage => {
+                    self.session.progress(&mut self.output)?;
+                    write(&mut self.stream, &mut self.output).await?;
+                }
+            }
+        }
+    }
+
+    /// Appends all answers of a stage. What the MTA has not agreed to ends in the failure policy.
+    fn tell(&mut self, dialogue: &mut Dialogue, told: Told, answer: bool) -> Result<(), Broken> {
+        let Told { modifications, decision } = told;
+        if !answer {
+            dialogue.owe(decision);
+            return Ok(());
+        }
+        let before = self.output.len();
+        for modification in &modifications {
+            if let Err(error) = self.session.modify(modification, &mut self.output) {
+                self.output.truncate(before);
+                let decision = dialogue.can_not(&error);
+                return Ok(self.session.decide(&decision, &mut self.output)?);
+            }
+        }
+        Ok(self.session.decide(&decision, &mut self.output)?)
+    }
+
+    async fn write(&mut self) -> Result<(), Broken> {
+        write(&mut self.stream, &mut self.output).await
+    }
+}
+
+async fn write(
+    stream: &mut (impl AsyncWrite + Unpin),
+    output: &mut BytesMut,
+) -> Result<(), Broken> {
+    if output.is_empty() {
+        return Ok(());
+    }
+    let written = timeout_at(Instant::now() + PACKET, stream.write_all_buf(output)).await;
+    Ok(written.map_err(|_| Broken::Silence(PACKET))??)
+}
+
+/// What we want of an MTA: stages that no group wants cost nothing, those that are only watched cost no
+/// answer.
+fn wanted(processor: &Processor) -> Wanted {
+    let mut steps = Steps::LEADING_SPACE
+        .and(Steps::NO_UNKNOWN)
+        .and(Steps::NO_REPLY_HEADER)
+        .and(Steps::NO_REPLY_END_OF_HEADER)
+        .and(Steps::NO_REPLY_BODY);
+    // Who the client is, and the envelope, services want to know at each event.
+    let stages = [
+        (EventCommand::Connect, Stage::Connect),
+        (EventCommand::Helo, Stage::Helo),
+        (EventCommand::Mail, Stage::Mail),
+        (EventCommand::Rcpt, Stage::Rcpt),
+        (EventCommand::Data, Stage::Data),
+    ];
+    for (command, stage) in stages {
+        if !processor.waits_for(&command) {
+            steps = steps.and(Steps::not_answered(stage));
+        }
+    }
+    if !processor.wants(&EventCommand::Data) {
+        steps = steps.and(Steps::NO_DATA);
+    }
+    if !processor.wants(&EventCommand::Message) {
+        steps = steps.and(Steps::NO_HEADER).and(Steps::NO_END_OF_HEADER).and(Steps::NO_BODY);
+    }
+    let actions = Actions::ADD_FIELDS
+        .and(Actions::CHANGE_FIELDS)
+        .and(Actions::REPLACE_BODY)
+        .and(Actions::ADD_RECIPIENTS)
+        .and(Actions::ADD_RECIPIENTS_WITH_ARGUMENTS)
+        .and(Actions::DELETE_RECIPIENTS)
+        .and(Actions::CHANGE_SENDER)
+        .and(Actions::QUARANTINE)
+        .and(Actions::SET_MACROS);
+    Wanted {
+        needed_actions: Actions::NONE,
+        useful_actions: actions,
+        needed_steps: Steps::NONE,
+        useful_steps: steps,
+        macros: macros(),
+    }
+}
+
+/// The macros that say something to services (`facts`).
+fn macros() -> Vec<(MacroStage, Vec<MacroName>)> {
+    let stages: [(MacroStage, &[&str]); 4] = [
+        (
+            MacroStage::Connect,
+            &[
+                "j",
+                "_",
+                "daemon_addr",
+                "daemon_port",
+                "client_addr",
+                "client_port",
+                "client_name",
+                "client_resolve",
+            ],
+        ),
+        (MacroStage::Helo, &["tls_version", "cipher", "cert_subject", "verify"]),
+        (MacroStage::Mail, &["i", "auth_type", "auth_authen", "tls_version", "cipher"]),
+        (MacroStage::EndOfMessage, &["i"]),
+    ];
+    let name = |name: &&'static str| MacroName::new(name.as_bytes());
+    stages.iter().map(|(stage, names)| (*stage, names.iter().map(name).collect())).collect()
+}

@@ -1,0 +1,125 @@
+//! One message: its envelope as the MTA accepted it, what services asked for so far, and its content on
+//! the way in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ocp_proto::smtp::{Address, Envelope, SideEffect};
+
+use super::message::{Collector, MessageError, Original};
+use crate::event::carry_out;
+use crate::processor::{Processor, Room};
+use crate::record::Record;
+
+/// A message that has begun with MAIL.
+#[derive(Debug)]
+pub(super) struct Mail {
+    /// As the client gave it.
+    pub(super) sender: Address,
+    /// Those that were accepted, as the client gave them.
+    pub(super) recipients: Vec<Address>,
+    /// What the services asked for so far, rewritten addresses as well, in order.
+    pub(super) effects: Vec<SideEffect>,
+    /// Whether the services want no more events of this envelope.
+    pub(super) done: bool,
+    /// The last refusal of a recipient.
+    pub(super) refused: Option<String>,
+    pub(super) record: Record,
+    collector: Collector,
+    room: Room,
+    octets: usize,
+    broken: Option<NoContent>,
+}
+
+/// Why there is no content that services could look at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoContent {
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// Too much is worked on.
+    #[error("messages that are worked on have content-octets already")]
+    NoRoom,
+}
+
+impl Mail {
+    /// A message of this sender.
+    pub(super) fn new(sender: Address, processor: &Arc<Processor>) -> Self {
+        Self {
+            sender,
+            recipients: Vec::new(),
+            effects: Vec::new(),
+            done: false,
+            refused: None,
+            record: Record::default(),
+            collector: Collector::new(processor.config().limits.message_octets as usize),
+            room: processor.room(),
+            octets: 0,
+            broken: None,
+        }
+    }
+
+    /// The envelope in force: what was accepted, after all adaptations.
+    pub(super) fn envelope(&self) -> Envelope {
+        let recipients = self.recipients.clone();
+        let mut envelope = Envelope { sender: Some(self.sender.clone()), recipients };
+        self.effects.iter().for_each(|effect| carry_out(&mut envelope, effect));
+        envelope
+    }
+
+    /// A header field.
+    pub(super) fn field(&mut self, name: &[u8], value: &[u8]) {
+        self.take(name.len() + value.len(), |collector| collector.field(name, value));
+    }
+
+    /// A piece of the body.
+    pub(super) fn body(&mut self, octets: &[u8]) {
+        self.take(octets.len(), |collector| collector.body(octets));
+    }
+
+    /// Once something is missing, nothing more is kept.
+    fn take(
+        &mut self,
+        octets: usize,
+        take: impl FnOnce(&mut Collector) -> Result<(), MessageError>,
+    ) {
+        if self.broken.is_some() {
+            return;
+        }
+        self.octets += octets;
+        let taken = match self.room.grow_to(self.octets as u64) {
+            true => take(&mut self.collector).map_err(NoContent::from),
+            false => Err(NoContent::NoRoom),
+        };
+        if let Err(error) = taken {
+            self.collector = Collector::new(0);
+            self.broken = Some(error);
+        }
+    }
+
+    /// The whole content.
+    ///
+    /// # Errors
+    /// If it was not kept.
+    pub(super) fn content(&mut self) -> Result<Original, NoContent> {
+        self.record.octets(self.octets);
+        match self.broken.take() {
+            Some(error) => Err(error),
+            None => Ok(std::mem::replace(&mut self.collector, Collector::new(0)).finish()),
+        }
+    }
+
+    /// Why it was refused, if it was.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+}
+
+/// The values of the fields of this name.
+pub(super) fn values<'a>(original: &'a Original, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let header: &Bytes = &original.message.header;
+    let named = original
+        .fields
+        .iter()
+        .filter(move |field| field.name(header).eq_ignore_ascii_case(name.as_bytes()));
+    named.map(|field| field.value(header))
+}

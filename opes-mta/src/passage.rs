@@ -1,0 +1,245 @@
+//! The way of one SMTP dialog's events through the groups that the rules choose.
+//!
+//! Groups are asked one after the other, each about what the ones before it made of the event; a reply
+//! ends the way, so nothing later weakens a rejection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ocp_proto::smtp::{
+    Address, Command, DialogFacts, DialogUpdate, FailurePolicy, Reply, SideEffect, Verdict,
+};
+use ocp_proto::{OcpResult, Traffic};
+use tokio::time::Instant;
+
+use crate::apply::{Adapted, Answer};
+use crate::config::{self, Known, Origin};
+use crate::consult::Failure;
+use crate::event::{Content, Event, Message};
+use crate::group::Consultation;
+use crate::ocp::{Asked, learn};
+use crate::processor::Processor;
+use crate::shadow::Shadow;
+
+/// One SMTP dialog.
+#[derive(Debug)]
+pub struct Passage {
+    processor: Arc<Processor>,
+    listen: String,
+    origin: Origin,
+    facts: DialogFacts,
+    /// By the group's position; a dialog with it begins with the first event for it.
+    ways: Vec<Option<Way>>,
+}
+
+/// How a group is asked.
+#[derive(Debug)]
+enum Way {
+    /// Its answers take effect.
+    Effective(Box<Consultation>),
+    /// The log says what it would have done.
+    Shadow(Shadow),
+    /// It is not asked about this dialog: the sample has left it out.
+    LeftOut,
+}
+
+/// The sender and the recipients, as the client gave them and the MTA accepted them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted<'a> {
+    /// From MAIL on.
+    pub sender: Option<&'a Address>,
+    /// Those before this event.
+    pub recipients: &'a [Address],
+    /// At RCPT, the one that it names.
+    pub recipient: Option<&'a Address>,
+}
+
+/// What the groups made of an event; committed by all of them.
+#[derive(Debug)]
+pub struct Advice {
+    /// What becomes of its octets.
+    pub answer: Answer,
+    /// What to do besides, in this order.
+    pub effects: Vec<SideEffect>,
+    /// What each service found.
+    pub verdicts: Vec<Verdict>,
+    /// Whether no group wants more events of this envelope.
+    pub envelope_done: bool,
+    /// The rule that chose the groups; `None` while that is open.
+    pub rule: Option<String>,
+    /// What it cost on the wire.
+    pub traffic: Traffic,
+    /// How long it took.
+    pub took: Duration,
+    asked: Vec<Asked>,
+}
+
+impl Passage {
+    pub(crate) fn new(
+        processor: Arc<Processor>,
+        listen: &str,
+        origin: Origin,
+        facts: DialogFacts,
+    ) -> Self {
+        let ways = processor.config().groups.iter().map(|_| None).collect();
+        Self { processor, listen: listen.to_owned(), origin, facts, ways }
+    }
+
+    /// What is known of the dialog.
+    pub fn facts(&self) -> &DialogFacts {
+        &self.facts
+    }
+
+    /// Where its client is.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What is learnt later.
+    pub fn update(&mut self, update: DialogUpdate) {
+        learn(&mut self.facts, update.clone());
+        for way in self.ways.iter_mut().flatten() {
+            match way {
+                Way::Effective(consultation) => consultation.update(update.clone()),
+                Way::Shadow(shadow) => shadow.update(update.clone()),
+                Way::LeftOut => {}
+            }
+        }
+    }
+
+    /// Asks the groups about an event.
+    ///
+    /// # Errors
+    /// The first failure of a group whose answers take effect: nothing of the others' answers does then.
+    pub async fn ask(&mut self, event: Event, accepted: Accepted<'_>) -> Result<Advice, Failure> {
+        let begin = Instant::now();
+        let processor = Arc::clone(&self.processor);
+        let limits = &processor.config().limits;
+        let limit = match event.command.has_content() {
+            true => limits.content_deadline,
+            false => limits.command_deadline,
+        };
+        let known = Known {
+            listen: &self.listen,
+            origin: self.origin,
+            authenticated: self.facts.auth.is_some(),
+            sender: accepted.sender,
+            recipients: accepted.recipients,
+            recipient: accepted.recipient,
+            complete: matches!(event.command, Command::Data | Command::Message),
+        };
+        let selection = processor.config().rules.groups(&known);
+        let mut advice = Advice { rule: selection.rule.map(str::to_owned), ..Advice::default() };
+        let mut event = event;
+        let mut done = !selection.groups.is_empty();
+        for at in selection.groups {
+            let consultation = match self.way(at) {
+                Some(Way::Effective(consultation)) => consultation,
+                Some(Way::Shadow(shadow)) => {
+                    shadow.show(&event);
+                    continue;
+                }
+                Some(Way::LeftOut) | None => continue,
+            };
+            let adaptation = match consultation.ask_until(&event, begin + limit).await {
+                Ok(adaptation) => adaptation,
+                Err(failure) => {
+                    advice.report(&OcpResult::failure("another service group failed"), None);
+                    return Err(failure);
+                }
+            };
+            advice.traffic.sent += adaptation.traffic.sent;
+            advice.traffic.received += adaptation.traffic.received;
+            advice.verdicts.extend(adaptation.verdicts);
+            advice.asked.extend(adaptation.asked);
+            done &= adaptation.envelope_done;
+            match adaptation.answer {
+                Answer::Unchanged => {}
+                Answer::Reply(reply) => {
+                    // What was asked for before concerns an event that is not executed.
+                    advice.effects = adaptation.effects;
+                    advice.answer = Answer::Reply(reply);
+                    break;
+                }
+                answer => {
+                    event = next(event, &answer);
+                    advice.answer = answer;
+                }
+            }
+            advice.effects.extend(adaptation.effects);
+        }
+        advice.envelope_done = done;
+        advice.took = begin.elapsed();
+        Ok(advice)
+    }
+
+    /// The strictest policy of the groups that may see this dialog's mail.
+    pub fn failure_policy(&self) -> FailurePolicy {
+        let groups = self.processor.config().groups.iter();
+        let effective = groups.enumerate().filter(|(_, group)| group.shadow.is_none());
+        let policy = |(at, group): (usize, &config::Group)| {
+            let servers =
+                self.processor.group(at).and_then(|(_, group)| group.profile().on_failure);
+            group.on_failure.max(servers.unwrap_or_default())
+        };
+        effective.map(policy).max().unwrap_or_default()
+    }
+
+    fn way(&mut self, at: usize) -> Option<&mut Way> {
+        let (settings, group) = self.processor.group(at)?;
+        let way = self.ways.get_mut(at)?;
+        Some(way.get_or_insert_with(|| match settings.shadow {
+            None => Way::Effective(Box::new(Consultation::new(group, self.facts.clone()))),
+            Some(share) if fastrand::f64() < share => {
+                Way::Shadow(Shadow::start(&settings.name, group, self.facts.clone()))
+            }
+            Some(_) => Way::LeftOut,
+        }))
+    }
+}
+
+/// The event as a group has changed it.
+fn next(event: Event, answer: &Answer) -> Event {
+    let content = match answer {
+        Answer::Line(line) => Content::Line(line.clone()),
+        Answer::Message(Adapted { header, body }) => {
+            Content::Message(Message { header: whole(header), body: whole(body) })
+        }
+        Answer::Unchanged | Answer::Reply(_) | Answer::Several(_) => return event,
+    };
+    Event { content, ..event }
+}
+
+/// Stretches as one; a single one stays where it is.
+fn whole(stretches: &[Bytes]) -> Bytes {
+    match stretches {
+        [one] => one.clone(),
+        several => several.concat().into(),
+    }
+}
+
+impl Default for Advice {
+    /// The event stays as it is.
+    fn default() -> Self {
+        Self {
+            answer: Answer::Unchanged,
+            effects: Vec::new(),
+            verdicts: Vec::new(),
+            envelope_done: false,
+            rule: None,
+            traffic: Traffic::default(),
+            took: Duration::ZERO,
+            asked: Vec::new(),
+        }
+    }
+}
+
+impl Advice {
+    /// Tells those who were asked what became of the event.
+    pub fn report(&mut self, result: &OcpResult, reply: Option<&Reply>) {
+        for asked in self.asked.drain(..) {
+            asked.report(result.clone(), reply.cloned());
+        }
+    }
+}

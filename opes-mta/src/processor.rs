@@ -1,0 +1,116 @@
+//! The OPES processor that front ends share: groups of callout servers, and the rules that say whose
+//! events go to which of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ocp_proto::smtp::{Command, CommandProfile, DialogFacts};
+
+use crate::config::{self, Config, Origin};
+use crate::group::Group;
+use crate::ocp::{ServerAddress, Target};
+use crate::passage::Passage;
+
+/// For a connection to a callout server, with TLS if there is any, and for the negotiation as long again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Groups that are connected, and what holds for all dialogs.
+#[derive(Debug)]
+pub struct Processor {
+    config: Config,
+    groups: Vec<Group>,
+    /// Octets of messages that may be worked on besides those that are.
+    room: AtomicU64,
+}
+
+/// Room for the octets of a message, given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    processor: Arc<Processor>,
+    octets: u64,
+}
+
+impl Processor {
+    /// Begins to connect to all groups; `offer` is what the front end can vector out and carry out.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(config: Config, offer: &CommandProfile) -> Arc<Self> {
+        let start = |group: &config::Group| Group::start(targets(group, offer), group.settings());
+        let groups = config.groups.iter().map(start).collect();
+        let room = AtomicU64::new(config.limits.content_octets);
+        Arc::new(Self { config, groups, room })
+    }
+
+    /// Waits until each server has been tried once.
+    pub async fn tried(&self) {
+        for group in &self.groups {
+            group.tried().await;
+        }
+    }
+
+    /// What was configured.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A group, by its position in the configuration.
+    pub(crate) fn group(&self, at: usize) -> Option<(&config::Group, &Group)> {
+        self.config.groups.get(at).zip(self.groups.get(at))
+    }
+
+    /// Whether some group wants this event.
+    pub fn wants(&self, command: &Command) -> bool {
+        self.groups.iter().any(|group| group.profile().commands.contains(command))
+    }
+
+    /// Whether some group may answer this event, and not only watch it.
+    pub fn waits_for(&self, command: &Command) -> bool {
+        self.groups.iter().any(|group| {
+            let profile = group.profile();
+            profile.commands.contains(command) && !profile.observed.contains(command)
+        })
+    }
+
+    /// The way of one SMTP dialog through the groups.
+    pub fn passage(self: &Arc<Self>, listen: &str, origin: Origin, facts: DialogFacts) -> Passage {
+        Passage::new(Arc::clone(self), listen, origin, facts)
+    }
+
+    /// Room for a message of which nothing has come.
+    pub fn room(self: &Arc<Self>) -> Room {
+        Room { processor: Arc::clone(self), octets: 0 }
+    }
+}
+
+/// The servers of a group.
+fn targets(group: &config::Group, offer: &CommandProfile) -> Vec<Target> {
+    let target = |server: &ServerAddress| Target {
+        server: server.clone(),
+        tls: group.tls.clone(),
+        services: group.services.clone(),
+        offer: offer.clone(),
+        connect_timeout: CONNECT_TIMEOUT,
+        connection: ocp_proto::Config::default(),
+    };
+    group.servers.iter().map(target).collect()
+}
+
+impl Room {
+    /// Room for that many octets in all; whether there is any.
+    pub fn grow_to(&mut self, octets: u64) -> bool {
+        let more = octets.saturating_sub(self.octets);
+        let room = &self.processor.room;
+        let order = Ordering::Relaxed;
+        let taken = room.fetch_update(order, order, |room| room.checked_sub(more)).is_ok();
+        self.octets += if taken { more } else { 0 };
+        taken
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.processor.room.fetch_add(self.octets, Ordering::Relaxed);
+    }
+}

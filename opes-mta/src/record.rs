@@ -1,0 +1,142 @@
+//! What the log says of a message when it is done with.
+
+use std::time::Duration;
+
+use ocp_proto::Traffic;
+use ocp_proto::smtp::{Address, DialogFacts, Verdict};
+use tokio::time::Instant;
+
+use crate::passage::Advice;
+
+/// The most recipients that are named; their number is always there.
+const MOST_RECIPIENTS: usize = 20;
+
+/// One message, or an attempt at one.
+#[derive(Debug)]
+pub struct Record {
+    begin: Instant,
+    rule: Option<String>,
+    verdicts: Vec<Verdict>,
+    /// Events and how long they took.
+    stages: Vec<(String, Duration)>,
+    traffic: Traffic,
+    octets: usize,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It goes on as it is.
+    Accept,
+    /// It goes on changed.
+    Modify,
+    /// It is kept for review.
+    Quarantine,
+    /// It is accepted and dropped.
+    Discard,
+    /// It is refused for good.
+    Reject,
+    /// It is refused for now.
+    Tempfail,
+    /// The client, or the mail server, gave it up.
+    Abandoned,
+}
+
+impl Decision {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Modify => "modify",
+            Self::Quarantine => "quarantine",
+            Self::Discard => "discard",
+            Self::Reject => "reject",
+            Self::Tempfail => "tempfail",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            begin: Instant::now(),
+            rule: None,
+            verdicts: Vec::new(),
+            stages: Vec::new(),
+            traffic: Traffic::default(),
+            octets: 0,
+        }
+    }
+}
+
+impl Record {
+    /// One more event.
+    pub fn add(&mut self, event: &str, advice: &Advice) {
+        self.rule.clone_from(&advice.rule);
+        self.verdicts.extend(advice.verdicts.iter().cloned());
+        self.traffic.sent += advice.traffic.sent;
+        self.traffic.received += advice.traffic.received;
+        self.took(event, advice.took);
+    }
+
+    /// How long an event took; those of one name are added up.
+    pub fn took(&mut self, event: &str, took: Duration) {
+        match self.stages.iter_mut().find(|(name, _)| name == event) {
+            Some((_, sum)) => *sum += took,
+            None => self.stages.push((event.to_owned(), took)),
+        }
+    }
+
+    /// The size of the message.
+    pub fn octets(&mut self, octets: usize) {
+        self.octets = octets;
+    }
+
+    /// The line.
+    pub fn log(
+        &self,
+        facts: &DialogFacts,
+        sender: Option<&Address>,
+        recipients: &[Address],
+        decision: Decision,
+        reason: Option<&str>,
+    ) {
+        let text = |octets: &Option<bytes::Bytes>| {
+            octets.as_deref().map(|octets| String::from_utf8_lossy(octets).into_owned())
+        };
+        let named = recipients.iter().take(MOST_RECIPIENTS).map(Address::to_string);
+        let stages = self.stages.iter().map(|(name, took)| format!("{name}={}", took.as_millis()));
+        tracing::info!(
+            queue_id = text(&facts.queue_id),
+            client = text(&facts.client_address),
+            helo = text(&facts.helo),
+            sender = sender.map(tracing::field::display),
+            recipients = named.collect::<Vec<_>>().join(" "),
+            recipient_count = recipients.len(),
+            rule = self.rule,
+            decision = decision.name(),
+            reason,
+            verdicts = summary(&self.verdicts),
+            stages_ms = stages.collect::<Vec<_>>().join(" "),
+            took_ms = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+            octets = self.octets,
+            octets_sent = self.traffic.sent,
+            octets_returned = self.traffic.received,
+            "message"
+        );
+    }
+}
+
+/// Every service's verdict in one line.
+pub(crate) fn summary(verdicts: &[Verdict]) -> String {
+    let words = verdicts.iter().map(|verdict| {
+        let name = verdict.service.rsplit(|octet| *octet == b'/').next().unwrap_or_default();
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        let mut word = format!("{}={}", text(name), text(&verdict.verdict));
+        for detail in [&verdict.score, &verdict.reason].into_iter().flatten() {
+            word.push_str(&format!(" ({})", text(detail)));
+        }
+        word
+    });
+    words.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,140 @@
+//! `opes-mta milter`: a mail server that speaks the milter protocol becomes an OPES MTA.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use ocp_proto::smtp::FailurePolicy;
+use opes_mta::config::{Config, Group, Listen, MilterAddress};
+use opes_mta::front::milter::{self, Listeners};
+use opes_mta::ocp::{ServerAddress, service_uri};
+use opes_mta::processor::Processor;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::logging;
+
+/// Be a milter: bring a mail server's mail to callout servers.
+///
+/// Postfix, sendmail and others ask it about each SMTP command and each message, and carry out what the
+/// services answer.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = HELP)]
+pub(crate) struct Arguments {
+    /// Configuration (TOML); without it one group with --server and --services
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "services", "on_failure"])]
+    config: Option<PathBuf>,
+    /// Where the mail server connects to, instead of the configuration's: inet:HOST:PORT or unix:/PATH
+    #[arg(long, value_name = "ADDR", required_unless_present = "config")]
+    listen: Vec<MilterAddress>,
+    /// Callout servers with the same services: HOST:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4037")]
+    server: Vec<ServerAddress>,
+    /// Services in their order: URIs, or names that stand for ocp://service/NAME
+    #[arg(
+        long,
+        value_name = "URI,...",
+        value_delimiter = ',',
+        default_value = "virus-scan,mime-strip,spam-score",
+        value_parser = service_uri
+    )]
+    services: Vec<String>,
+    /// What happens to mail that could not be adapted, if that is stricter than what the server says
+    #[arg(long, value_name = "POLICY", default_value = "tempfail")]
+    on_failure: OnFailure,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnFailure {
+    Accept,
+    Tempfail,
+    Reject,
+}
+
+const HELP: &str = "\
+Postfix uses it with three lines in main.cf:
+  smtpd_milters = inet:127.0.0.1:8899
+  milter_default_action = tempfail
+  milter_protocol = 6
+
+Examples:
+  opes-mta milter --listen inet:127.0.0.1:8899
+  opes-mta milter --listen unix:/var/spool/postfix/opes --server 10.0.0.1:4037 --server 10.0.0.2:4037
+  opes-mta milter --config /etc/opes-mta.toml
+
+`opes-mta check FILE` says what a configuration means; deploy/opes-mta.toml explains every key. Log lines
+go to the standard error, as JSON unless that is a terminal; one line a message says what became of it
+and why. RUST_LOG replaces the level, which is info.
+
+SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
+
+Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
+
+/// Runs the command.
+pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = match arguments.config() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{:?}", miette::Report::new(error));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    logging::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    anyhow::ensure!(!config.listen.is_empty(), "there is no [[listen]], and no --listen");
+    for note in config.notes() {
+        tracing::warn!(note, "configuration");
+    }
+    let stop = CancellationToken::new();
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+        tracing::info!("stopping");
+        stopping.cancel();
+    });
+    let listeners = Listeners::bind(&config.listen).await?;
+    let processor = Processor::start(config, &milter::offer());
+    // What the servers want decides what the mail server is asked for.
+    processor.tried().await;
+    for address in listeners.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    listeners.serve(processor, stop).await;
+    Ok(())
+}
+
+impl Arguments {
+    fn config(self) -> Result<Config, opes_mta::config::ConfigError> {
+        let mut config = match &self.config {
+            Some(file) => Config::load(file)?,
+            None => {
+                let mut group = Group::new("services".to_owned(), self.server, self.services);
+                group.on_failure = match self.on_failure {
+                    OnFailure::Accept => FailurePolicy::Accept,
+                    OnFailure::Tempfail => FailurePolicy::Tempfail,
+                    OnFailure::Reject => FailurePolicy::Reject,
+                };
+                Config::of(group)
+            }
+        };
+        if !self.listen.is_empty() {
+            let listen = |milter: MilterAddress| Listen { name: milter.to_string(), milter };
+            config.listen = self.listen.into_iter().map(listen).collect();
+        }
+        Ok(config)
+    }
+}

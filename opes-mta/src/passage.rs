@@ -13,8 +13,8 @@ use ocp_proto::smtp::{
 use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
 
-use crate::apply::{Adapted, Answer};
-use crate::config::{self, Known, Origin};
+use crate::apply::{Adapted, Answer, Variant};
+use crate::config::{self, Known, Origin, RecipientsDiffer};
 use crate::consult::Failure;
 use crate::event::{Content, Event, Message};
 use crate::group::Consultation;
@@ -142,7 +142,7 @@ impl Passage {
                 }
                 Some(Way::LeftOut) | None => continue,
             };
-            let adaptation = match consultation.ask_until(&event, begin + limit).await {
+            let mut adaptation = match consultation.ask_until(&event, begin + limit).await {
                 Ok(adaptation) => adaptation,
                 Err(failure) => {
                     advice.report(&OcpResult::failure("another service group failed"), None);
@@ -154,6 +154,12 @@ impl Passage {
             advice.verdicts.extend(adaptation.verdicts);
             advice.asked.extend(adaptation.asked);
             done &= adaptation.envelope_done;
+            if let Answer::Several(variants) = adaptation.answer {
+                let fallback =
+                    processor.config().groups.get(at).map(|group| group.recipients_differ);
+                (adaptation.answer, adaptation.effects) =
+                    one_for_all(variants, fallback.unwrap_or_default());
+            }
             match adaptation.answer {
                 Answer::Unchanged => {}
                 Answer::Reply(reply) => {
@@ -211,6 +217,33 @@ fn next(event: Event, answer: &Answer) -> Event {
     Event { content, ..event }
 }
 
+/// What becomes of a message of which recipients should get different versions, if there is one for all of
+/// them (profile section 5).
+fn one_for_all(variants: Vec<Variant>, fallback: RecipientsDiffer) -> (Answer, Vec<SideEffect>) {
+    let same =
+        |one: &Variant, other: &Variant| one.answer == other.answer && one.effects == other.effects;
+    if variants.iter().zip(variants.iter().skip(1)).all(|(one, other)| same(one, other))
+        && let Some(Variant { answer, effects, .. }) = variants.into_iter().next()
+    {
+        return (answer, effects);
+    }
+    tracing::warn!(%fallback, "recipients should get different versions of a message");
+    let (code, enhanced) = match fallback {
+        RecipientsDiffer::Reject => (554, "5.5.0"),
+        RecipientsDiffer::Tempfail => (451, "4.5.0"),
+        RecipientsDiffer::Quarantine => {
+            return (Answer::Unchanged, vec![SideEffect::Quarantine(DIFFER.into())]);
+        }
+    };
+    match Reply::new(code, enhanced, &format!("{DIFFER}: send it to each of them alone")) {
+        Ok(reply) => (Answer::Reply(reply), Vec::new()),
+        Err(_) => (Answer::Unchanged, vec![SideEffect::Quarantine(DIFFER.into())]),
+    }
+}
+
+/// Why a message is held back whose recipients differ.
+const DIFFER: &str = "recipients should get different versions of the message";
+
 /// Stretches as one; a single one stays where it is.
 fn whole(stretches: &[Bytes]) -> Bytes {
     match stretches {
@@ -241,5 +274,43 @@ impl Advice {
         for asked in self.asked.drain(..) {
             asked.report(result.clone(), reply.cloned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ocp_proto::smtp::EffectName;
+
+    use super::*;
+
+    fn variant(answer: Answer) -> Variant {
+        Variant { recipients: Vec::new(), answer, effects: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_the_same_for_all_is_one_version() {
+        let variants = vec![variant(Answer::Unchanged), variant(Answer::Unchanged)];
+        let (answer, effects) = one_for_all(variants, RecipientsDiffer::Reject);
+        assert_eq!((answer, effects), (Answer::Unchanged, Vec::new()));
+    }
+
+    #[test]
+    fn recipients_that_differ_get_the_configured_fallback() {
+        let differ = |fallback| {
+            let other = Answer::Message(Adapted::default());
+            one_for_all(vec![variant(Answer::Unchanged), variant(other)], fallback)
+        };
+        for (fallback, code) in [(RecipientsDiffer::Reject, 554), (RecipientsDiffer::Tempfail, 451)]
+        {
+            let (Answer::Reply(reply), effects) = differ(fallback) else { panic!("{fallback}") };
+            assert_eq!((reply.code(), effects), (code, Vec::new()));
+        }
+        let (answer, effects) = differ(RecipientsDiffer::Quarantine);
+        assert_eq!((answer, effects[0].name()), (Answer::Unchanged, EffectName::Quarantine));
+        let effects = vec![SideEffect::Discard("x".into())];
+        let variants =
+            vec![variant(Answer::Unchanged), Variant { effects, ..variant(Answer::Unchanged) }];
+        let (answer, _) = one_for_all(variants, RecipientsDiffer::Reject);
+        assert!(matches!(answer, Answer::Reply(_)), "effects count as well");
     }
 }

@@ -1,6 +1,7 @@
 //! `[[group]]`: callout servers that are worth the same, and what is asked of them.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,6 +68,16 @@ pub enum RecipientsDiffer {
     Tempfail,
     /// It is quarantined, if the front end can; else all are refused.
     Quarantine,
+}
+
+impl fmt::Display for RecipientsDiffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reject => "reject",
+            Self::Tempfail => "tempfail",
+            Self::Quarantine => "quarantine",
+        })
+    }
 }
 
 impl Group {

@@ -69,7 +69,11 @@ impl Dialogue {
     /// What the MTA tells of the stage that follows.
     pub(super) fn learn(&mut self, macros: Macros) {
         match &mut self.passage {
-            None => self.macros.push(macros),
+            None => {
+                // Those of a stage replace each other: there are never more than stages.
+                self.macros.retain(|known| known.stage != macros.stage);
+                self.macros.push(macros);
+            }
             Some(passage) => {
                 let update = facts::update(passage.facts(), None, pairs(&macros));
                 update.into_iter().for_each(|update| passage.update(update));

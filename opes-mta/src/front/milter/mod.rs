@@ -21,7 +21,8 @@ pub use listen::Listeners;
 pub use unfit::Unfit;
 
 /// What a milter can vector out and carry out. Recipients have one version of a message and one reply to
-/// it: what a server does where they should differ is its own setting.
+/// it: servers are asked for versions all the same, since where these differ, the configured fallback is
+/// better than a version that was not meant for somebody (`recipients-differ`).
 pub fn offer() -> CommandProfile {
     CommandProfile {
         commands: vec![
@@ -33,6 +34,7 @@ pub fn offer() -> CommandProfile {
             Command::Message,
         ],
         side_effects: effects::CARRIED_OUT.to_vec(),
+        multiple_messages: true,
         ..CommandProfile::default()
     }
 }

@@ -132,12 +132,15 @@ impl Passage {
         let selection = processor.config().rules.groups(&known);
         let mut advice = Advice { rule: selection.rule.map(str::to_owned), ..Advice::default() };
         let mut event = event;
-        let mut done = !selection.groups.is_empty();
+        // Groups that are asked later on have not agreed, nor do those that are only watched.
+        let mut done = selection.rule.is_some();
+        let mut asked = false;
         for at in selection.groups {
             let consultation = match self.way(at) {
                 Some(Way::Effective(consultation)) => consultation,
                 Some(Way::Shadow(shadow)) => {
                     shadow.show(&event);
+                    done = false;
                     continue;
                 }
                 Some(Way::LeftOut) | None => continue,
@@ -154,6 +157,7 @@ impl Passage {
             advice.verdicts.extend(adaptation.verdicts);
             advice.asked.extend(adaptation.asked);
             done &= adaptation.envelope_done;
+            asked = true;
             if let Answer::Several(variants) = adaptation.answer {
                 let fallback =
                     processor.config().groups.get(at).map(|group| group.recipients_differ);
@@ -175,7 +179,7 @@ impl Passage {
             }
             advice.effects.extend(adaptation.effects);
         }
-        advice.envelope_done = done;
+        advice.envelope_done = done && asked;
         advice.took = begin.elapsed();
         Ok(advice)
     }

@@ -61,7 +61,8 @@ impl Dialog {
         dialog
     }
 
-    /// Tells the server what is learnt later (Dialog-Update), see [`learn`].
+    /// Tells the server what is learnt later (Dialog-Update). After STARTTLS, Helo and Auth have to be
+    /// learnt anew (RFC 3207 section 4.2).
     pub fn update(&mut self, update: DialogUpdate) {
         learn(&mut self.facts, update.clone());
         let (dialog, update) = (self.id(), Box::new(update));

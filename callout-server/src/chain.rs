@@ -18,6 +18,7 @@ use services::{Change, Content, Finding, Input, Outcome, Request, ServiceError};
 use tracing::{debug, warn};
 
 use crate::branch::{self, Abilities, Branch};
+use crate::bypass::{Bypass, Decision};
 use crate::router::{Chain, Link};
 use crate::terms::{Agreement, Terms};
 
@@ -34,6 +35,8 @@ pub(crate) struct Event {
     pub(crate) abilities: Abilities,
     /// Whether the processor does not wait for the answer: it can't be changed then.
     pub(crate) observed: bool,
+    /// The services that its sender asks to skip.
+    pub(crate) bypass: Bypass,
 }
 
 /// What the chain makes of an event.
@@ -80,6 +83,14 @@ impl Chain {
         let command = request.command.clone();
         let mut agreement = Agreement::among(self.waiting(&command).count());
         for link in self.interested(&command) {
+            if let Some(bypass) = event.bypass.of(&link.entry) {
+                verdicts.push(verdict(link.entry.uri(), bypass.finding(), Duration::ZERO));
+                if bypass == Decision::Bypassed {
+                    // What is not asked agrees to nothing.
+                    agreement.add(Terms::default(), link.waits(&command));
+                    continue;
+                }
+            }
             let named = link.entry.recipients.as_ref();
             if let Some(named) = named.filter(|_| event.abilities.variants) {
                 branch::fork(&mut branches, |recipient| named.find(recipient).is_some());

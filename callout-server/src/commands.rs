@@ -168,6 +168,9 @@ fn describe(out: &mut String, entry: &Entry) {
     if !effects.is_empty() {
         say!(out, "  effects     {}", effects.join(" "));
     }
+    if entry.bypassable {
+        say!(out, "  bypass      skipped for senders who ask for it and whom the MTA hears");
+    }
     say!(
         out,
         "  on failure  {}, after {} s at the latest",

@@ -12,6 +12,7 @@ pub mod access;
 mod adapt;
 mod branch;
 mod buffers;
+mod bypass;
 mod chain;
 pub mod config;
 mod driver;

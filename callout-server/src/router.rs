@@ -27,6 +27,8 @@ pub struct Entry {
     pub on_failure: FailurePolicy,
     /// The only recipients whose mail it is for; all if `None`.
     pub recipients: Option<AddressList>,
+    /// Whether it is skipped for senders who ask for that and whom the processor hears.
+    pub bypassable: bool,
     /// What it wants.
     pub declaration: Declaration,
     /// The service itself.
@@ -49,6 +51,7 @@ impl Entry {
             deadline,
             on_failure: declaration.on_failure,
             recipients: None,
+            bypassable: false,
             declaration,
             service,
         }
@@ -68,6 +71,7 @@ impl fmt::Debug for Entry {
             .field("deadline", &self.deadline)
             .field("on_failure", &self.on_failure)
             .field("recipients", &self.recipients)
+            .field("bypassable", &self.bypassable)
             .field("declaration", &self.declaration)
             .finish_non_exhaustive()
     }

@@ -108,6 +108,7 @@ mod tests {
     use super::*;
     use crate::access::Access;
     use crate::branch::Abilities;
+    use crate::bypass::Bypass;
     use crate::chain::Event;
     use crate::router::{Chain, Entry, Router};
 
@@ -158,6 +159,7 @@ mod tests {
             granted: Arc::new([EffectName::Quarantine]),
             abilities: Abilities::default(),
             observed: false,
+            bypass: Bypass::default(),
         }
     }
 

@@ -100,6 +100,9 @@ pub struct Declaration {
     /// then it is asked on the spot. All others get a task for each event, since they would hold up
     /// their connection's other transactions.
     pub immediate: bool,
+    /// Whether a sender may never ask for it to be skipped, whatever is configured: others rely on it
+    /// (RFC 3897 section 8.2).
+    pub indispensable: bool,
 }
 
 impl Declaration {
@@ -113,6 +116,7 @@ impl Declaration {
             effects: Vec::new(),
             on_failure: FailurePolicy::Tempfail,
             immediate: false,
+            indispensable: false,
         }
     }
 }

@@ -70,6 +70,7 @@ fn event(command: Command, input: Input) -> Event {
         granted: Arc::new([EffectName::Quarantine]),
         abilities: Abilities::default(),
         observed: false,
+        bypass: Bypass::default(),
     }
 }
 

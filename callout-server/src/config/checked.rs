@@ -405,6 +405,13 @@ impl Checker<'_> {
             let list = AddressList::new(recipients);
             entry.recipients = Some(list.map_err(|error| self.error(error.message, error.span))?);
         }
+        if let Some(bypassable) = &raw.bypassable {
+            if *bypassable.get_ref() && entry.declaration.indispensable {
+                let message = format!("{kind_name} can't be bypassable: others rely on it");
+                return Err(self.error(message, Some(bypassable.span())));
+            }
+            entry.bypassable = *bypassable.get_ref();
+        }
         for uri in &raw.uris {
             let uri = self.value(uri, |text| match text.bytes().all(|b| b.is_ascii_graphic()) {
                 true if !text.is_empty() => Ok(text.to_owned().into()),
@@ -471,6 +478,11 @@ mod tests {
             ("[services.log]\non-failure = \"drop\"\n", (2, 14), "drop is no policy"),
             ("[services.log]\nuris = [\"\"]\n", (2, 9), "a URI has"),
             (
+                "[services.a]\nkind = \"virus-scan\"\nbypassable = true\n",
+                (3, 14),
+                "virus-scan can't be bypassable",
+            ),
+            (
                 "[services.a]\nkind = \"log\"\nuris = [\"ocp://service/log\"]\n[services.log]\n",
                 (4, 11),
                 "ocp://service/log belongs to the service a already",
@@ -504,6 +516,19 @@ mod tests {
             let error = Config::parse(&text, &file, &registry).unwrap_err();
             assert!(error.to_string().contains(&expected), "{service}: {error}");
         }
+    }
+
+    /// OPES-3897-8.2-01, OPES-3897-4.4-01, OPES-4902-3.2-03
+    #[test]
+    fn nothing_is_bypassable_unless_it_is_configured() {
+        let bypassable = |text: &str| -> Vec<String> {
+            let config = parse(text).unwrap();
+            let entries = config.router.iter().filter(|entry| entry.bypassable);
+            entries.map(|entry| entry.name.clone()).collect()
+        };
+        assert!(bypassable("").is_empty());
+        assert_eq!(bypassable("[services.spam-score]\nbypassable = true\n"), ["spam-score"]);
+        assert!(bypassable("[services.virus-scan]\nbypassable = false\n").is_empty());
     }
 
     #[test]

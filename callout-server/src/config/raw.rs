@@ -75,4 +75,5 @@ pub(super) struct RawService {
     pub(super) deadline: Option<NonZeroU32>,
     pub(super) on_failure: Option<Spanned<String>>,
     pub(super) recipients: Option<Vec<Spanned<String>>>,
+    pub(super) bypassable: Option<Spanned<bool>>,
 }

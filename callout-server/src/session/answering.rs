@@ -17,6 +17,7 @@ use super::Session;
 use super::transaction::{Completed, Stage, refuse};
 use crate::adapt::{Original, Outgoing, Sent};
 use crate::branch::Abilities;
+use crate::bypass::Bypass;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
 use crate::terms::Terms;
@@ -77,6 +78,7 @@ impl Session {
                 // Only content may have several answers (profile section 5).
                 _ => Abilities::default(),
             },
+            bypass: Bypass::new(start.bypass, &self.server.config.router, &self.access),
             command: start.command,
             input,
             envelope: Envelope { sender: start.sender, recipients: start.recipients },

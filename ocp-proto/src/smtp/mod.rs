@@ -1,6 +1,7 @@
 //! The SMTP profile's plain data (profile sections 2 to 6), shared by services and front ends.
 
 mod address;
+mod bypass;
 mod command;
 mod coverage;
 mod dialog;
@@ -11,6 +12,7 @@ mod validity;
 mod verdict;
 
 pub use address::{Address, AddressError};
+pub use bypass::means_service;
 pub use command::{Command, CommandLine, CommandLineError, Part};
 pub use coverage::uncovered;
 pub use dialog::{Activation, Auth, DialogFacts, DialogUpdate, Envelope, Tls};

@@ -247,7 +247,7 @@ impl Service for VirusScan {
         let quarantines =
             settings.action == Action::Quarantine || policies.contains(&Policy::Quarantine);
         let effects = if quarantines { vec![EffectName::Quarantine] } else { Vec::new() };
-        Declaration { effects, ..Declaration::on([Command::Message]) }
+        Declaration { effects, indispensable: true, ..Declaration::on([Command::Message]) }
     }
 
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {

@@ -109,6 +109,7 @@ fn describe_system(out: &mut String, system: &System) {
         say!(out, "  operator    {}", page.operator);
         say!(out, "  privacy     {}", page.privacy_policy);
         say!(out, "  contact     {}", page.contact);
+        say!(out, "  references  {}", page.reference_validity);
     }
 }
 

@@ -16,14 +16,17 @@
 //! - [`milter`]: the milter protocol, without sockets.
 //! - [`processor`], [`passage`]: the groups that front ends share, and the way of a dialog through them.
 //! - [`report`], [`record`]: what became of a mail. [`trace`]: what the mail says of it.
+//! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
 //! effect before it has committed the whole answer.
 
 pub mod apply;
 mod attempt;
+pub mod bypass;
 pub mod config;
 pub mod consult;
+pub mod disclosure;
 pub mod event;
 pub mod front;
 pub mod group;

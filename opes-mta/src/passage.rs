@@ -14,7 +14,8 @@ use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
 
 use crate::apply::{Adapted, Answer, Variant};
-use crate::config::{self, Known, Origin, RecipientsDiffer};
+use crate::bypass;
+use crate::config::{self, Config, Known, Origin, RecipientsDiffer};
 use crate::consult::Failure;
 use crate::event::{Content, Event, Message};
 use crate::group::Consultation;
@@ -26,6 +27,8 @@ use crate::shadow::Shadow;
 #[derive(Debug)]
 pub struct Passage {
     processor: Arc<Processor>,
+    /// Ours, since the MTA has none before it has a message, and maybe not then.
+    id: String,
     listen: String,
     origin: Origin,
     facts: DialogFacts,
@@ -83,12 +86,29 @@ impl Passage {
         facts: DialogFacts,
     ) -> Self {
         let ways = processor.config().groups.iter().map(|_| None).collect();
-        Self { processor, listen: listen.to_owned(), origin, facts, ways }
+        let id = format!("{:016x}", fastrand::u64(..));
+        Self { processor, id, listen: listen.to_owned(), origin, facts, ways }
     }
 
     /// What is known of the dialog.
     pub fn facts(&self) -> &DialogFacts {
         &self.facts
+    }
+
+    /// Its number, which the log has beside the MTA's queue id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What traces name the message by: the MTA's queue id, or else the dialog's number.
+    pub fn trace_id(&self) -> String {
+        let queue_id = self.facts.queue_id.as_deref();
+        queue_id.map_or_else(|| self.id.clone(), |id| String::from_utf8_lossy(id).into_owned())
+    }
+
+    /// The message is done with; the next one has another queue id.
+    pub fn end_message(&mut self) {
+        self.facts.queue_id = None;
     }
 
     /// Where its client is.
@@ -132,10 +152,12 @@ impl Passage {
         let selection = processor.config().rules.groups(&known);
         let mut advice = Advice { rule: selection.rule.map(str::to_owned), ..Advice::default() };
         let mut event = event;
+        let request = std::mem::take(&mut event.bypass);
         // Groups that are asked later on have not agreed, nor do those that are only watched.
         let mut done = selection.rule.is_some();
         let mut asked = false;
         for at in selection.groups {
+            event.bypass = bypass_for(processor.config(), &request, at);
             let consultation = match self.way(at) {
                 Some(Way::Effective(consultation)) => consultation,
                 Some(Way::Shadow(shadow)) => {
@@ -207,6 +229,14 @@ impl Passage {
             Some(_) => Way::LeftOut,
         }))
     }
+}
+
+/// What a group is told of a request to skip services.
+fn bypass_for(config: &Config, request: &[Bytes], at: usize) -> Vec<Bytes> {
+    let group = config.groups.get(at);
+    group.map_or_else(Vec::new, |group| {
+        bypass::for_group(request, config.system.as_ref(), group, &config.groups)
+    })
 }
 
 /// The event as a group has changed it.

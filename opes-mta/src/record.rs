@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use ocp_proto::Traffic;
-use ocp_proto::smtp::{Address, DialogFacts, Verdict};
+use ocp_proto::smtp::{Address, Verdict};
 use tokio::time::Instant;
 
-use crate::passage::Advice;
+use crate::bypass::Outcome;
+use crate::passage::{Advice, Passage};
 
 /// The most recipients that are named; their number is always there.
 const MOST_RECIPIENTS: usize = 20;
@@ -21,6 +23,8 @@ pub struct Record {
     stages: Vec<(String, Duration)>,
     traffic: Traffic,
     octets: usize,
+    bypass: Option<String>,
+    earlier_passes: usize,
 }
 
 /// What became of it.
@@ -65,6 +69,8 @@ impl Default for Record {
             stages: Vec::new(),
             traffic: Traffic::default(),
             octets: 0,
+            bypass: None,
+            earlier_passes: 0,
         }
     }
 }
@@ -92,22 +98,40 @@ impl Record {
         self.octets = octets;
     }
 
+    /// What each service found so far.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    /// What its sender asks to skip, and what became of that.
+    pub fn bypass(&mut self, outcome: Outcome, uris: &[Bytes]) {
+        let uris: Vec<_> = uris.iter().map(|uri| String::from_utf8_lossy(uri)).collect();
+        self.bypass = Some(format!("{}: {}", outcome.name(), uris.join(" ")));
+    }
+
+    /// How often it has passed this system before, if its header is right.
+    pub fn earlier_passes(&mut self, passes: usize) {
+        self.earlier_passes = passes;
+    }
+
     /// The line.
     pub fn log(
         &self,
-        facts: &DialogFacts,
+        passage: &Passage,
         sender: Option<&Address>,
         recipients: &[Address],
         decision: Decision,
         reason: Option<&str>,
     ) {
-        let text = |octets: &Option<bytes::Bytes>| {
+        let facts = passage.facts();
+        let text = |octets: &Option<Bytes>| {
             octets.as_deref().map(|octets| String::from_utf8_lossy(octets).into_owned())
         };
         let named = recipients.iter().take(MOST_RECIPIENTS).map(Address::to_string);
         let stages = self.stages.iter().map(|(name, took)| format!("{name}={}", took.as_millis()));
         tracing::info!(
             queue_id = text(&facts.queue_id),
+            trace_id = passage.id(),
             client = text(&facts.client_address),
             helo = text(&facts.helo),
             sender = sender.map(tracing::field::display),
@@ -117,6 +141,8 @@ impl Record {
             decision = decision.name(),
             reason,
             verdicts = summary(&self.verdicts),
+            bypass = self.bypass,
+            earlier_passes = (self.earlier_passes > 0).then_some(self.earlier_passes),
             stages_ms = stages.collect::<Vec<_>>().join(" "),
             took_ms = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX),
             octets = self.octets,

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use ocp_proto::smtp::FailurePolicy;
 use opes_mta::config::{Config, Group, Listen, MilterAddress};
+use opes_mta::disclosure;
 use opes_mta::front::milter::{self, Listeners};
 use opes_mta::ocp::{ServerAddress, service_uri};
 use opes_mta::processor::Processor;
@@ -107,9 +108,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stopping.cancel();
     });
     let listeners = Listeners::bind(&config.listen).await?;
+    let page = disclosure::Server::bind(&config).await?;
     let processor = Processor::start(config, &milter::offer());
     // What the servers want decides what the mail server is asked for.
     processor.tried().await;
+    if let Some(page) = page {
+        tracing::info!(address = %page.address()?, "serving the disclosure page");
+        tokio::spawn(page.serve(stop.clone()));
+    }
     for address in listeners.addresses() {
         tracing::info!(%address, "listening");
     }

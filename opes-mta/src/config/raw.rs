@@ -36,6 +36,7 @@ pub(super) struct RawDisclosure {
     pub(super) operator: Spanned<String>,
     pub(super) privacy_policy: Spanned<String>,
     pub(super) contact: Spanned<String>,
+    pub(super) reference_validity: Spanned<String>,
 }
 
 #[derive(Debug, Deserialize)]

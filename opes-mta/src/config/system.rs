@@ -31,6 +31,8 @@ pub struct Disclosure {
     pub privacy_policy: String,
     /// Whom to turn to.
     pub contact: String,
+    /// What becomes of references within messages and between them (RFC 3897 section 3.2).
+    pub reference_validity: String,
 }
 
 /// Octets of a URI in a trace field or a reply: what fits into a line with all that stands beside it.
@@ -57,6 +59,7 @@ impl Checker<'_> {
             operator: self.value(&raw.operator, text)?,
             privacy_policy: self.value(&raw.privacy_policy, web_address)?,
             contact: self.value(&raw.contact, text)?,
+            reference_validity: self.value(&raw.reference_validity, text)?,
         })
     }
 }
@@ -122,6 +125,7 @@ pub(super) fn text(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
+    /// OPES-3897-3.2-01, OPES-3897-3.1-05, OPES-BIND-03
     #[test]
     fn a_system_has_a_web_address_of_its_own() {
         for right in [

@@ -115,7 +115,7 @@ fn what_is_wrong_has_a_line_and_a_column() {
     let group = |rest: &str| with(rest);
     let system = |rest: &str| with(&format!("[system]\n{rest}"));
     let page = "uri = \"https://a.example/\"\nname = \"a\"\n[system.disclosure]\n";
-    let page = |rest: &str| with(&format!("[system]\n{page}{rest}"));
+    let page = |rest: &str| with(&format!("[system]\n{page}{rest}\nreference-validity = \"a\""));
     let servers = |servers: &str| with("").replace("\"127.0.0.1:4037\"", servers);
     let rule = |rest: &str| with(&format!("[[rule]]\n{rest}"));
     let limits = |rest: &str| with(&format!("[limits]\n{rest}"));

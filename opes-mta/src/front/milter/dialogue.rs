@@ -16,6 +16,7 @@ use super::facts::{self, Connect};
 use super::mail::{Mail, NoContent, values};
 use super::message::Original;
 use crate::apply::{Adapted, Answer};
+use crate::bypass::{self, Outcome};
 use crate::config::Origin;
 use crate::consult::{Failure, failure_reply};
 use crate::event::{Content, Event, Message, address_of};
@@ -23,7 +24,7 @@ use crate::milter::{self, Client, Command, Macros, Modification, Path};
 use crate::passage::{Accepted, Advice, Passage};
 use crate::processor::Processor;
 use crate::record::{Decision, Record};
-use crate::trace;
+use crate::trace::Pass;
 
 /// What the MTA is told at a stage.
 #[derive(Debug)]
@@ -172,7 +173,7 @@ impl Dialogue {
             Said::Refused(decision) => {
                 if let Some(passage) = &self.passage {
                     let reason = reason(&decision);
-                    record.log(passage.facts(), None, &[], decided(&decision), Some(&reason));
+                    record.log(passage, None, &[], decided(&decision), Some(&reason));
                 }
                 decision
             }
@@ -304,14 +305,28 @@ impl Dialogue {
     ) -> (Told, Decision, Option<String>) {
         let system = self.processor.config().system.clone();
         let Message { header, body } = &original.message;
-        let shown = match &system {
-            Some(system) => [&system.field()[..], header].concat().into(),
+        let id = self.passage.as_ref().map(Passage::trace_id).unwrap_or_default();
+        let pass = system.as_ref().map(|system| Pass { system, id: &id });
+        let shown = match &pass {
+            Some(pass) => {
+                mail.record.earlier_passes(pass.earlier(header));
+                [&pass.field()[..], header].concat().into()
+            }
             None => header.clone(),
         };
         let shown = Message { header: shown, body: body.clone() };
         let unchanged =
             Adapted { header: vec![shown.header.clone()], body: vec![shown.body.clone()] };
-        let mut advice = match self.ask_about(mail, original, &shown).await {
+        let request = bypass::request(values(original, bypass::FIELD));
+        let said = self.ask_about(mail, &request, &shown).await;
+        let outcome = (!request.is_empty()).then(|| match self.hears_bypass() {
+            true => Outcome::of(mail.record.verdicts()),
+            false => Outcome::Ignored,
+        });
+        if let Some(outcome) = outcome {
+            mail.record.bypass(outcome, &request);
+        }
+        let mut advice = match said {
             Some(Said::Go(advice)) => Some(advice),
             Some(Said::Refused(decision)) => {
                 let why = reason(&decision);
@@ -324,8 +339,8 @@ impl Dialogue {
             Some(Answer::Message(adapted)) => adapted.clone(),
             _ => unchanged,
         };
-        if let Some(system) = &system {
-            system.trace(&mut adapted, &shown.header, verdicts);
+        if let Some(pass) = &pass {
+            pass.complete(&mut adapted, header, outcome, verdicts);
         }
         let asked_for = advice.as_mut().map(|advice| std::mem::take(&mut advice.effects));
         mail.effects.extend(asked_for.into_iter().flatten());
@@ -360,16 +375,13 @@ impl Dialogue {
     async fn ask_about(
         &mut self,
         mail: &mut Mail,
-        original: &Original,
+        request: &[Bytes],
         shown: &Message,
     ) -> Option<Said> {
         if mail.done {
             return None;
         }
-        let bypass = match self.hears_bypass() {
-            true => trace::bypass(values(original, trace::BYPASS)),
-            false => Vec::new(),
-        };
+        let bypass = if self.hears_bypass() { request.to_vec() } else { Vec::new() };
         let event = Event { bypass, ..Event::message(shown.clone(), mail.envelope()) };
         let (sender, recipients) = (mail.sender.clone(), mail.recipients.clone());
         let accepted = Accepted { sender: Some(&sender), recipients: &recipients, recipient: None };
@@ -419,10 +431,9 @@ impl Dialogue {
 
     /// A service's refusal, with its trace.
     fn refusal(&self, reply: &Reply) -> milter::Decision {
-        let facts = self.passage.as_ref().map(Passage::facts);
-        let id = facts.and_then(|facts| facts.queue_id.as_deref()).unwrap_or(b"NOQUEUE");
+        let id = self.passage.as_ref().map(Passage::trace_id).unwrap_or_default();
         match &self.processor.config().system {
-            Some(system) => decision_of(&system.trace_reply(reply, &String::from_utf8_lossy(id))),
+            Some(system) => decision_of(&Pass { system, id: &id }.reply(reply)),
             None => decision_of(reply),
         }
     }
@@ -434,10 +445,12 @@ impl Dialogue {
         self.failed(policy)
     }
 
-    fn log(&self, mail: &Mail, decision: Decision, why: Option<&str>) {
-        if let Some(passage) = &self.passage {
+    /// The line for a message that is done with.
+    fn log(&mut self, mail: &Mail, decision: Decision, why: Option<&str>) {
+        if let Some(passage) = &mut self.passage {
             let (sender, recipients) = (Some(&mail.sender), &mail.recipients);
-            mail.record.log(passage.facts(), sender, recipients, decision, why);
+            mail.record.log(passage, sender, recipients, decision, why);
+            passage.end_message();
         }
     }
 }

@@ -225,7 +225,8 @@ fn foreign_traces_are_harmless_however_many_they_are() {
     // Postfix cuts a field beyond 60,000 octets.
     let long =
         format!("OPES-Via: {}\r\n", format!("{}\r\n\t", "x".repeat(900)).repeat(60).trim_end());
-    let many = "OPES-Via: ocp://service/x ; verdict=clean\r\n".repeat(10_000);
+    // virus-scan looks at no section of 10,000 fields or more.
+    let many = "OPES-Via: ocp://service/x ; verdict=clean\r\n".repeat(9_000);
     for (fields, passes) in [(broken, 0), (forged, 1), (&long, 0), (&many, 0)] {
         let mail = format!("{fields}Subject: x\r\n\r\nbody\r\n");
         let (arrived, line) = gateway.deliver(mail.as_bytes());

@@ -150,6 +150,22 @@ fn a_rejection_says_by_whom_and_the_log_why() {
     assert!(gateway.hop.is_empty());
 }
 
+/// OPES-3897-3-01, OPES-3897-3.1-06
+#[test]
+fn a_message_has_no_id_of_the_one_before_it() {
+    let Some(mut gateway) = gateway("ids of messages", SYSTEM, 1) else { return };
+    let mut client = Client::greeted(gateway.postfix.ports[0]);
+    let reply = client.mail("a@a.example", &["b@b.example"], b"Subject: x\r\n\r\nbody\r\n");
+    assert!(reply.starts_with("250 2.0.0 "), "{reply}");
+    let line = gateway.milter.wait_for("message");
+    assert!(reply.ends_with(&text(&line, "queue_id")), "{reply} {line}");
+    let reply = client.mail("a@denied.example", &["b@b.example"], b"");
+    let line = gateway.milter.wait_for("message");
+    assert_eq!(line["queue_id"], serde_json::Value::Null, "{line}");
+    let trace = format!(" [opes https://opes.example.org/opes {}]", text(&line, "trace_id"));
+    assert!(reply.starts_with("550 ") && reply.ends_with(&trace), "{reply} {line}");
+}
+
 /// OPES-4902-3.1-09: what our own failure policy says is no finding of a service.
 #[test]
 fn a_failure_of_ours_is_no_rejection_by_a_service() {

@@ -171,11 +171,18 @@ fn describe_bypass(out: &mut String, bypass: &Bypass) {
 }
 
 fn describe_limits(out: &mut String, limits: &Limits) {
-    let Limits { connections, message_octets, content_octets, command_deadline, content_deadline } =
-        limits;
+    let Limits {
+        connections,
+        message_octets,
+        content_octets,
+        command_deadline,
+        content_deadline,
+        progress_interval,
+    } = limits;
     let (one, all) = (mebibytes((*message_octets).into()), mebibytes(*content_octets));
     say!(out, "limits: {connections} connections, messages of {one}, {all} together");
     say!(out, "  in all, {}", deadlines(*command_deadline, *content_deadline));
+    say!(out, "  mail servers hear of progress every {}", seconds(*progress_interval));
 }
 
 fn deadlines(command: Duration, content: Duration) -> String {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::apply::{Adapted, Answer, Variant};
 use crate::bypass;
-use crate::config::{self, Config, Known, Origin, RecipientsDiffer};
+use crate::config::{Config, Known, Origin, RecipientsDiffer};
 use crate::consult::Failure;
 use crate::event::{Content, Event, Message};
 use crate::group::Consultation;
@@ -140,16 +140,7 @@ impl Passage {
             true => limits.content_deadline,
             false => limits.command_deadline,
         };
-        let known = Known {
-            listen: &self.listen,
-            origin: self.origin,
-            authenticated: self.facts.auth.is_some(),
-            sender: accepted.sender,
-            recipients: accepted.recipients,
-            recipient: accepted.recipient,
-            complete: matches!(event.command, Command::Data | Command::Message),
-        };
-        let selection = processor.config().rules.groups(&known);
+        let selection = processor.config().rules.groups(&self.known(&event.command, accepted));
         let mut advice = Advice { rule: selection.rule.map(str::to_owned), ..Advice::default() };
         let mut event = event;
         let request = std::mem::take(&mut event.bypass);
@@ -189,8 +180,11 @@ impl Passage {
             match adaptation.answer {
                 Answer::Unchanged => {}
                 Answer::Reply(reply) => {
-                    // What was asked for before concerns an event that is not executed.
-                    advice.effects = adaptation.effects;
+                    if !reply.is_success() {
+                        // What was asked for before concerns an event that is not executed.
+                        advice.effects.clear();
+                    }
+                    advice.effects.extend(adaptation.effects);
                     advice.answer = Answer::Reply(reply);
                     break;
                 }
@@ -206,16 +200,40 @@ impl Passage {
         Ok(advice)
     }
 
-    /// The strictest policy of the groups that may see this dialog's mail.
-    pub fn failure_policy(&self) -> FailurePolicy {
-        let groups = self.processor.config().groups.iter();
-        let effective = groups.enumerate().filter(|(_, group)| group.shadow.is_none());
-        let policy = |(at, group): (usize, &config::Group)| {
-            let servers =
-                self.processor.group(at).and_then(|(_, group)| group.profile().on_failure);
-            group.on_failure.max(servers.unwrap_or_default())
-        };
-        effective.map(policy).max().unwrap_or_default()
+    /// What happens if an event can't be shown to the groups: the strictest policy of those that want it,
+    /// `None` if none does.
+    pub fn failure_policy(
+        &self,
+        command: &Command,
+        accepted: Accepted<'_>,
+    ) -> Option<FailurePolicy> {
+        let known = self.known(command, accepted);
+        let selection = self.processor.config().rules.groups(&known);
+        let groups = selection.groups.into_iter().filter_map(|at| self.processor.group(at));
+        let policies = groups.filter_map(|(settings, group)| {
+            let profile = group.profile();
+            let counts = settings.shadow.is_none() && profile.commands.contains(command);
+            counts.then(|| settings.on_failure.max(profile.on_failure.unwrap_or_default()))
+        });
+        policies.max()
+    }
+
+    /// The rule that chooses the groups of an event; `None` while that is open.
+    pub fn rule(&self, command: &Command, accepted: Accepted<'_>) -> Option<&str> {
+        self.processor.config().rules.groups(&self.known(command, accepted)).rule
+    }
+
+    /// What the rules may go by at an event.
+    fn known<'a>(&'a self, command: &Command, accepted: Accepted<'a>) -> Known<'a> {
+        Known {
+            listen: &self.listen,
+            origin: self.origin,
+            authenticated: self.facts.auth.is_some(),
+            sender: accepted.sender,
+            recipients: accepted.recipients,
+            recipient: accepted.recipient,
+            complete: matches!(command, Command::Data | Command::Message),
+        }
     }
 
     fn way(&mut self, at: usize) -> Option<&mut Way> {

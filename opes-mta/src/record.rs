@@ -13,6 +13,9 @@ use crate::passage::{Advice, Passage};
 /// The most recipients that are named; their number is always there.
 const MOST_RECIPIENTS: usize = 20;
 
+/// The most failures that are named: there may be one at each recipient.
+const MOST_FAILURES: usize = 4;
+
 /// One message, or an attempt at one.
 #[derive(Debug)]
 pub struct Record {
@@ -21,6 +24,11 @@ pub struct Record {
     verdicts: Vec<Verdict>,
     /// Events and how long they took.
     stages: Vec<(String, Duration)>,
+    /// Recipients that were refused, and the replies.
+    refused: Vec<String>,
+    refused_count: usize,
+    /// What went wrong, whatever the policy made of it.
+    failures: Vec<String>,
     traffic: Traffic,
     octets: usize,
     bypass: Option<String>,
@@ -67,6 +75,9 @@ impl Default for Record {
             rule: None,
             verdicts: Vec::new(),
             stages: Vec::new(),
+            refused: Vec::new(),
+            refused_count: 0,
+            failures: Vec::new(),
             traffic: Traffic::default(),
             octets: 0,
             bypass: None,
@@ -90,6 +101,26 @@ impl Record {
         match self.stages.iter_mut().find(|(name, _)| name == event) {
             Some((_, sum)) => *sum += took,
             None => self.stages.push((event.to_owned(), took)),
+        }
+    }
+
+    /// The rule that chose the groups.
+    pub fn chosen_by(&mut self, rule: Option<&str>) {
+        self.rule = rule.map(str::to_owned);
+    }
+
+    /// A recipient was refused.
+    pub fn refused(&mut self, recipient: &Address, reply: &str) {
+        self.refused_count += 1;
+        if self.refused.len() < MOST_RECIPIENTS {
+            self.refused.push(format!("{recipient} {reply}"));
+        }
+    }
+
+    /// An event could not be adapted.
+    pub fn failed(&mut self, failure: String) {
+        if self.failures.len() < MOST_FAILURES {
+            self.failures.push(failure);
         }
     }
 
@@ -137,9 +168,12 @@ impl Record {
             sender = sender.map(tracing::field::display),
             recipients = named.collect::<Vec<_>>().join(" "),
             recipient_count = recipients.len(),
+            refused = joined(&self.refused),
+            refused_count = (self.refused_count > 0).then_some(self.refused_count),
             rule = self.rule,
             decision = decision.name(),
             reason,
+            failure = joined(&self.failures),
             verdicts = summary(&self.verdicts),
             bypass = self.bypass,
             earlier_passes = (self.earlier_passes > 0).then_some(self.earlier_passes),
@@ -151,6 +185,11 @@ impl Record {
             "message"
         );
     }
+}
+
+/// `None` if there are none.
+fn joined(texts: &[String]) -> Option<String> {
+    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 /// Every service's verdict in one line.

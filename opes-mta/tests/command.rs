@@ -200,6 +200,7 @@ rules: the first that matches decides
 bypass: XOPES-BYPASS and OPES-Bypass of who has authenticated
 limits: 1 connections, messages of 100 MiB, 200 MiB together
   in all, 25 s for a command, 280 s for content
+  mail servers hear of progress every 10 s
 memory: 401 MiB at the most that peers can make it hold
        200 MiB  messages that are worked on (content-octets)
        200 MiB  what callout servers make of them

@@ -50,6 +50,9 @@ pub struct Limits {
     pub command_deadline: Duration,
     /// For content, all its groups together. Below the 300 s of Postfix's `milter_content_timeout`.
     pub content_deadline: Duration,
+    /// How often the mail server is told that its message is being worked on. Below its
+    /// `milter_content_timeout`, which begins anew each time.
+    pub progress_interval: Duration,
 }
 
 /// Whose requests for bypass are heard (profile section 8).
@@ -133,6 +136,7 @@ impl Default for Limits {
             content_octets: 1 << 30,
             command_deadline: Duration::from_secs(25),
             content_deadline: Duration::from_secs(280),
+            progress_interval: Duration::from_secs(10),
         }
     }
 }
@@ -219,6 +223,7 @@ impl Checker<'_> {
             content_octets: content.unwrap_or(or.content_octets),
             command_deadline: raw.command_deadline.map_or(or.command_deadline, seconds),
             content_deadline: raw.content_deadline.map_or(or.content_deadline, seconds),
+            progress_interval: raw.progress_interval.map_or(or.progress_interval, seconds),
         };
         if u64::from(limits.message_octets) > limits.content_octets {
             let message = format!(

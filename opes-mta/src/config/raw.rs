@@ -119,6 +119,7 @@ pub(super) struct RawLimits {
     pub(super) content_octets: Option<Spanned<NonZeroU64>>,
     pub(super) command_deadline: Option<NonZeroU32>,
     pub(super) content_deadline: Option<NonZeroU32>,
+    pub(super) progress_interval: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

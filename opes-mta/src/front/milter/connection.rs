@@ -28,9 +28,6 @@ const IDLE: Duration = Duration::from_secs(7_210);
 /// How long the rest of a packet that has begun may take, and a write.
 const PACKET: Duration = Duration::from_secs(60);
 
-/// How often the MTA is told that its message is being worked on (profile section 7).
-const PROGRESS: Duration = Duration::from_secs(10);
-
 /// Why a connection ended otherwise than by the MTA's wish.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -58,6 +55,8 @@ pub(super) struct Connection<S> {
     input: BytesMut,
     output: BytesMut,
     session: Session,
+    /// Whether the MTA was asked to send content.
+    gets_content: bool,
     processor: Arc<Processor>,
     listen: Arc<str>,
 }
@@ -66,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn new(stream: S, processor: Arc<Processor>, listen: Arc<str>) -> Self {
         let session = Session::new();
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { stream, input, output, session, processor, listen }
+        Self { stream, input, output, session, gets_content: false, processor, listen }
     }
 
     /// Serves it until the MTA ends it, or until `stop` while no message is under way.
@@ -74,13 +73,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
     /// What else ended it.
     pub(super) async fn serve(mut self, stop: CancellationToken) -> Result<(), Broken> {
-        let mut decoder = Decoder::new(packet::MAXIMUM_PACKET);
         let mut dialogue = self.dialogue();
+        let served = self.converse(&mut dialogue, stop).await;
+        dialogue.abandon();
+        served
+    }
+
+    async fn converse(
+        &mut self,
+        dialogue: &mut Dialogue,
+        stop: CancellationToken,
+    ) -> Result<(), Broken> {
+        let mut decoder = Decoder::new(packet::MAXIMUM_PACKET);
         loop {
             while let Some(packet) = decoder.decode(&mut self.input)? {
                 let command = Command::parse(packet)?;
                 match self.session.receive(&command)? {
-                    Step::Negotiate => self.agree(&command)?,
+                    Step::Negotiate => {
+                        self.agree(&command)?;
+                        *dialogue = self.dialogue();
+                    }
                     Step::Facts(_) => {
                         if let Command::Macros(macros) = command {
                             dialogue.learn(macros);
@@ -90,21 +102,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         if abandons {
                             dialogue.abandon();
                         }
-                        let told = self.work(&mut dialogue, command, stage, answer).await?;
-                        self.tell(&mut dialogue, told, answer)?;
+                        let told = self.work(dialogue, command, stage, answer).await?;
+                        self.tell(dialogue, told, stage, answer)?;
                     }
                     Step::RejectedRecipient { answer } => {
-                        self.tell(&mut dialogue, Decision::Continue.into(), answer)?;
+                        self.tell(dialogue, Decision::Continue.into(), Stage::Rcpt, answer)?;
                     }
                     Step::Abort { .. } => dialogue.abandon(),
                     Step::NewConnection => {
                         dialogue.abandon();
-                        dialogue = self.dialogue();
+                        *dialogue = self.dialogue();
                     }
-                    Step::Quit => {
-                        dialogue.abandon();
-                        return Ok(());
-                    }
+                    Step::Quit => return Ok(()),
                 }
                 self.write().await?;
             }
@@ -117,9 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 () = stop.cancelled(), if is_idle && !dialogue.has_mail() => return Ok(()),
             };
             if count == 0 {
-                let has_mail = dialogue.has_mail();
-                dialogue.abandon();
-                return match (has_mail, is_idle) {
+                return match (dialogue.has_mail(), is_idle) {
                     (true, _) => Err(Broken::Lost("a message")),
                     (false, false) => Err(Broken::Lost("a packet")),
                     (false, true) => Ok(()),
@@ -129,12 +136,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn dialogue(&self) -> Dialogue {
-        Dialogue::new(Arc::clone(&self.processor), Arc::clone(&self.listen))
+        Dialogue::new(Arc::clone(&self.processor), Arc::clone(&self.listen), self.gets_content)
     }
 
     fn agree(&mut self, command: &Command) -> Result<(), Broken> {
         let Command::Negotiate(offer) = command else { return Ok(()) };
         let agreed: Agreed = negotiate(offer, &wanted(&self.processor))?;
+        self.gets_content = agreed.steps.send(Stage::Body);
         Ok(self.session.agree(&agreed, &mut self.output)?)
     }
 
@@ -146,6 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         stage: Stage,
         answer: bool,
     ) -> Result<Told, Broken> {
+        let progress = self.processor.config().limits.progress_interval;
         let mut work = pin!(dialogue.stage(command));
         loop {
             tokio::select! {
@@ -156,7 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         return Err(Broken::Lost(stage.name()));
                     }
                 }
-                () = sleep(PROGRESS), if answer && stage == Stage::EndOfMessage => {
+                () = sleep(progress), if answer && stage == Stage::EndOfMessage => {
                     self.session.progress(&mut self.output)?;
                     write(&mut self.stream, &mut self.output).await?;
                 }
@@ -165,10 +174,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Appends all answers of a stage. What the MTA has not agreed to ends in the failure policy.
-    fn tell(&mut self, dialogue: &mut Dialogue, told: Told, answer: bool) -> Result<(), Broken> {
+    fn tell(
+        &mut self,
+        dialogue: &mut Dialogue,
+        told: Told,
+        stage: Stage,
+        answer: bool,
+    ) -> Result<(), Broken> {
         let Told { modifications, decision } = told;
         if !answer {
-            dialogue.owe(decision);
+            dialogue.owe(stage, decision);
             return Ok(());
         }
         let before = self.output.len();

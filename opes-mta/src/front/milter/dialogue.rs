@@ -5,26 +5,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ocp_proto::OcpResult;
-use ocp_proto::smtp::{
-    self, Address, CommandLine, EffectName, Envelope, FailurePolicy, Reply, SideEffect,
-};
+use ocp_proto::smtp::{self, EffectName, Envelope, FailurePolicy, SideEffect};
 
 use super::Unfit;
+use super::advisor::{Advisor, Said, failed};
 use super::edits::edits;
 use super::effects::{Effects, effects};
 use super::facts::{self, Connect};
 use super::mail::{Mail, NoContent, values};
-use super::message::Original;
+use super::message::{Collector, Original};
+use super::words::{command, decided, envelope_command, pairs, reason, rewritten, syntax};
 use crate::apply::{Adapted, Answer};
 use crate::bypass::{self, Outcome};
 use crate::config::Origin;
-use crate::consult::{Failure, failure_reply};
 use crate::event::{Content, Event, Message, address_of};
-use crate::milter::{self, Client, Command, Macros, Modification, Path};
-use crate::passage::{Accepted, Advice, Passage};
+use crate::milter::{self, Client, Command, Macros, Modification, Path, Stage};
+use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
 use crate::record::{Decision, Record};
-use crate::trace::Pass;
 
 /// What the MTA is told at a stage.
 #[derive(Debug)]
@@ -37,29 +35,35 @@ pub(super) struct Told {
 /// One client, from CONNECT to its end.
 #[derive(Debug)]
 pub(super) struct Dialogue {
-    processor: Arc<Processor>,
     listen: Arc<str>,
+    /// Whether the MTA sends content.
+    sends_content: bool,
     /// What the MTA told before CONNECT.
     macros: Vec<Macros>,
-    /// From CONNECT on.
-    passage: Option<Passage>,
+    advisor: Advisor,
     mail: Option<Mail>,
-    /// A refusal at a stage that the MTA awaits no answer to.
-    owed: Option<milter::Decision>,
+    owed: Owed,
 }
 
-/// What the services said of a stage.
-enum Said {
-    /// It goes on; these are for the stage's own use.
-    Go(Advice),
-    /// The client gets this.
-    Refused(milter::Decision),
+/// Refusals at stages that the MTA awaits no answer to: they are its answer to each stage that follows, as
+/// long as what was refused goes on.
+#[derive(Debug, Default)]
+struct Owed {
+    to_client: Option<milter::Decision>,
+    to_message: Option<milter::Decision>,
 }
 
 impl Dialogue {
     /// A client that has not come yet.
-    pub(super) fn new(processor: Arc<Processor>, listen: Arc<str>) -> Self {
-        Self { processor, listen, macros: Vec::new(), passage: None, mail: None, owed: None }
+    pub(super) fn new(processor: Arc<Processor>, listen: Arc<str>, sends_content: bool) -> Self {
+        Self {
+            listen,
+            sends_content,
+            macros: Vec::new(),
+            advisor: Advisor::new(processor),
+            mail: None,
+            owed: Owed::default(),
+        }
     }
 
     /// Whether a message is under way.
@@ -69,58 +73,73 @@ impl Dialogue {
 
     /// What the MTA tells of the stage that follows.
     pub(super) fn learn(&mut self, macros: Macros) {
-        match &mut self.passage {
-            None => {
-                // Those of a stage replace each other: there are never more than stages.
-                self.macros.retain(|known| known.stage != macros.stage);
-                self.macros.push(macros);
-            }
-            Some(passage) => {
-                let update = facts::update(passage.facts(), None, pairs(&macros));
-                update.into_iter().for_each(|update| passage.update(update));
-            }
-        }
+        let Some(known) = self.advisor.facts() else {
+            // Those of a stage replace each other: there are never more than stages.
+            self.macros.retain(|known| known.stage != macros.stage);
+            return self.macros.push(macros);
+        };
+        let update = facts::update(known, None, pairs(&macros));
+        self.advisor.update(update);
     }
 
-    /// A refusal that the MTA could not be told of is its answer to the next stage.
-    pub(super) fn owe(&mut self, decision: milter::Decision) {
+    /// A refusal that the MTA could not be told of.
+    pub(super) fn owe(&mut self, stage: Stage, decision: milter::Decision) {
+        let owed = match stage {
+            Stage::Connect | Stage::Helo => &mut self.owed.to_client,
+            _ => &mut self.owed.to_message,
+        };
         if decision != milter::Decision::Continue {
-            self.owed.get_or_insert(decision);
+            owed.get_or_insert(decision);
         }
     }
 
     /// The message that was under way is given up.
     pub(super) fn abandon(&mut self) {
-        if let Some(mail) = self.mail.take() {
-            let decision =
-                if mail.refused.is_some() { Decision::Reject } else { Decision::Abandoned };
-            self.log(&mail, decision, mail.refusal());
+        let decision = match &self.mail {
+            Some(Mail { refused: Some(refused), recipients, .. }) if recipients.is_empty() => {
+                decided(refused)
+            }
+            _ => Decision::Abandoned,
+        };
+        self.close(decision, None);
+    }
+
+    /// The message is done with, if there is one: its line in the log.
+    fn close(&mut self, decision: Decision, why: Option<&str>) {
+        self.owed.to_message = None;
+        if let (Some(mail), Some(passage)) = (self.mail.take(), self.advisor.passage()) {
+            mail.record.log(passage, Some(&mail.sender), &mail.recipients, decision, why);
         }
+        self.advisor.end_message();
     }
 
     /// A stage has come.
     pub(super) async fn stage(&mut self, command: Command) -> Told {
-        if let Some(owed) = &self.owed
-            && !matches!(command, Command::Header { .. } | Command::Body(_))
-        {
-            return owed.clone().into();
+        if matches!(command, Command::Helo(_) | Command::Mail(_)) {
+            self.abandon();
         }
-        match command {
-            Command::Connect { host, client } => self.connect(&host, client).await.into(),
-            Command::Helo(name) => self.helo(&name).await.into(),
-            Command::Mail(path) => self.mail(&path).await.into(),
-            Command::Rcpt(path) => self.rcpt(&path).await.into(),
-            Command::Data => self.data().await.into(),
-            Command::Header { name, value } => {
+        let owed = self.owed.to_client.as_ref().or(self.owed.to_message.as_ref()).cloned();
+        match (command, owed) {
+            (Command::Header { name, value }, _) => {
                 self.mail.iter_mut().for_each(|mail| mail.field(&name, &value));
                 milter::Decision::Continue.into()
             }
-            Command::Body(octets) => {
+            (Command::Body(octets), _) => {
                 self.mail.iter_mut().for_each(|mail| mail.body(&octets));
                 milter::Decision::Continue.into()
             }
-            Command::EndOfMessage(octets) => self.end_of_message(&octets).await,
-            _ => milter::Decision::Continue.into(),
+            (Command::EndOfMessage(_), Some(owed)) => {
+                self.close(decided(&owed), Some(&reason(&owed)));
+                owed.into()
+            }
+            (_, Some(owed)) => owed.into(),
+            (Command::Connect { host, client }, None) => self.connect(&host, client).await.into(),
+            (Command::Helo(name), None) => self.helo(&name).await.into(),
+            (Command::Mail(path), None) => self.mail(&path).await.into(),
+            (Command::Rcpt(path), None) => self.rcpt(&path).await.into(),
+            (Command::Data, None) => self.data().await.into(),
+            (Command::EndOfMessage(octets), None) => self.end_of_message(&octets).await,
+            (_, None) => milter::Decision::Continue.into(),
         }
     }
 
@@ -136,44 +155,38 @@ impl Dialogue {
         let connect = Connect { name: host, address: address.as_deref().map(str::as_bytes), port };
         let macros = std::mem::take(&mut self.macros);
         let facts = facts::start(&connect, macros.iter().flat_map(pairs));
-        self.passage = Some(self.processor.passage(&self.listen, origin, facts));
-        let event = Event {
+        self.advisor.begin(&self.listen, origin, facts);
+        self.client(Event {
             command: smtp::Command::Connect,
             content: Content::Nothing,
             envelope: Envelope::default(),
             bypass: Vec::new(),
-        };
-        let mut record = Record::default();
-        let said = self.ask(event, Accepted::default(), &mut record).await;
-        self.refused_client(said, &record)
+        })
+        .await
     }
 
     async fn helo(&mut self, name: &[u8]) -> milter::Decision {
-        self.abandon();
-        if let Some(passage) = &mut self.passage {
-            let update = facts::update(passage.facts(), Some(name), std::iter::empty());
-            update.into_iter().for_each(|update| passage.update(update));
-        }
+        let known = self.advisor.facts();
+        let update = known.and_then(|known| facts::update(known, Some(name), std::iter::empty()));
+        self.advisor.update(update);
         // The MTA does not tell which of HELO and EHLO it was.
-        let Some(event) = command("HELO ", name, &[], Envelope::default()) else {
-            return syntax("the name given with HELO");
-        };
-        let mut record = Record::default();
-        let said = self.ask(event, Accepted::default(), &mut record).await;
-        self.refused_client(said, &record)
+        match command("HELO ", name, &[], Envelope::default()) {
+            Some(event) => self.client(event).await,
+            None => syntax("the name given with HELO"),
+        }
     }
 
-    /// A client that was refused before MAIL has a line in the log of its own.
-    fn refused_client(&mut self, said: Said, record: &Record) -> milter::Decision {
-        match said {
+    /// Asks about the client itself. One that was refused has a line in the log of its own.
+    async fn client(&mut self, event: Event) -> milter::Decision {
+        let mut record = Record::default();
+        match self.advisor.ask(event, Accepted::default(), &mut record).await {
             Said::Go(mut advice) => {
                 advice.report(&OcpResult::ok(), None);
                 milter::Decision::Continue
             }
             Said::Refused(decision) => {
-                if let Some(passage) = &self.passage {
-                    let reason = reason(&decision);
-                    record.log(passage, None, &[], decided(&decision), Some(&reason));
+                if let Some(passage) = self.advisor.passage() {
+                    record.log(passage, None, &[], decided(&decision), Some(&reason(&decision)));
                 }
                 decision
             }
@@ -181,16 +194,16 @@ impl Dialogue {
     }
 
     async fn mail(&mut self, path: &Path) -> milter::Decision {
-        self.abandon();
         let Some((event, sender)) = envelope_command("MAIL FROM:", path, Envelope::default())
         else {
             return syntax("the sender's address");
         };
-        let mut mail = Mail::new(sender.clone(), &self.processor);
+        let mail = Mail::new(sender.clone(), &self.advisor.processor, self.sends_content);
+        let mail = self.mail.insert(mail);
         let accepted = Accepted { sender: Some(&sender), ..Accepted::default() };
-        match self.ask(event, accepted, &mut mail.record).await {
+        match self.advisor.ask(event, accepted, &mut mail.record).await {
             Said::Refused(decision) => {
-                self.log(&mail, decided(&decision), Some(&reason(&decision)));
+                self.close(decided(&decision), Some(&reason(&decision)));
                 decision
             }
             Said::Go(mut advice) => {
@@ -203,20 +216,13 @@ impl Dialogue {
                 }
                 mail.effects.append(&mut advice.effects);
                 advice.report(&OcpResult::ok(), None);
-                self.mail = Some(mail);
                 milter::Decision::Continue
             }
         }
     }
 
     async fn rcpt(&mut self, path: &Path) -> milter::Decision {
-        let Some(mut mail) = self.mail.take() else { return milter::Decision::Continue };
-        let decision = self.recipient(&mut mail, path).await;
-        self.mail = Some(mail);
-        decision
-    }
-
-    async fn recipient(&mut self, mail: &mut Mail, path: &Path) -> milter::Decision {
+        let Some(mail) = &mut self.mail else { return milter::Decision::Continue };
         let Some((event, recipient)) = envelope_command("RCPT TO:", path, mail.envelope()) else {
             return syntax("the recipient's address");
         };
@@ -224,15 +230,15 @@ impl Dialogue {
             mail.recipients.push(recipient);
             return milter::Decision::Continue;
         }
-        let (sender, recipients) = (mail.sender.clone(), mail.recipients.clone());
         let accepted = Accepted {
-            sender: Some(&sender),
-            recipients: &recipients,
+            sender: Some(&mail.sender),
+            recipients: &mail.recipients,
             recipient: Some(&recipient),
         };
-        match self.ask(event, accepted, &mut mail.record).await {
+        match self.advisor.ask(event, accepted, &mut mail.record).await {
             Said::Refused(decision) => {
-                mail.refused = Some(format!("{recipient}: {}", reason(&decision)));
+                mail.record.refused(&recipient, &reason(&decision));
+                mail.refused = Some(decision.clone());
                 decision
             }
             Said::Go(mut advice) => {
@@ -253,109 +259,138 @@ impl Dialogue {
     }
 
     async fn data(&mut self) -> milter::Decision {
-        let Some(mut mail) = self.mail.take().filter(|mail| !mail.done) else {
+        let Some(mail) = self.mail.as_mut().filter(|mail| !mail.done) else {
             return milter::Decision::Continue;
         };
         let Some(event) = command("DATA", b"", &[], mail.envelope()) else {
             return milter::Decision::Continue;
         };
-        let (sender, recipients) = (mail.sender.clone(), mail.recipients.clone());
-        let accepted = Accepted { sender: Some(&sender), recipients: &recipients, recipient: None };
-        match self.ask(event, accepted, &mut mail.record).await {
+        let accepted = accepted(&mail.sender, &mail.recipients);
+        match self.advisor.ask(event, accepted, &mut mail.record).await {
             Said::Refused(decision) => {
-                self.log(&mail, decided(&decision), Some(&reason(&decision)));
+                self.close(decided(&decision), Some(&reason(&decision)));
                 decision
             }
             Said::Go(mut advice) => {
+                mail.done = advice.envelope_done;
                 mail.effects.append(&mut advice.effects);
                 advice.report(&OcpResult::ok(), None);
-                self.mail = Some(mail);
                 milter::Decision::Continue
             }
         }
     }
 
     async fn end_of_message(&mut self, octets: &[u8]) -> Told {
-        let Some(mut mail) = self.mail.take() else { return milter::Decision::Continue.into() };
+        let Some(mail) = &mut self.mail else { return milter::Decision::Continue.into() };
         mail.body(octets);
         let (told, decision, why) = match mail.content() {
             Err(error) => self.without_content(&error),
-            Ok(original) => self.message(&mut mail, &original).await,
+            Ok(original) => self.message(&original).await,
         };
-        self.log(&mail, decision, why.as_deref());
+        self.close(decision, why.as_deref());
         told
     }
 
     /// Content that services can't look at: the failure policy decides, and the log says why.
-    fn without_content(&self, error: &NoContent) -> (Told, Decision, Option<String>) {
-        let configured = self.passage.as_ref().map(Passage::failure_policy).unwrap_or_default();
+    fn without_content(&mut self, error: &NoContent) -> Concluded {
+        let nothing = Collector::new(0).finish();
+        let shown = self.shown(&nothing);
+        let Some(mail) = &mut self.mail else { return accept() };
+        let accepted = accepted(&mail.sender, &mail.recipients);
+        let policy = self.advisor.failure_policy(accepted);
+        mail.record.chosen_by(self.advisor.rule(accepted));
+        let Some(configured) = policy.filter(|_| !mail.done) else {
+            // Nobody wants it.
+            return self.conclude(&nothing, &shown, None, None);
+        };
         let policy = match error {
-            NoContent::Message(_) => configured,
             NoContent::NoRoom => FailurePolicy::Tempfail,
+            NoContent::Message(_) | NoContent::NotSent => configured,
         };
         tracing::warn!(stage = "content", cause = %error, %policy, "adaptation failed");
-        let decision = self.failed(policy);
-        (decision.clone().into(), decided(&decision), Some(error.to_string()))
+        mail.record.failed(error.to_string());
+        match failed(policy) {
+            milter::Decision::Continue => self.conclude(&nothing, &shown, None, None),
+            decision => refused(decision),
+        }
     }
 
-    async fn message(
-        &mut self,
-        mail: &mut Mail,
-        original: &Original,
-    ) -> (Told, Decision, Option<String>) {
-        let system = self.processor.config().system.clone();
+    async fn message(&mut self, original: &Original) -> Concluded {
+        let shown = self.shown(original);
+        let request = bypass::request(values(original, bypass::FIELD));
+        let said = self.ask_about(&request, &shown).await;
+        let outcome = self.outcome_of(&request);
+        match said {
+            Some(Said::Refused(decision)) => refused(decision),
+            Some(Said::Go(advice)) => self.conclude(original, &shown, Some(advice), outcome),
+            None => self.conclude(original, &shown, None, outcome),
+        }
+    }
+
+    /// The message as services see it: with our own trace on top.
+    fn shown(&mut self, original: &Original) -> Message {
         let Message { header, body } = &original.message;
-        let id = self.passage.as_ref().map(Passage::trace_id).unwrap_or_default();
-        let pass = system.as_ref().map(|system| Pass { system, id: &id });
-        let shown = match &pass {
+        let id = self.advisor.trace_id();
+        let header = match self.advisor.pass(&id) {
+            None => header.clone(),
             Some(pass) => {
-                mail.record.earlier_passes(pass.earlier(header));
+                let earlier = pass.earlier(header);
+                self.mail.iter_mut().for_each(|mail| mail.record.earlier_passes(earlier));
                 [&pass.field()[..], header].concat().into()
             }
-            None => header.clone(),
         };
-        let shown = Message { header: shown, body: body.clone() };
-        let unchanged =
-            Adapted { header: vec![shown.header.clone()], body: vec![shown.body.clone()] };
-        let request = bypass::request(values(original, bypass::FIELD));
-        let said = self.ask_about(mail, &request, &shown).await;
-        let outcome = (!request.is_empty()).then(|| match self.hears_bypass() {
+        Message { header, body: body.clone() }
+    }
+
+    /// Asks about content; `None` if the services have had enough of this envelope.
+    async fn ask_about(&mut self, request: &[Bytes], shown: &Message) -> Option<Said> {
+        let mail = self.mail.as_mut().filter(|mail| !mail.done)?;
+        let bypass = if self.advisor.hears_bypass() { request.to_vec() } else { Vec::new() };
+        let event = Event { bypass, ..Event::message(shown.clone(), mail.envelope()) };
+        let accepted = accepted(&mail.sender, &mail.recipients);
+        Some(self.advisor.ask(event, accepted, &mut mail.record).await)
+    }
+
+    /// What became of a request to skip services, if there is one.
+    fn outcome_of(&mut self, request: &[Bytes]) -> Option<Outcome> {
+        let mail = self.mail.as_mut().filter(|_| !request.is_empty())?;
+        let outcome = match self.advisor.hears_bypass() {
             true => Outcome::of(mail.record.verdicts()),
             false => Outcome::Ignored,
-        });
-        if let Some(outcome) = outcome {
-            mail.record.bypass(outcome, &request);
-        }
-        let mut advice = match said {
-            Some(Said::Go(advice)) => Some(advice),
-            Some(Said::Refused(decision)) => {
-                let why = reason(&decision);
-                return (decision.clone().into(), decided(&decision), Some(why));
-            }
-            None => None,
         };
+        mail.record.bypass(outcome, request);
+        Some(outcome)
+    }
+
+    /// The message goes on: as the services have made it of what was shown to them, and with all that was
+    /// asked for at any stage.
+    fn conclude(
+        &mut self,
+        original: &Original,
+        shown: &Message,
+        mut advice: Option<Advice>,
+        bypass: Option<Outcome>,
+    ) -> Concluded {
+        let Some(mail) = &mut self.mail else { return accept() };
         let verdicts = advice.as_ref().map_or(&[][..], |advice| &advice.verdicts);
         let mut adapted = match advice.as_ref().map(|advice| &advice.answer) {
             Some(Answer::Message(adapted)) => adapted.clone(),
-            _ => unchanged,
+            _ => Adapted { header: vec![shown.header.clone()], body: vec![shown.body.clone()] },
         };
-        if let Some(pass) = &pass {
-            pass.complete(&mut adapted, header, outcome, verdicts);
+        let id = self.advisor.trace_id();
+        if let Some(pass) = self.advisor.pass(&id) {
+            pass.complete(&mut adapted, &original.message.header, bypass, verdicts);
         }
         let asked_for = advice.as_mut().map(|advice| std::mem::take(&mut advice.effects));
         mail.effects.extend(asked_for.into_iter().flatten());
-        let (result, told) = match carried_out(mail, original, &adapted) {
-            Ok(told) => (OcpResult::ok(), told),
+        let (told, result) = match carried_out(mail, original, &adapted) {
+            Ok(told) => (told, OcpResult::ok()),
             Err(error) => {
-                let policy = self.passage.as_ref().map(Passage::failure_policy);
+                let policy = self.advisor.failure_policy(accepted(&mail.sender, &mail.recipients));
                 let policy = policy.unwrap_or_default();
                 tracing::warn!(stage = "milter", cause = %error, %policy, "adaptation failed");
-                let decision = self.failed(policy);
-                if let Some(advice) = &mut advice {
-                    advice.report(&OcpResult::failure(error.to_string()), None);
-                }
-                let why = Some(error.to_string());
-                return (decision.clone().into(), decided(&decision), why);
+                mail.record.failed(error.to_string());
+                (failed(policy).into(), OcpResult::failure(error.to_string()))
             }
         };
         if let Some(advice) = &mut advice {
@@ -363,96 +398,41 @@ impl Dialogue {
         }
         let asked = |name| mail.effects.iter().any(|effect| effect.name() == name);
         let decision = match &told.decision {
+            milter::Decision::Continue if told.modifications.is_empty() => Decision::Accept,
+            milter::Decision::Continue
+                if asked(EffectName::Quarantine) || asked(EffectName::Hold) =>
+            {
+                Decision::Quarantine
+            }
+            milter::Decision::Continue => Decision::Modify,
             milter::Decision::Discard => Decision::Discard,
-            _ if asked(EffectName::Quarantine) || asked(EffectName::Hold) => Decision::Quarantine,
-            _ if told.modifications.is_empty() => Decision::Accept,
-            _ => Decision::Modify,
+            refusal => return refused(refusal.clone()),
         };
         (told, decision, None)
     }
 
-    /// Asks about content; `None` if the services have had enough of this envelope.
-    async fn ask_about(
-        &mut self,
-        mail: &mut Mail,
-        request: &[Bytes],
-        shown: &Message,
-    ) -> Option<Said> {
-        if mail.done {
-            return None;
-        }
-        let bypass = if self.hears_bypass() { request.to_vec() } else { Vec::new() };
-        let event = Event { bypass, ..Event::message(shown.clone(), mail.envelope()) };
-        let (sender, recipients) = (mail.sender.clone(), mail.recipients.clone());
-        let accepted = Accepted { sender: Some(&sender), recipients: &recipients, recipient: None };
-        Some(self.ask(event, accepted, &mut mail.record).await)
-    }
-
-    fn hears_bypass(&self) -> bool {
-        let Some(passage) = &self.passage else { return false };
-        let authenticated = passage.facts().auth.is_some();
-        self.processor.config().bypass.hears(passage.origin(), authenticated)
-    }
-
-    /// Asks the groups, and says what a refusal or a failure comes to.
-    async fn ask(&mut self, event: Event, accepted: Accepted<'_>, record: &mut Record) -> Said {
-        let name = event.command.name().to_owned();
-        let Some(passage) = &mut self.passage else { return Said::Go(Advice::default()) };
-        match passage.ask(event, accepted).await {
-            Err(failure) => {
-                record.took(&name, failure.elapsed);
-                self.after_failure(&failure)
-            }
-            Ok(mut advice) => {
-                record.add(&name, &advice);
-                match &advice.answer {
-                    // A message that is taken and dropped or kept; the effects say so.
-                    Answer::Reply(reply) if !reply.is_success() => {
-                        let reply = reply.clone();
-                        advice.report(&OcpResult::ok(), Some(&reply));
-                        Said::Refused(self.refusal(&reply))
-                    }
-                    _ => Said::Go(advice),
-                }
-            }
-        }
-    }
-
-    fn after_failure(&self, failure: &Failure) -> Said {
-        match self.failed(failure.policy) {
-            milter::Decision::Continue => Said::Go(Advice::default()),
-            decision => Said::Refused(decision),
-        }
-    }
-
-    fn failed(&self, policy: FailurePolicy) -> milter::Decision {
-        failure_reply(policy).map_or(milter::Decision::Continue, |reply| decision_of(&reply))
-    }
-
-    /// A service's refusal, with its trace.
-    fn refusal(&self, reply: &Reply) -> milter::Decision {
-        let id = self.passage.as_ref().map(Passage::trace_id).unwrap_or_default();
-        match &self.processor.config().system {
-            Some(system) => decision_of(&Pass { system, id: &id }.reply(reply)),
-            None => decision_of(reply),
-        }
-    }
-
     /// Something that the MTA has not agreed to: the failure policy decides, and the log says what.
     pub(super) fn can_not(&self, cause: &milter::Misuse) -> milter::Decision {
-        let policy = self.passage.as_ref().map(Passage::failure_policy).unwrap_or_default();
+        let policy = self.advisor.failure_policy(Accepted::default()).unwrap_or_default();
         tracing::warn!(stage = "milter", %cause, %policy, "adaptation failed");
-        self.failed(policy)
+        failed(policy)
     }
+}
 
-    /// The line for a message that is done with.
-    fn log(&mut self, mail: &Mail, decision: Decision, why: Option<&str>) {
-        if let Some(passage) = &mut self.passage {
-            let (sender, recipients) = (Some(&mail.sender), &mail.recipients);
-            mail.record.log(passage, sender, recipients, decision, why);
-            passage.end_message();
-        }
-    }
+/// What the MTA is told of a message; what the log says of it, and why.
+type Concluded = (Told, Decision, Option<String>);
+
+fn accept() -> Concluded {
+    (milter::Decision::Continue.into(), Decision::Accept, None)
+}
+
+fn refused(decision: milter::Decision) -> Concluded {
+    let (decided, why) = (decided(&decision), reason(&decision));
+    (decision.into(), decided, Some(why))
+}
+
+fn accepted<'a>(sender: &'a smtp::Address, recipients: &'a [smtp::Address]) -> Accepted<'a> {
+    Accepted { sender: Some(sender), recipients, recipient: None }
 }
 
 impl From<milter::Decision> for Told {
@@ -470,76 +450,4 @@ fn carried_out(mail: &Mail, original: &Original, adapted: &Adapted) -> Result<To
     let mut modifications = edits(original, adapted)?;
     modifications.extend(envelope);
     Ok(Told { modifications, decision: milter::Decision::Continue })
-}
-
-fn pairs(macros: &Macros) -> impl Iterator<Item = (&[u8], &[u8])> {
-    macros.values.iter().map(|(name, value)| (name.as_str(), &value[..]))
-}
-
-/// A command line as an event; `None` if it is none.
-fn command(verb: &str, rest: &[u8], arguments: &[Bytes], envelope: Envelope) -> Option<Event> {
-    let mut line = [verb.as_bytes(), rest].concat();
-    for argument in arguments {
-        line.push(b' ');
-        line.extend_from_slice(argument);
-    }
-    Event::command(CommandLine::new(line).ok()?, envelope)
-}
-
-/// MAIL or RCPT as an event, and its address.
-fn envelope_command(verb: &str, path: &Path, envelope: Envelope) -> Option<(Event, Address)> {
-    let bare = path.address.first() != Some(&b'<');
-    let address = match bare {
-        true => [b"<", &path.address[..], b">"].concat().into(),
-        false => path.address.clone(),
-    };
-    let event = command(verb, &address, &path.arguments, envelope)?;
-    let Content::Line(line) = &event.content else { return None };
-    let address = address_of(line).ok()?;
-    Some((event, address))
-}
-
-/// What is new in an address that a service has rewritten: parameters that were there before stay with the
-/// MTA. `None` if nothing is.
-fn rewritten(before: &Address, after: Address) -> Option<Address> {
-    let new = after.parameters.iter().filter(|parameter| !before.parameters.contains(parameter));
-    let new: Vec<Bytes> = new.cloned().collect();
-    if after.path() == before.path() && new.is_empty() {
-        return None;
-    }
-    after.with_parameters(new).ok()
-}
-
-/// An address that can't be shown to services can't be let pass unseen either.
-fn syntax(what: &str) -> milter::Decision {
-    let text = format!("501 5.5.4 {what} is no legal one\r\n");
-    Reply::parse(text).map_or(milter::Decision::Reject, |reply| decision_of(&reply))
-}
-
-/// A reply in milter's words.
-fn decision_of(reply: &Reply) -> milter::Decision {
-    let lines = reply.lines().map(|line| Bytes::copy_from_slice(line.get(4..).unwrap_or_default()));
-    match milter::Reply::new(reply.code(), lines.collect()) {
-        Ok(reply) => milter::Decision::Reply(reply),
-        Err(_) if reply.is_success() => milter::Decision::Continue,
-        Err(_) if reply.is_temporary() => milter::Decision::Tempfail,
-        Err(_) => milter::Decision::Reject,
-    }
-}
-
-fn decided(decision: &milter::Decision) -> Decision {
-    match decision {
-        milter::Decision::Continue => Decision::Accept,
-        milter::Decision::Discard => Decision::Discard,
-        milter::Decision::Tempfail => Decision::Tempfail,
-        milter::Decision::Reply(reply) if reply.code() < 500 => Decision::Tempfail,
-        _ => Decision::Reject,
-    }
-}
-
-fn reason(decision: &milter::Decision) -> String {
-    match decision {
-        milter::Decision::Reply(reply) => reply.to_string(),
-        other => other.name().to_owned(),
-    }
 }

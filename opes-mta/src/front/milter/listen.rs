@@ -1,6 +1,8 @@
 //! Sockets that MTAs connect to.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +36,8 @@ enum Listener {
 }
 
 impl Listeners {
-    /// Binds all of them. A unix socket that nobody listens on any more is replaced.
+    /// Binds all of them. A unix socket that nobody listens on any more is replaced; all users may connect to
+    /// it who get into its folder.
     ///
     /// # Errors
     /// The address that can't be bound, and why.
@@ -104,6 +107,8 @@ async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
         }
         bound => bound?,
     };
+    // The mail server runs as another user. Who gets there is a matter of the folder.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o666))?;
     Ok(Listener::Unix(listener, path))
 }
 

@@ -8,6 +8,7 @@ use ocp_proto::smtp::{Address, Envelope, SideEffect};
 
 use super::message::{Collector, MessageError, Original};
 use crate::event::carry_out;
+use crate::milter::Decision;
 use crate::processor::{Processor, Room};
 use crate::record::Record;
 
@@ -23,7 +24,7 @@ pub(super) struct Mail {
     /// Whether the services want no more events of this envelope.
     pub(super) done: bool,
     /// The last refusal of a recipient.
-    pub(super) refused: Option<String>,
+    pub(super) refused: Option<Decision>,
     pub(super) record: Record,
     collector: Collector,
     room: Room,
@@ -39,11 +40,14 @@ pub(super) enum NoContent {
     /// Too much is worked on.
     #[error("messages that are worked on have content-octets already")]
     NoRoom,
+    /// The MTA was not asked for it.
+    #[error("no server wanted content when the mail server connected")]
+    NotSent,
 }
 
 impl Mail {
-    /// A message of this sender.
-    pub(super) fn new(sender: Address, processor: &Arc<Processor>) -> Self {
+    /// A message of this sender, of which the MTA sends the content or does not.
+    pub(super) fn new(sender: Address, processor: &Arc<Processor>, sends_content: bool) -> Self {
         Self {
             sender,
             recipients: Vec::new(),
@@ -54,7 +58,7 @@ impl Mail {
             collector: Collector::new(processor.config().limits.message_octets as usize),
             room: processor.room(),
             octets: 0,
-            broken: None,
+            broken: (!sends_content).then_some(NoContent::NotSent),
         }
     }
 
@@ -106,11 +110,6 @@ impl Mail {
             Some(error) => Err(error),
             None => Ok(std::mem::replace(&mut self.collector, Collector::new(0)).finish()),
         }
-    }
-
-    /// Why it was refused, if it was.
-    pub(super) fn refusal(&self) -> Option<&str> {
-        self.refused.as_deref()
     }
 }
 

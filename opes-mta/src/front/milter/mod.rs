@@ -4,6 +4,7 @@
 //! `src/smtpd/smtpd_milter.c`) and sendmail (`sendmail/milter.c`, `sendmail/headers.c`): the protocol
 //! has no other specification.
 
+mod advisor;
 mod common;
 mod connection;
 mod dialogue;
@@ -14,6 +15,7 @@ mod listen;
 mod mail;
 pub mod message;
 mod unfit;
+mod words;
 
 use ocp_proto::smtp::{Command, CommandProfile};
 

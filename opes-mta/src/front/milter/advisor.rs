@@ -1,0 +1,141 @@
+//! Asks the groups about one client's events, and says in milter's words what a refusal or a failure comes
+//! to.
+
+use std::sync::Arc;
+
+use ocp_proto::OcpResult;
+use ocp_proto::smtp::{Command, DialogFacts, DialogUpdate, FailurePolicy, Reply};
+
+use super::words::decision_of;
+use crate::apply::Answer;
+use crate::config::Origin;
+use crate::consult::failure_reply;
+use crate::event::Event;
+use crate::milter::Decision;
+use crate::passage::{Accepted, Advice, Passage};
+use crate::processor::Processor;
+use crate::record::Record;
+use crate::trace::Pass;
+
+/// One client's way through the groups.
+#[derive(Debug)]
+pub(super) struct Advisor {
+    pub(super) processor: Arc<Processor>,
+    /// From CONNECT on.
+    passage: Option<Passage>,
+}
+
+/// What the services said of a stage.
+pub(super) enum Said {
+    /// It goes on; these are for the stage's own use.
+    Go(Advice),
+    /// The client gets this.
+    Refused(Decision),
+}
+
+impl Advisor {
+    /// For a client that has not come yet.
+    pub(super) fn new(processor: Arc<Processor>) -> Self {
+        Self { processor, passage: None }
+    }
+
+    /// The client has come.
+    pub(super) fn begin(&mut self, listen: &str, origin: Origin, facts: DialogFacts) {
+        self.passage = Some(self.processor.passage(listen, origin, facts));
+    }
+
+    /// The client's way; none before CONNECT.
+    pub(super) fn passage(&self) -> Option<&Passage> {
+        self.passage.as_ref()
+    }
+
+    /// The message is done with.
+    pub(super) fn end_message(&mut self) {
+        self.passage.iter_mut().for_each(Passage::end_message);
+    }
+
+    /// What traces name the message by.
+    pub(super) fn trace_id(&self) -> String {
+        self.passage.as_ref().map(Passage::trace_id).unwrap_or_default()
+    }
+
+    /// What this pass of a message leaves in it, if that is configured.
+    pub(super) fn pass<'a>(&'a self, id: &'a str) -> Option<Pass<'a>> {
+        self.processor.config().system.as_ref().map(|system| Pass { system, id })
+    }
+
+    /// What is known of the client; nothing before CONNECT.
+    pub(super) fn facts(&self) -> Option<&DialogFacts> {
+        self.passage.as_ref().map(Passage::facts)
+    }
+
+    /// Something more is known of it.
+    pub(super) fn update(&mut self, update: Option<DialogUpdate>) {
+        if let (Some(passage), Some(update)) = (&mut self.passage, update) {
+            passage.update(update);
+        }
+    }
+
+    /// Whether the client's requests to skip services are heard.
+    pub(super) fn hears_bypass(&self) -> bool {
+        let Some(passage) = &self.passage else { return false };
+        let authenticated = passage.facts().auth.is_some();
+        self.processor.config().bypass.hears(passage.origin(), authenticated)
+    }
+
+    /// Asks the groups.
+    pub(super) async fn ask(
+        &mut self,
+        event: Event,
+        accepted: Accepted<'_>,
+        record: &mut Record,
+    ) -> Said {
+        let name = event.command.name().to_owned();
+        let Some(passage) = &mut self.passage else { return Said::Go(Advice::default()) };
+        match passage.ask(event, accepted).await {
+            Err(failure) => {
+                record.took(&name, failure.elapsed);
+                record.failed(failure.to_string());
+                match failed(failure.policy) {
+                    Decision::Continue => Said::Go(Advice::default()),
+                    decision => Said::Refused(decision),
+                }
+            }
+            Ok(mut advice) => {
+                record.add(&name, &advice);
+                match &advice.answer {
+                    // A message that is taken and dropped or kept; the effects say so.
+                    Answer::Reply(reply) if !reply.is_success() => {
+                        let reply = reply.clone();
+                        advice.report(&OcpResult::ok(), Some(&reply));
+                        Said::Refused(self.refusal(&reply))
+                    }
+                    _ => Said::Go(advice),
+                }
+            }
+        }
+    }
+
+    /// What happens to a message that the services can't be shown; `None` if none of them wants it.
+    pub(super) fn failure_policy(&self, accepted: Accepted<'_>) -> Option<FailurePolicy> {
+        self.passage.as_ref()?.failure_policy(&Command::Message, accepted)
+    }
+
+    /// The rule that is to blame for that.
+    pub(super) fn rule(&self, accepted: Accepted<'_>) -> Option<&str> {
+        self.passage.as_ref()?.rule(&Command::Message, accepted)
+    }
+
+    /// A service's refusal, with its trace.
+    fn refusal(&self, reply: &Reply) -> Decision {
+        match self.pass(&self.trace_id()) {
+            Some(pass) => decision_of(&pass.reply(reply)),
+            None => decision_of(reply),
+        }
+    }
+}
+
+/// What a failure comes to.
+pub(super) fn failed(policy: FailurePolicy) -> Decision {
+    failure_reply(policy).map_or(Decision::Continue, |reply| decision_of(&reply))
+}

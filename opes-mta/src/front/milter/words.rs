@@ -1,0 +1,92 @@
+//! Between milter's words and those of SMTP.
+
+use bytes::Bytes;
+use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
+
+use crate::event::{Content, Event, address_of};
+use crate::milter::{self, Decision, Macros, Path};
+use crate::record;
+
+/// The macros by name.
+pub(super) fn pairs(macros: &Macros) -> impl Iterator<Item = (&[u8], &[u8])> {
+    macros.values.iter().map(|(name, value)| (name.as_str(), &value[..]))
+}
+
+/// A command line as an event; `None` if it is none.
+pub(super) fn command(
+    verb: &str,
+    rest: &[u8],
+    arguments: &[Bytes],
+    envelope: Envelope,
+) -> Option<Event> {
+    let mut line = [verb.as_bytes(), rest].concat();
+    for argument in arguments {
+        line.push(b' ');
+        line.extend_from_slice(argument);
+    }
+    Event::command(CommandLine::new(line).ok()?, envelope)
+}
+
+/// MAIL or RCPT as an event, and its address.
+pub(super) fn envelope_command(
+    verb: &str,
+    path: &Path,
+    envelope: Envelope,
+) -> Option<(Event, Address)> {
+    let bare = path.address.first() != Some(&b'<');
+    let address = match bare {
+        true => [b"<", &path.address[..], b">"].concat().into(),
+        false => path.address.clone(),
+    };
+    let event = command(verb, &address, &path.arguments, envelope)?;
+    let Content::Line(line) = &event.content else { return None };
+    let address = address_of(line).ok()?;
+    Some((event, address))
+}
+
+/// What is new in an address that a service has rewritten: parameters that were there before stay with the
+/// MTA. `None` if nothing is.
+pub(super) fn rewritten(before: &Address, after: Address) -> Option<Address> {
+    let new = after.parameters.iter().filter(|parameter| !before.parameters.contains(parameter));
+    let new: Vec<Bytes> = new.cloned().collect();
+    if after.path() == before.path() && new.is_empty() {
+        return None;
+    }
+    after.with_parameters(new).ok()
+}
+
+/// An address that can't be shown to services can't be let pass unseen either.
+pub(super) fn syntax(what: &str) -> Decision {
+    let text = format!("501 5.5.4 {what} is no legal one\r\n");
+    Reply::parse(text).map_or(Decision::Reject, |reply| decision_of(&reply))
+}
+
+/// A reply in milter's words.
+pub(super) fn decision_of(reply: &Reply) -> Decision {
+    let lines = reply.lines().map(|line| Bytes::copy_from_slice(line.get(4..).unwrap_or_default()));
+    match milter::Reply::new(reply.code(), lines.collect()) {
+        Ok(reply) => Decision::Reply(reply),
+        Err(_) if reply.is_success() => Decision::Continue,
+        Err(_) if reply.is_temporary() => Decision::Tempfail,
+        Err(_) => Decision::Reject,
+    }
+}
+
+/// What the log calls it.
+pub(super) fn decided(decision: &Decision) -> record::Decision {
+    match decision {
+        Decision::Continue => record::Decision::Accept,
+        Decision::Discard => record::Decision::Discard,
+        Decision::Tempfail => record::Decision::Tempfail,
+        Decision::Reply(reply) if reply.code() < 500 => record::Decision::Tempfail,
+        _ => record::Decision::Reject,
+    }
+}
+
+/// What the client reads.
+pub(super) fn reason(decision: &Decision) -> String {
+    match decision {
+        Decision::Reply(reply) => reply.to_string(),
+        other => other.name().to_owned(),
+    }
+}

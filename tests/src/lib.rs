@@ -3,8 +3,10 @@
 #![allow(clippy::indexing_slicing)]
 
 pub mod certificates;
+pub mod gateway;
 pub mod peer;
 pub mod postfix;
+pub mod scripted;
 pub mod smtp;
 pub mod story;
 
@@ -241,10 +243,18 @@ impl Milter {
     /// # Panics
     /// If it does not listen.
     pub fn start(folder: &Path, config: &str) -> Self {
+        Self::start_at("inet:127.0.0.1:0", folder, config)
+    }
+
+    /// As [`Milter::start`], at a certain address.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn start_at(address: &str, folder: &Path, config: &str) -> Self {
         let file = folder.join("opes-mta.toml");
         std::fs::write(&file, config).expect("the configuration can be written");
         let mut command = program("opes-mta");
-        command.args(["milter", "--listen", "inet:127.0.0.1:0", "--config"]).arg(&file);
+        command.args(["milter", "--listen", address, "--config"]).arg(&file);
         let mut running = Running::start(command);
         let address = text(&running.wait_for("listening"), "address");
         Self { running, address }

@@ -2,8 +2,10 @@
 //! what arrives.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::PATIENCE;
 
@@ -18,7 +20,22 @@ impl Client {
     /// # Panics
     /// If nobody listens there, or says no greeting.
     pub fn connect(port: u16) -> (Self, String) {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+        Self::over(TcpStream::connect(("127.0.0.1", port)).expect("the server listens"))
+    }
+
+    /// Connects from another address of loopback.
+    ///
+    /// # Panics
+    /// As [`Client::connect`].
+    pub fn connect_from(address: Ipv4Addr, port: u16) -> (Self, String) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("there are sockets");
+        socket.bind(&SocketAddrV4::new(address, 0).into()).expect("loopback has that address");
+        let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        socket.connect(&server.into()).expect("the server listens");
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> (Self, String) {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         stream.set_nodelay(true).expect("a socket has no delay");
         let mut client = Self { stream: BufReader::new(stream) };

@@ -2,6 +2,9 @@
 
 #![allow(missing_docs)]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use tests::postfix::{self, Port, Postfix};
 use tests::smtp::{Client, NextHop};
 use tests::{CalloutServer, Milter, not_run};
@@ -30,6 +33,32 @@ fn gateway(story: &str) -> Option<Gateway> {
     let ports = [Port::with_milter(&milter.address)];
     let postfix = Postfix::start(folder.path(), &ports, hop.port, &[]);
     Some(Gateway { _server: server, milter, postfix, hop, _folder: folder })
+}
+
+#[test]
+fn a_unix_socket_is_open_to_the_mail_server() {
+    if !postfix::is_there() {
+        return not_run("a unix socket", "there is no Postfix, or no root to start it");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    // Who gets into the folder may connect: Postfix has a user of its own.
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let server = CalloutServer::start(folder.path(), "", &[]);
+    let config = format!("{GROUP}servers = [\"{}\"]\n", server.address());
+    let socket = folder.path().join("milter");
+    let address = format!("unix:{}", socket.display());
+    let mut milter = Milter::start_at(&address, folder.path(), &config);
+    assert_eq!(milter.address, address);
+    let hop = NextHop::start();
+    let ports = [Port::with_milter(&address)];
+    let postfix = Postfix::start(folder.path(), &ports, hop.port, &[]);
+    let mail = b"Subject: x\r\n\r\nbody\r\n";
+    let reply = Client::greeted(postfix.ports[0]).mail("a@a.example", &["b@b.example"], mail);
+    assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "{reply}");
+    assert_eq!(milter.wait_for("message")["client"], "127.0.0.1");
+    milter.terminate();
+    assert_eq!(milter.ended().0, Some(0));
+    assert!(!socket.exists());
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn editor() -> Script {
             EffectName::Quarantine,
             EffectName::Discard,
         ],
-        ..Declaration::on([Command::Rcpt, Command::Message])
+        ..Declaration::on([Command::Rcpt, Command::Data, Command::Message])
     };
     Script { name: "editor", declaration, answer: edit }
 }
@@ -170,7 +170,7 @@ fn what_is_edited_arrives_edited_and_the_rest_as_it_was() {
             "chain" => ("modify", "editor=edited, second=edited"),
             _ => ("modify", "editor=edited"),
         };
-        let verdicts = format!("editor=passed, editor=passed, {verdicts}");
+        let verdicts = format!("editor=passed, editor=passed, editor=passed, {verdicts}");
         let envelope = format!("<{sender}@a.example> -> <b@b.example> <c@b.example>");
         assert_eq!(told, format!("{decision} {envelope}\nverdicts: {verdicts}"));
     }
@@ -181,7 +181,7 @@ fn the_envelope_is_changed_as_asked() {
     let Some((_server, mut gateway)) = gateway("envelopes through Postfix") else { return };
     let told = |decision: &str, sender: &str| {
         let envelope = format!("<{sender}@a.example> -> <b@b.example> <c@b.example>");
-        let verdicts = "editor=passed, editor=passed, editor=passed";
+        let verdicts = "editor=passed, editor=passed, editor=passed, editor=passed";
         format!("{decision} {envelope}\nverdicts: {verdicts}")
     };
     let (delivered, line) = send(&mut gateway, "add");
@@ -225,7 +225,7 @@ fn messages_are_kept_dropped_and_waited_for() {
     };
     let told = |decision: &str, sender: &str| {
         let envelope = format!("<{sender}@a.example> -> <b@b.example>");
-        format!("{decision} {envelope}\nverdicts: editor=passed, editor=passed")
+        format!("{decision} {envelope}\nverdicts: editor=passed, editor=passed, editor=passed")
     };
     let reply = send(&mut client, "quarantine");
     let queue_id = reply.strip_prefix("250 2.0.0 Ok: queued as ").expect("it is taken").to_owned();
@@ -303,7 +303,7 @@ fn a_message_beyond_the_limit_is_a_matter_of_who_wants_it() {
     assert_eq!(
         told(&line),
         format!(
-            "tempfail <a@a.example> -> <b@b.example>\nreason: {reply}\nfailure: {failure}\nverdicts: editor=passed"
+            "tempfail <a@a.example> -> <b@b.example>\nreason: {reply}\nfailure: {failure}\nverdicts: editor=passed, editor=passed"
         )
     );
     // Nobody wants to see this one.

@@ -178,6 +178,7 @@ fn describe_limits(out: &mut String, limits: &Limits) {
         command_deadline,
         content_deadline,
         progress_interval,
+        ..
     } = limits;
     let (one, all) = (mebibytes((*message_octets).into()), mebibytes(*content_octets));
     say!(out, "limits: {connections} connections, messages of {one}, {all} together");

@@ -2,6 +2,7 @@
 
 mod adapt;
 mod check;
+mod compare;
 mod load;
 mod logging;
 mod output;
@@ -29,6 +30,7 @@ struct Arguments {
 enum Command {
     Adapt(adapt::Arguments),
     Check(check::Arguments),
+    Compare(compare::Arguments),
     Load(load::Arguments),
     Milter(serve::Arguments),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Adapt(arguments) => adapt::main(arguments),
         Command::Check(arguments) => check::main(&arguments),
+        Command::Compare(arguments) => compare::main(&arguments),
         Command::Load(arguments) => load::main(arguments),
         Command::Milter(arguments) => serve::main(arguments),
     };

@@ -27,11 +27,13 @@ use crate::shadow::Shadow;
 #[derive(Debug)]
 pub struct Passage {
     processor: Arc<Processor>,
-    /// Ours, since the MTA has none before it has a message, and maybe not then.
-    id: String,
     listen: String,
     origin: Origin,
     facts: DialogFacts,
+    /// Unique in the log, but for chance.
+    number: u64,
+    /// Messages that have begun.
+    messages: u32,
     /// By the group's position; a dialog with it begins with the first event for it.
     ways: Vec<Option<Way>>,
 }
@@ -84,10 +86,10 @@ impl Passage {
         listen: &str,
         origin: Origin,
         facts: DialogFacts,
+        number: u64,
     ) -> Self {
         let ways = processor.config().groups.iter().map(|_| None).collect();
-        let id = format!("{:016x}", fastrand::u64(..));
-        Self { processor, id, listen: listen.to_owned(), origin, facts, ways }
+        Self { processor, listen: listen.to_owned(), origin, facts, number, messages: 0, ways }
     }
 
     /// What is known of the dialog.
@@ -95,15 +97,10 @@ impl Passage {
         &self.facts
     }
 
-    /// Its number, which the log has beside the MTA's queue id.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// What traces name the message by: the MTA's queue id, or else the dialog's number.
+    /// What traces name the message by: the MTA's queue id, or else what the log calls it.
     pub fn trace_id(&self) -> String {
         let queue_id = self.facts.queue_id.as_deref();
-        queue_id.map_or_else(|| self.id.clone(), |id| String::from_utf8_lossy(id).into_owned())
+        queue_id.map_or_else(|| self.id(), |id| String::from_utf8_lossy(id).into_owned())
     }
 
     /// The message is done with; the next one has another queue id.
@@ -114,6 +111,12 @@ impl Passage {
     /// Where its client is.
     pub fn origin(&self) -> Origin {
         self.origin
+    }
+
+    /// What the log calls the message that began last, whoever looks at it: the dialog, and the message's
+    /// number in it; 0 before the first one.
+    pub fn id(&self) -> String {
+        format!("{:012x}.{}", self.number, self.messages)
     }
 
     /// What is learnt later.
@@ -134,6 +137,8 @@ impl Passage {
     /// The first failure of a group whose answers take effect: nothing of the others' answers does then.
     pub async fn ask(&mut self, event: Event, accepted: Accepted<'_>) -> Result<Advice, Failure> {
         let begin = Instant::now();
+        self.messages += u32::from(event.command == Command::Mail);
+        let id = self.id();
         let processor = Arc::clone(&self.processor);
         let limits = &processor.config().limits;
         let limit = match event.command.has_content() {
@@ -152,7 +157,7 @@ impl Passage {
             let consultation = match self.way(at) {
                 Some(Way::Effective(consultation)) => consultation,
                 Some(Way::Shadow(shadow)) => {
-                    shadow.show(&event);
+                    shadow.show(&event, id.clone(), processor.shadow_room());
                     done = false;
                     continue;
                 }
@@ -238,11 +243,12 @@ impl Passage {
 
     fn way(&mut self, at: usize) -> Option<&mut Way> {
         let (settings, group) = self.processor.group(at)?;
+        let traced = self.processor.config().system.is_some();
         let way = self.ways.get_mut(at)?;
         Some(way.get_or_insert_with(|| match settings.shadow {
             None => Way::Effective(Box::new(Consultation::new(group, self.facts.clone()))),
             Some(share) if fastrand::f64() < share => {
-                Way::Shadow(Shadow::start(&settings.name, group, self.facts.clone()))
+                Way::Shadow(Shadow::start(&settings.name, group, self.facts.clone(), traced))
             }
             Some(_) => Way::LeftOut,
         }))

@@ -15,19 +15,26 @@ use crate::passage::Passage;
 /// For a connection to a callout server, with TLS if there is any, and for the negotiation as long again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Of dialogs: 48 bits.
+const NUMBERS: u64 = 1 << 48;
+
 /// Groups that are connected, and what holds for all dialogs.
 #[derive(Debug)]
 pub struct Processor {
     config: Config,
     groups: Vec<Group>,
     /// Octets of messages that may be worked on besides those that are.
-    room: AtomicU64,
+    room: Arc<AtomicU64>,
+    /// The same of what waits for groups that only watch.
+    shadow_room: Arc<AtomicU64>,
+    /// The number of the next dialog. What begins by chance differs from that of other processes.
+    next: AtomicU64,
 }
 
 /// Room for the octets of a message, given back when dropped.
 #[derive(Debug)]
 pub struct Room {
-    processor: Arc<Processor>,
+    free: Arc<AtomicU64>,
     octets: u64,
 }
 
@@ -39,8 +46,10 @@ impl Processor {
     pub fn start(config: Config, offer: &CommandProfile) -> Arc<Self> {
         let start = |group: &config::Group| Group::start(targets(group, offer), group.settings());
         let groups = config.groups.iter().map(start).collect();
-        let room = AtomicU64::new(config.limits.content_octets);
-        Arc::new(Self { config, groups, room })
+        let room = Arc::new(AtomicU64::new(config.limits.content_octets));
+        let shadow_room = Arc::new(AtomicU64::new(config.limits.shadow_octets));
+        let next = AtomicU64::new(fastrand::u64(..NUMBERS));
+        Arc::new(Self { config, groups, room, shadow_room, next })
     }
 
     /// Waits until each server has been tried once.
@@ -75,12 +84,18 @@ impl Processor {
 
     /// The way of one SMTP dialog through the groups.
     pub fn passage(self: &Arc<Self>, listen: &str, origin: Origin, facts: DialogFacts) -> Passage {
-        Passage::new(Arc::clone(self), listen, origin, facts)
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % NUMBERS;
+        Passage::new(Arc::clone(self), listen, origin, facts, number)
     }
 
     /// Room for a message of which nothing has come.
-    pub fn room(self: &Arc<Self>) -> Room {
-        Room { processor: Arc::clone(self), octets: 0 }
+    pub fn room(&self) -> Room {
+        Room { free: Arc::clone(&self.room), octets: 0 }
+    }
+
+    /// Room for what a group that only watches is to see.
+    pub(crate) fn shadow_room(&self) -> Room {
+        Room { free: Arc::clone(&self.shadow_room), octets: 0 }
     }
 }
 
@@ -101,9 +116,8 @@ impl Room {
     /// Room for that many octets in all; whether there is any.
     pub fn grow_to(&mut self, octets: u64) -> bool {
         let more = octets.saturating_sub(self.octets);
-        let room = &self.processor.room;
         let order = Ordering::Relaxed;
-        let taken = room.fetch_update(order, order, |room| room.checked_sub(more)).is_ok();
+        let taken = self.free.fetch_update(order, order, |room| room.checked_sub(more)).is_ok();
         self.octets += if taken { more } else { 0 };
         taken
     }
@@ -111,6 +125,6 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.processor.room.fetch_add(self.octets, Ordering::Relaxed);
+        self.free.fetch_add(self.octets, Ordering::Relaxed);
     }
 }

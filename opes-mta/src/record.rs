@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ocp_proto::Traffic;
-use ocp_proto::smtp::{Address, Verdict};
+use ocp_proto::smtp::{Address, DialogFacts, Verdict};
 use tokio::time::Instant;
 
 use crate::bypass::Outcome;
-use crate::passage::{Advice, Passage};
+use crate::consult::Adaptation;
+use crate::passage::Advice;
 
 /// The most recipients that are named; their number is always there.
 const MOST_RECIPIENTS: usize = 20;
@@ -19,6 +20,10 @@ const MOST_FAILURES: usize = 4;
 /// One message, or an attempt at one.
 #[derive(Debug)]
 pub struct Record {
+    /// By which lines about one message are found.
+    id: Option<String>,
+    /// The group that only watches it.
+    watched_by: Option<String>,
     begin: Instant,
     rule: Option<String>,
     verdicts: Vec<Verdict>,
@@ -71,6 +76,8 @@ impl Decision {
 impl Default for Record {
     fn default() -> Self {
         Self {
+            id: None,
+            watched_by: None,
             begin: Instant::now(),
             rule: None,
             verdicts: Vec::new(),
@@ -87,6 +94,17 @@ impl Default for Record {
 }
 
 impl Record {
+    /// What a group that only watches would have made of the message with this id.
+    pub(crate) fn watched(group: &str, id: &str) -> Self {
+        let (watched_by, id) = (Some(group.to_owned()), Some(id.to_owned()));
+        Self { watched_by, id, ..Self::default() }
+    }
+
+    /// What the log calls the message, see [`Passage::id`](crate::passage::Passage::id).
+    pub fn is_of(&mut self, id: String) {
+        self.id = Some(id);
+    }
+
     /// One more event.
     pub fn add(&mut self, event: &str, advice: &Advice) {
         self.rule.clone_from(&advice.rule);
@@ -94,6 +112,14 @@ impl Record {
         self.traffic.sent += advice.traffic.sent;
         self.traffic.received += advice.traffic.received;
         self.took(event, advice.took);
+    }
+
+    /// One more event, of which one group alone was asked.
+    pub(crate) fn add_adaptation(&mut self, event: &str, adaptation: &Adaptation, took: Duration) {
+        self.verdicts.extend(adaptation.verdicts.iter().cloned());
+        self.traffic.sent += adaptation.traffic.sent;
+        self.traffic.received += adaptation.traffic.received;
+        self.took(event, took);
     }
 
     /// How long an event took; those of one name are added up.
@@ -148,21 +174,22 @@ impl Record {
     /// The line.
     pub fn log(
         &self,
-        passage: &Passage,
+        facts: &DialogFacts,
         sender: Option<&Address>,
         recipients: &[Address],
         decision: Decision,
         reason: Option<&str>,
     ) {
-        let facts = passage.facts();
         let text = |octets: &Option<Bytes>| {
             octets.as_deref().map(|octets| String::from_utf8_lossy(octets).into_owned())
         };
         let named = recipients.iter().take(MOST_RECIPIENTS).map(Address::to_string);
         let stages = self.stages.iter().map(|(name, took)| format!("{name}={}", took.as_millis()));
         tracing::info!(
+            id = self.id,
+            group = self.watched_by,
+            event = self.stages.last().map(|(name, _)| name.as_str()),
             queue_id = text(&facts.queue_id),
-            trace_id = passage.id(),
             client = text(&facts.client_address),
             helo = text(&facts.helo),
             sender = sender.map(tracing::field::display),
@@ -182,7 +209,8 @@ impl Record {
             octets = self.octets,
             octets_sent = self.traffic.sent,
             octets_returned = self.traffic.received,
-            "message"
+            "{}",
+            if self.watched_by.is_some() { "shadow" } else { "message" }
         );
     }
 }

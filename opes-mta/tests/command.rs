@@ -201,10 +201,12 @@ bypass: XOPES-BYPASS and OPES-Bypass of who has authenticated
 limits: 1 connections, messages of 100 MiB, 200 MiB together
   in all, 25 s for a command, 280 s for content
   mail servers hear of progress every 10 s
-memory: 401 MiB at the most that peers can make it hold
+memory: 913 MiB at the most that peers can make it hold
        200 MiB  messages that are worked on (content-octets)
        200 MiB  what callout servers make of them
          1 MiB  1 answers that are longer than their message
+       256 MiB  what is shown to groups that watch (shadow-octets)
+       256 MiB  what callout servers make of that
 note: rule reports: one such recipient is enough for nobody to look at a message: all-recipients wants all of them
 ";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);

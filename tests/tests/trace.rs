@@ -138,7 +138,7 @@ fn a_rejection_says_by_whom_and_the_log_why() {
     for (sender, service, message) in cases {
         let reply = gateway.send(sender, &message);
         let line = gateway.milter.wait_for("message");
-        let id = ["queue_id", "trace_id"].map(|name| text(&line, name));
+        let id = ["queue_id", "id"].map(|name| text(&line, name));
         let traced = id
             .iter()
             .any(|id| reply.ends_with(&format!(" [opes https://opes.example.org/opes {id}]")));
@@ -162,7 +162,7 @@ fn a_message_has_no_id_of_the_one_before_it() {
     let reply = client.mail("a@denied.example", &["b@b.example"], b"");
     let line = gateway.milter.wait_for("message");
     assert_eq!(line["queue_id"], serde_json::Value::Null, "{line}");
-    let trace = format!(" [opes https://opes.example.org/opes {}]", text(&line, "trace_id"));
+    let trace = format!(" [opes https://opes.example.org/opes {}]", text(&line, "id"));
     assert!(reply.starts_with("550 ") && reply.ends_with(&trace), "{reply} {line}");
 }
 

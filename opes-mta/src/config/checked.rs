@@ -1,7 +1,7 @@
 //! From the file to values that can be relied on.
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub struct Config {
 }
 
 /// Bounds on what mail servers and callout servers can make us use. Worst case in memory:
-/// `content_octets` twice over (messages, and what servers make of them), and 1 MiB for each connection,
+/// `content_octets` twice over (messages, and what servers make of them), `shadow_octets` likewise, and 1 MiB for each connection,
 /// by which an answer may be longer than its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -46,6 +46,9 @@ pub struct Limits {
     pub message_octets: u32,
     /// Octets of all messages that are being worked on; beyond it a message is put off (4xx).
     pub content_octets: u64,
+    /// Octets of all that waits for groups that only watch, and 4 KiB for each event; beyond it they do not see
+    /// the rest of a dialog.
+    pub shadow_octets: u64,
     /// For a command, all its groups together. Below the 30 s of Postfix's `milter_command_timeout`.
     pub command_deadline: Duration,
     /// For content, all its groups together. Below the 300 s of Postfix's `milter_content_timeout`.
@@ -109,16 +112,24 @@ impl Config {
 
     /// What peers can make us hold in memory at the most: what it is for, and octets.
     pub fn worst_case_memory(&self) -> Vec<(String, u64)> {
-        let Limits { connections, content_octets, .. } = self.limits;
+        let Limits { connections, content_octets, shadow_octets, .. } = self.limits;
         let allowance = consult::Policy::default().answer_allowance as u64;
-        vec![
+        let mut uses = vec![
             ("messages that are worked on (content-octets)".to_owned(), content_octets),
             ("what callout servers make of them".to_owned(), content_octets),
             (
                 format!("{connections} answers that are longer than their message"),
                 allowance.saturating_mul(connections.into()),
             ),
-        ]
+        ];
+        if self.groups.iter().any(|group| group.shadow.is_some()) {
+            uses.push((
+                "what is shown to groups that watch (shadow-octets)".to_owned(),
+                shadow_octets,
+            ));
+            uses.push(("what callout servers make of that".to_owned(), shadow_octets));
+        }
+        uses
     }
 
     /// The names of a rule's groups, in their order.
@@ -134,6 +145,7 @@ impl Default for Limits {
             connections: 512,
             message_octets: 100 << 20,
             content_octets: 1 << 30,
+            shadow_octets: 256 << 20,
             command_deadline: Duration::from_secs(25),
             content_deadline: Duration::from_secs(280),
             progress_interval: Duration::from_secs(10),
@@ -221,6 +233,7 @@ impl Checker<'_> {
             connections: raw.connections.map_or(or.connections, NonZeroU32::get),
             message_octets: message.unwrap_or(or.message_octets),
             content_octets: content.unwrap_or(or.content_octets),
+            shadow_octets: raw.shadow_octets.map_or(or.shadow_octets, NonZeroU64::get),
             command_deadline: raw.command_deadline.map_or(or.command_deadline, seconds),
             content_deadline: raw.content_deadline.map_or(or.content_deadline, seconds),
             progress_interval: raw.progress_interval.map_or(or.progress_interval, seconds),

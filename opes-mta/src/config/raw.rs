@@ -117,6 +117,7 @@ pub(super) struct RawLimits {
     pub(super) connections: Option<NonZeroU32>,
     pub(super) message_octets: Option<Spanned<NonZeroU32>>,
     pub(super) content_octets: Option<Spanned<NonZeroU64>>,
+    pub(super) shadow_octets: Option<NonZeroU64>,
     pub(super) command_deadline: Option<NonZeroU32>,
     pub(super) content_deadline: Option<NonZeroU32>,
     pub(super) progress_interval: Option<NonZeroU32>,

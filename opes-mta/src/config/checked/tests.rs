@@ -294,6 +294,9 @@ fn memory_is_bounded_by_the_limits() {
     let text = with("[limits]\nconnections = 3\nmessage-octets = 5\ncontent-octets = 10");
     let uses = parse(&text).unwrap().worst_case_memory();
     assert_eq!(uses.iter().map(|(_, octets)| octets).sum::<u64>(), 10 + 10 + 3 * 1024 * 1024);
+    let watches = text.replacen("[limits]", "shadow = true\n[limits]\nshadow-octets = 7", 1);
+    let uses = parse(&watches).unwrap().worst_case_memory();
+    assert_eq!(uses.iter().map(|(_, octets)| octets).sum::<u64>(), 34 + 3 * 1024 * 1024);
 }
 
 #[test]

@@ -44,11 +44,6 @@ impl Advisor {
         self.passage = Some(self.processor.passage(listen, origin, facts));
     }
 
-    /// The client's way; none before CONNECT.
-    pub(super) fn passage(&self) -> Option<&Passage> {
-        self.passage.as_ref()
-    }
-
     /// The message is done with.
     pub(super) fn end_message(&mut self) {
         self.passage.iter_mut().for_each(Passage::end_message);
@@ -92,7 +87,9 @@ impl Advisor {
     ) -> Said {
         let name = event.command.name().to_owned();
         let Some(passage) = &mut self.passage else { return Said::Go(Advice::default()) };
-        match passage.ask(event, accepted).await {
+        let asked = passage.ask(event, accepted).await;
+        record.is_of(passage.id());
+        match asked {
             Err(failure) => {
                 record.took(&name, failure.elapsed);
                 record.failed(failure.to_string());

@@ -107,8 +107,8 @@ impl Dialogue {
     /// The message is done with, if there is one: its line in the log.
     fn close(&mut self, decision: Decision, why: Option<&str>) {
         self.owed.to_message = None;
-        if let (Some(mail), Some(passage)) = (self.mail.take(), self.advisor.passage()) {
-            mail.record.log(passage, Some(&mail.sender), &mail.recipients, decision, why);
+        if let (Some(mail), Some(facts)) = (self.mail.take(), self.advisor.facts()) {
+            mail.record.log(facts, Some(&mail.sender), &mail.recipients, decision, why);
         }
         self.advisor.end_message();
     }
@@ -185,8 +185,8 @@ impl Dialogue {
                 milter::Decision::Continue
             }
             Said::Refused(decision) => {
-                if let Some(passage) = self.advisor.passage() {
-                    record.log(passage, None, &[], decided(&decision), Some(&reason(&decision)));
+                if let Some(facts) = self.advisor.facts() {
+                    record.log(facts, None, &[], decided(&decision), Some(&reason(&decision)));
                 }
                 decision
             }

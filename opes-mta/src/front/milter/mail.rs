@@ -106,10 +106,12 @@ impl Mail {
     /// If it was not kept.
     pub(super) fn content(&mut self) -> Result<Original, NoContent> {
         self.record.octets(self.octets);
-        match self.broken.take() {
-            Some(error) => Err(error),
-            None => Ok(std::mem::replace(&mut self.collector, Collector::new(0)).finish()),
+        if let Some(error) = self.broken.take() {
+            return Err(error);
         }
+        let original = std::mem::replace(&mut self.collector, Collector::new(0)).finish();
+        self.record.octets(original.message.len());
+        Ok(original)
     }
 }
 

@@ -215,7 +215,7 @@ async fn write(
 
 /// What we want of an MTA: stages that no group wants cost nothing, those that are only watched cost no
 /// answer.
-fn wanted(processor: &Processor) -> Wanted {
+pub(super) fn wanted(processor: &Processor) -> Wanted {
     let mut steps = Steps::LEADING_SPACE
         .and(Steps::NO_UNKNOWN)
         .and(Steps::NO_REPLY_HEADER)

@@ -11,6 +11,8 @@ mod dialogue;
 pub mod edits;
 pub mod effects;
 pub mod facts;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listen;
 mod mail;
 pub mod message;

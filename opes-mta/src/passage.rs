@@ -248,7 +248,7 @@ impl Passage {
         Some(way.get_or_insert_with(|| match settings.shadow {
             None => Way::Effective(Box::new(Consultation::new(group, self.facts.clone()))),
             Some(share) if fastrand::f64() < share => {
-                Way::Shadow(Shadow::start(&settings.name, group, self.facts.clone(), traced))
+                Way::Shadow(Shadow::start(settings, group, self.facts.clone(), traced))
             }
             Some(_) => Way::LeftOut,
         }))
@@ -277,7 +277,10 @@ fn next(event: Event, answer: &Answer) -> Event {
 
 /// What becomes of a message of which recipients should get different versions, if there is one for all of
 /// them (profile section 5).
-fn one_for_all(variants: Vec<Variant>, fallback: RecipientsDiffer) -> (Answer, Vec<SideEffect>) {
+pub(crate) fn one_for_all(
+    variants: Vec<Variant>,
+    fallback: RecipientsDiffer,
+) -> (Answer, Vec<SideEffect>) {
     let same =
         |one: &Variant, other: &Variant| one.answer == other.answer && one.effects == other.effects;
     if variants.iter().zip(variants.iter().skip(1)).all(|(one, other)| same(one, other))

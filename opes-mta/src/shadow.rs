@@ -20,9 +20,11 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::Instant;
 
 use crate::apply::Answer;
+use crate::config::{self, RecipientsDiffer};
 use crate::consult::{Adaptation, Failure};
 use crate::event::{Content, Event, address_of};
 use crate::group::{Consultation, Group};
+use crate::passage::one_for_all;
 use crate::processor::Room;
 use crate::record::{Decision, Record};
 
@@ -56,11 +58,17 @@ enum Shown {
 impl Shadow {
     /// A dialog of which that is known. It ends when this is dropped, and what was shown is answered.
     /// `traced`: messages that go on are changed in any case, by the system's trace.
-    pub(crate) fn start(name: &str, group: &Group, facts: DialogFacts, traced: bool) -> Self {
+    pub(crate) fn start(
+        settings: &config::Group,
+        group: &Group,
+        facts: DialogFacts,
+        traced: bool,
+    ) -> Self {
         let (sender, mut shown) = channel(MOST_WAITING);
         let left_out = Arc::new(AtomicBool::new(false));
         let mut watcher = Watcher {
-            group: name.to_owned(),
+            group: settings.name.clone(),
+            fallback: settings.recipients_differ,
             consultation: Consultation::new(group, facts),
             traced,
             client: None,
@@ -81,7 +89,7 @@ impl Shadow {
                 watcher.conclude();
             }
         });
-        Self { group: name.to_owned(), shown: Some(sender), left_out }
+        Self { group: settings.name.clone(), shown: Some(sender), left_out }
     }
 
     /// Shows it an event of the message that the log calls so, if there is room for it.
@@ -123,6 +131,8 @@ impl Shadow {
 /// The group's end of a dialog.
 struct Watcher {
     group: String,
+    /// What becomes of a message of which recipients get different versions.
+    fallback: RecipientsDiffer,
     consultation: Consultation,
     traced: bool,
     /// How the client would have been refused as such.
@@ -157,10 +167,15 @@ impl Watcher {
             self.conclude();
         }
         let begin = Instant::now();
-        let asked = self.consultation.ask(event).await;
+        let mut asked = self.consultation.ask(event).await;
         if matches!(&asked, Ok(adaptation) if adaptation.asked.is_none()) {
             // Nobody wanted the event.
             return;
+        }
+        if let Ok(Adaptation { answer, effects, .. }) = &mut asked
+            && let Answer::Several(variants) = answer
+        {
+            (*answer, *effects) = one_for_all(std::mem::take(variants), self.fallback);
         }
         let group = &self.group;
         let is_client = matches!(event.command, Command::Connect | Command::Helo);

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::connection::Connection;
+use super::connection::{Connection, Stream};
 use crate::config::{Listen, MilterAddress};
 use crate::processor::Processor;
 
@@ -155,10 +154,7 @@ impl Acceptor {
         Ok(())
     }
 
-    fn serve<S>(&self, stream: S, peer: String)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    fn serve(&self, stream: impl Stream, peer: String) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             // The MTA does what it is configured to do without us.
             warn!(listen = &*self.name, peer, "too many connections of mail servers");

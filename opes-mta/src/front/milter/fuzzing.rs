@@ -207,6 +207,10 @@ impl AsyncWrite for Wire {
     }
 }
 
+impl Stream for Wire {
+    fn acknowledge(&self) {}
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

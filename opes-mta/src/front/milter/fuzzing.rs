@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Broken, Connection, wanted};
+use super::connection::{Broken, Connection, Stream, wanted};
 use crate::config::Config;
 use crate::milter::packet::MAXIMUM_PACKET;
 use crate::milter::{Command, Decoder, Packet, Stage, Steps, negotiate};

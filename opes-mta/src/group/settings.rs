@@ -34,7 +34,8 @@ pub struct GroupSettings {
     /// How long an ejected server, or one that can't be reached, is left alone before it is tried
     /// again. 1 s; each further time takes twice as long, until it has answered an event.
     pub revival: Duration,
-    /// The most that [`revival`](Self::revival) grows to. 60 s.
+    /// The most that [`revival`](Self::revival) grows to. 10 s: mail that waits for a server that comes back
+    /// waits no longer than that, and one that is gone costs an attempt to connect.
     pub longest_revival: Duration,
     /// An event of which the server says nothing for that long, not even progress, is tried elsewhere.
     /// 15 s: more than a server's interval of progress, less than the deadline of a command.
@@ -76,7 +77,7 @@ impl Default for GroupSettings {
             failures: 5,
             failure_window: Duration::from_secs(10),
             revival: Duration::from_secs(1),
-            longest_revival: Duration::from_secs(60),
+            longest_revival: Duration::from_secs(10),
             silence: Duration::from_secs(15),
             ping_after: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(5),

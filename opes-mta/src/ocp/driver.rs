@@ -345,22 +345,23 @@ impl Driver {
         }
     }
 
-    /// Writes what there is; whether octets moved.
+    /// Writes what there is; whether octets moved. A server that takes no more has mostly said why, in a
+    /// CE or in a TLS alert: what it said is still read, and the connection ends with that.
     fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Transport) -> bool {
         let mut moved = false;
         while self.connection.output().has_remaining() {
-            match poll_write_buf(Pin::new(&mut *stream), cx, self.connection.output()) {
-                Poll::Ready(Ok(1..)) => moved = true,
-                Poll::Ready(Ok(0)) => {
-                    self.fail(io::ErrorKind::WriteZero.into());
-                    return true;
+            let error = match poll_write_buf(Pin::new(&mut *stream), cx, self.connection.output()) {
+                Poll::Ready(Ok(1..)) => {
+                    moved = true;
+                    continue;
                 }
-                Poll::Ready(Err(error)) => {
-                    self.fail(error);
-                    return true;
-                }
+                Poll::Ready(Ok(0)) => io::ErrorKind::WriteZero.into(),
+                Poll::Ready(Err(error)) => error,
                 Poll::Pending => break,
-            }
+            };
+            self.failure.get_or_insert(error);
+            let lost = self.connection.output().remaining();
+            self.connection.output().advance(lost);
         }
         moved
     }

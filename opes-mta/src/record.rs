@@ -201,7 +201,7 @@ impl Record {
             decision = decision.name(),
             reason,
             failure = joined(&self.failures),
-            verdicts = summary(&self.verdicts),
+            verdicts = Verdict::summary(&self.verdicts),
             bypass = self.bypass,
             earlier_passes = (self.earlier_passes > 0).then_some(self.earlier_passes),
             stages_ms = stages.collect::<Vec<_>>().join(" "),
@@ -218,18 +218,4 @@ impl Record {
 /// `None` if there are none.
 fn joined(texts: &[String]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("; "))
-}
-
-/// Every service's verdict in one line.
-pub(crate) fn summary(verdicts: &[Verdict]) -> String {
-    let words = verdicts.iter().map(|verdict| {
-        let name = verdict.service.rsplit(|octet| *octet == b'/').next().unwrap_or_default();
-        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-        let mut word = format!("{}={}", text(name), text(&verdict.verdict));
-        for detail in [&verdict.score, &verdict.reason].into_iter().flatten() {
-            word.push_str(&format!(" ({})", text(detail)));
-        }
-        word
-    });
-    words.collect::<Vec<_>>().join(", ")
 }

@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::PATIENCE;
+
+/// How often other ports are tried where free ones were taken.
+const ATTEMPTS: usize = 5;
 
 /// One SMTP port, and what is different there from the rest, such as `smtpd_milters=inet:127.0.0.1:8899`.
 #[derive(Clone, Debug, Default)]
@@ -55,18 +58,20 @@ impl Postfix {
         }
         let owned = Command::new("chown").arg("postfix").arg(folder.join("data")).status();
         assert!(owned.expect("chown runs").success());
-        // Postfix has no port 0: these are free now, and nobody else asks for a certain one.
-        let sockets: Vec<_> = ports
-            .iter()
-            .map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports"))
-            .collect();
-        let numbers: Vec<u16> =
-            sockets.iter().map(|s| s.local_addr().expect("it is bound").port()).collect();
-        drop(sockets);
         fs::write(folder.join("main.cf"), main_cf(&folder, next_hop, parameters)).expect("written");
-        fs::write(folder.join("master.cf"), master_cf(ports, &numbers)).expect("written");
-        let postfix = Self { folder, ports: numbers };
-        postfix.run("start");
+        let mut postfix = Self { folder, ports: Vec::new() };
+        for attempt in 1.. {
+            postfix.ports = free_ports(ports.len());
+            let services = master_cf(ports, &postfix.ports);
+            fs::write(postfix.folder.join("master.cf"), services).expect("written");
+            let started = postfix.run("start");
+            if started.status.success() {
+                break;
+            }
+            // A port that was free may have been given to somebody else meanwhile.
+            let taken = postfix.log().contains("Address already in use");
+            assert!(taken && attempt < ATTEMPTS, "{started:?} {}", postfix.log());
+        }
         let deadline = Instant::now() + PATIENCE;
         for port in &postfix.ports {
             while TcpStream::connect(("127.0.0.1", *port)).is_err() {
@@ -116,17 +121,23 @@ impl Postfix {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn run(&self, what: &str) {
+    fn run(&self, what: &str) -> Output {
         let done = Command::new("postfix").arg("-c").arg(&self.folder).arg(what).output();
-        let done = done.expect("postfix runs");
-        assert!(done.status.success(), "postfix {what}: {done:?} {}", self.log());
+        done.expect("postfix runs")
     }
 }
 
 impl Drop for Postfix {
     fn drop(&mut self) {
-        let _ = Command::new("postfix").arg("-c").arg(&self.folder).arg("stop").output();
+        self.run("stop");
     }
+}
+
+/// Postfix has no port 0: these are free now.
+fn free_ports(count: usize) -> Vec<u16> {
+    let bind = || TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let sockets: Vec<_> = (0..count).map(|_| bind()).collect();
+    sockets.iter().map(|socket| socket.local_addr().expect("it is bound").port()).collect()
 }
 
 fn main_cf(folder: &Path, next_hop: u16, parameters: &[&str]) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use ocp_proto::smtp::{Command, CommandLine, Envelope, Part};
+use ocp_proto::smtp::{Command, CommandLine, Envelope, Part, Verdict};
 use ocp_proto::{Connection, Xid};
 use services::Input;
 use services::mail::Mail;
@@ -234,7 +234,13 @@ impl Decision {
         });
         let replies: Vec<String> = replies.collect();
         let reply = (!replies.is_empty()).then(|| replies.join(", "));
-        Self { word, reply, verdicts: Some(summary(answer)), envelope_done, valid_for }
+        Self {
+            word,
+            reply,
+            verdicts: Some(Verdict::summary(&answer.verdicts)),
+            envelope_done,
+            valid_for,
+        }
     }
 }
 
@@ -244,18 +250,4 @@ fn command_line(command: &Command, octets: &bytes::Bytes) -> Result<CommandLine,
         Some(verb) if verb == *command => Ok(line),
         _ => Err(format!("the command line is no {command}")),
     }
-}
-
-/// Every service's verdict in one line.
-fn summary(answer: &Answer) -> String {
-    let words = answer.verdicts.iter().map(|verdict| {
-        let name = verdict.service.rsplit(|octet| *octet == b'/').next().unwrap_or_default();
-        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-        let mut word = format!("{}={}", text(name), text(&verdict.verdict));
-        for detail in [&verdict.score, &verdict.reason].into_iter().flatten() {
-            word.push_str(&format!(" ({})", text(detail)));
-        }
-        word
-    });
-    words.collect::<Vec<_>>().join(", ")
 }

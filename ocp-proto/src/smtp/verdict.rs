@@ -1,5 +1,7 @@
 //! What each service found (profile section 4, `verdict`).
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::wire::{Name, NamedValues, Structure, Value};
@@ -20,6 +22,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Several in one line, for logs: `spam-score=spam (7.4/5.0) (BULK 1.0), mime-strip=clean`.
+    pub fn summary(verdicts: &[Self]) -> String {
+        verdicts.iter().map(Self::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// The verdict in a value, or `None` if it is none.
     pub fn from_value(value: &Value) -> Option<Self> {
         let structure = value.as_structure()?;
@@ -56,6 +63,19 @@ impl Verdict {
     }
 }
 
+impl fmt::Display for Verdict {
+    /// The service's name, which is the end of its URI, the verdict, and what there is of score and reason.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.service.rsplit(|octet| *octet == b'/').next().unwrap_or_default();
+        let text = String::from_utf8_lossy;
+        write!(f, "{}={}", text(name), text(&self.verdict))?;
+        for detail in [&self.score, &self.reason].into_iter().flatten() {
+            write!(f, " ({})", text(detail))?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +90,28 @@ mod tests {
             milliseconds: Some(3),
         };
         assert_eq!(Verdict::from_value(&verdict.to_value()), Some(verdict));
+    }
+
+    #[test]
+    fn verdicts_make_one_line() {
+        let spam = Verdict {
+            service: "ocp://service/spam-score".into(),
+            verdict: "spam".into(),
+            score: Some("7.4/5.0".into()),
+            reason: Some("BULK 1.0".into()),
+            milliseconds: Some(3),
+        };
+        let bare = Verdict {
+            service: "x".into(),
+            verdict: "clean".into(),
+            score: None,
+            reason: None,
+            ..spam.clone()
+        };
+        assert_eq!(
+            Verdict::summary(&[spam, bare]),
+            "spam-score=spam (7.4/5.0) (BULK 1.0), x=clean"
+        );
+        assert_eq!(Verdict::summary(&[]), "");
     }
 }

@@ -119,7 +119,7 @@ pub(crate) fn settle(branches: &mut Vec<Branch>, abilities: Abilities, granted: 
     if quarantines {
         for branch in branches.iter_mut() {
             if let Adapted::Reply(reply) = &branch.adapted {
-                let reason = bytes::Bytes::from(reply.to_string());
+                let reason = reply.to_string().into();
                 branch.effects = vec![SideEffect::Quarantine(reason)];
                 branch.adapted = match &branch.input {
                     Input::Content(mail) if !mail.version().is_original() => {

@@ -1,8 +1,8 @@
 //! Services that a sender asks to skip (profile section 8, RFC 3897 section 4). Whom to hear is the
 //! processor's decision; what may be skipped is that of our configuration.
 
-use bytes::Bytes;
 use ocp_proto::smtp::means_service;
+use ocp_proto::wire::Atom;
 use services::Finding;
 
 use crate::access::Access;
@@ -15,7 +15,7 @@ pub(crate) enum Bypass {
     #[default]
     None,
     /// These services.
-    Named(Vec<Bytes>),
+    Named(Vec<Atom>),
     /// Whatever may be skipped.
     All,
 }
@@ -32,8 +32,8 @@ pub(crate) enum Decision {
 impl Bypass {
     /// A request, as a peer with this access means it. `*`, and a URI that names nothing here, stand
     /// for all (RFC 3897 section 4.3).
-    pub(crate) fn new(uris: Vec<Bytes>, router: &Router, access: &Access) -> Self {
-        let is_known = |uri: &Bytes| {
+    pub(crate) fn new(uris: Vec<Atom>, router: &Router, access: &Access) -> Self {
+        let is_known = |uri: &Atom| {
             router.iter().any(|entry| access.has_service(&entry.name) && is_meant(entry, uri))
         };
         match uris.is_empty() {
@@ -74,6 +74,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use bytes::Bytes;
     use ocp_proto::smtp::{Address, Command, Envelope};
     use ocp_proto::wire::{Structure, Value};
     use services::mail::Mail;
@@ -93,7 +94,7 @@ mod tests {
     }
 
     async fn answer(config: &Config, uris: &[&'static str], mail: &str) -> Answer {
-        let uris = uris.iter().map(|uri| Bytes::from_static(uri.as_bytes())).collect();
+        let uris = uris.iter().map(|uri| Atom::from_static(uri.as_bytes())).collect();
         let service = |name: &&str| Structure {
             members: vec![Value::atom(format!("ocp://service/{name}"))],
             ..Structure::default()

@@ -7,12 +7,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use ocp_proto::smtp::{
     Address, Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, Reply,
     SideEffect, Verdict,
 };
+use ocp_proto::wire::Atom;
 use services::mail::{Edits, Mail};
 use services::{Change, Content, Finding, Input, Outcome, Request, ServiceError};
 use tracing::{debug, warn};
@@ -317,7 +317,7 @@ fn failure_reply(policy: FailurePolicy, command: &Command) -> Option<Reply> {
     Reply::new(code, enhanced, text).ok()
 }
 
-fn verdict(service: Bytes, finding: Finding, took: Duration) -> Verdict {
+fn verdict(service: Atom, finding: Finding, took: Duration) -> Verdict {
     Verdict {
         service,
         verdict: printable(&finding.verdict),
@@ -328,7 +328,7 @@ fn verdict(service: Bytes, finding: Finding, took: Duration) -> Verdict {
 }
 
 /// Text for logs and traces: bounded, without control characters.
-fn printable(text: &str) -> Bytes {
+fn printable(text: &str) -> Atom {
     let mut end = text.len().min(LONGEST_REASON);
     while !text.is_char_boundary(end) {
         end -= 1;

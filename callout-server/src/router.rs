@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ocp_proto::feature_uri;
 use ocp_proto::smtp::{Command, CommandProfile, EffectName, FailurePolicy};
-use ocp_proto::wire::Structure;
+use ocp_proto::wire::{Atom, Structure};
 use services::{AddressList, Declaration, Service};
 
 use crate::access::Access;
@@ -20,7 +19,7 @@ pub struct Entry {
     /// One line for people.
     pub summary: &'static str,
     /// Its URIs: `ocp://service/NAME` first, then those that are mapped to it.
-    pub uris: Vec<Bytes>,
+    pub uris: Vec<Atom>,
     /// How long it may take for one event.
     pub deadline: Duration,
     /// What happens to the mail when it fails.
@@ -58,7 +57,7 @@ impl Entry {
     }
 
     /// The URI under which verdicts and logs name it.
-    pub fn uri(&self) -> Bytes {
+    pub fn uri(&self) -> Atom {
         self.uris.first().cloned().unwrap_or_default()
     }
 }

@@ -32,7 +32,7 @@ impl Service for Marker {
 
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
         let Some(mail) = request.mail() else {
-            let text = |fact: &Option<bytes::Bytes>| {
+            let text = |fact: &Option<ocp_proto::wire::Atom>| {
                 fact.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned()
             };
             let facts = &request.dialog;

@@ -173,7 +173,7 @@ async fn an_answer_is_used_again_only_where_its_facts_are_equal() {
             let event = Event::command(line.clone(), envelope.clone()).unwrap();
             let adaptation = consult(&open, &event, &policy).await.unwrap();
             let reason = |verdict: &Verdict| verdict.reason.clone().unwrap();
-            let reasons: Vec<Bytes> = adaptation.verdicts.iter().map(reason).collect();
+            let reasons: Vec<_> = adaptation.verdicts.iter().map(reason).collect();
             let expected = [FIRST, SECOND].map(|of| shown(&named(of, &line), &dialog, &envelope));
             assert_eq!(reasons, expected, "{name} reused: {}", adaptation.reused);
         }

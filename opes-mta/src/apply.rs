@@ -10,6 +10,7 @@ use ocp_proto::smtp::{
     Address, Command, CommandLine, CommandLineError, EffectName, Part, Reply, ReplyError,
     SideEffect, Validity, Verdict, uncovered,
 };
+use ocp_proto::wire::Atom;
 use ocp_proto::{AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart};
 
 use crate::event::{Content, Event, Message, PathError, address_of, check_path, header_end};
@@ -382,7 +383,7 @@ fn check_coverage(messages: &[Incoming], recipients: &[Address]) -> Result<(), A
 
 /// The variant that names no recipients serves those that no other one names.
 fn name_the_rest(variants: &mut [Variant], recipients: &[Address]) {
-    let named: Vec<Bytes> = variants
+    let named: Vec<Atom> = variants
         .iter()
         .flat_map(|variant| variant.recipients.iter().map(|address| address.path().clone()))
         .collect();

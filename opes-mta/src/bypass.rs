@@ -1,10 +1,9 @@
 //! Requests to skip services (profile section 8, RFC 3897 section 4): what a message asks for, what a
 //! group of callout servers is told of it, and what became of it.
 
-use bytes::Bytes;
-use ocp_proto::smtp::{Verdict, means_service};
-
 use crate::config::{Group, System};
+use ocp_proto::smtp::{Verdict, means_service};
+use ocp_proto::wire::Atom;
 
 /// The field by which a sender asks for services to be skipped.
 pub const FIELD: &str = "OPES-Bypass";
@@ -62,14 +61,14 @@ impl Outcome {
 
 /// The services that a message asks to skip, of its fields of that name: URIs, `*` alone, or nothing. What
 /// is no URI, or too long, can't be told from any service: it stands for all.
-pub fn request<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Vec<Bytes> {
+pub fn request<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Vec<Atom> {
     let mut uris = Vec::new();
     for entry in fields.flat_map(entries).map(<[u8]>::trim_ascii).filter(|uri| !uri.is_empty()) {
         let is_uri = entry.iter().all(u8::is_ascii_graphic) && entry.len() <= LONGEST_URI;
         if entry == ALL || !is_uri || uris.len() == MOST_URIS {
-            return vec![Bytes::from_static(ALL)];
+            return vec![Atom::from_static(ALL)];
         }
-        uris.push(Bytes::copy_from_slice(entry));
+        uris.push(entry.into());
     }
     uris
 }
@@ -108,21 +107,21 @@ fn begins_with_scheme(octets: &[u8]) -> bool {
 /// for all services (RFC 3897 section 4), and so does one that nobody knows, which is for the servers
 /// to say: they may know a service by more URIs than we do.
 pub fn for_group(
-    request: &[Bytes],
+    request: &[Atom],
     system: Option<&System>,
     group: &Group,
     groups: &[Group],
-) -> Vec<Bytes> {
-    let means_all = |uri: &Bytes| {
+) -> Vec<Atom> {
+    let means_all = |uri: &Atom| {
         uri == ALL || system.is_some_and(|system| means_service(uri, system.uri.as_bytes()))
     };
     if request.iter().any(means_all) {
-        return vec![Bytes::from_static(ALL)];
+        return vec![Atom::from_static(ALL)];
     }
-    let has = |group: &Group, uri: &Bytes| {
+    let has = |group: &Group, uri: &Atom| {
         group.services.iter().any(|service| means_service(uri, service.as_bytes()))
     };
-    let concerns = |uri: &&Bytes| has(group, uri) || !groups.iter().any(|other| has(other, uri));
+    let concerns = |uri: &&Atom| has(group, uri) || !groups.iter().any(|other| has(other, uri));
     request.iter().filter(concerns).cloned().collect()
 }
 
@@ -201,7 +200,7 @@ mod tests {
         let outcome = |words: &[&'static str]| {
             let verdict = |word: &&'static str| Verdict {
                 service: "ocp://service/a".into(),
-                verdict: Bytes::from_static(word.as_bytes()),
+                verdict: Atom::from_static(word.as_bytes()),
                 score: None,
                 reason: None,
                 milliseconds: None,

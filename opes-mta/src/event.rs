@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use ocp_proto::smtp::{Address, AddressError, Command, CommandLine, Envelope, Part, SideEffect};
+use ocp_proto::wire::Atom;
 
 /// One thing that happens in a dialog and that services may adapt.
 #[derive(Clone, Debug)]
@@ -13,7 +14,7 @@ pub struct Event {
     /// The envelope in force: what was accepted before this event, after all adaptations.
     pub envelope: Envelope,
     /// URIs of the services that this sender may skip (profile section 8).
-    pub bypass: Vec<Bytes>,
+    pub bypass: Vec<Atom>,
 }
 
 /// The octets of an event.
@@ -141,10 +142,10 @@ pub fn address_of(line: &CommandLine) -> Result<Address, PathError> {
     if !matches!(parameters.first(), None | Some(b' ')) {
         return Err(PathError::Syntax);
     }
-    let parameters: Vec<Bytes> = parameters
+    let parameters: Vec<Atom> = parameters
         .split(|&octet| octet == b' ')
         .filter(|parameter| !parameter.is_empty())
-        .map(|parameter| octets.slice_ref(parameter))
+        .map(Atom::from)
         .collect();
     // RFC 5321 section 4.1.2: esmtp-keyword.
     if !parameters.iter().all(|p| p.first().is_some_and(u8::is_ascii_alphanumeric)) {
@@ -154,9 +155,9 @@ pub fn address_of(line: &CommandLine) -> Result<Address, PathError> {
     let path = match mailbox.first() {
         Some(b'@') => {
             let colon = memchr::memchr(b':', mailbox).ok_or(PathError::Syntax)?;
-            Bytes::from([b"<", mailbox.get(colon + 1..).unwrap_or_default(), b">"].concat())
+            [b"<", mailbox.get(colon + 1..).unwrap_or_default(), b">"].concat().into()
         }
-        _ => octets.slice_ref(path),
+        _ => Atom::from(path),
     };
     Ok(Address::new(path)?.with_parameters(parameters)?)
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use ocp_proto::smtp::{
     Address, Command, DialogFacts, DialogUpdate, FailurePolicy, Reply, SideEffect, Verdict,
 };
+use ocp_proto::wire::Atom;
 use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
 
@@ -256,7 +257,7 @@ impl Passage {
 }
 
 /// What a group is told of a request to skip services.
-fn bypass_for(config: &Config, request: &[Bytes], at: usize) -> Vec<Bytes> {
+fn bypass_for(config: &Config, request: &[Atom], at: usize) -> Vec<Atom> {
     let group = config.groups.get(at);
     group.map_or_else(Vec::new, |group| {
         bypass::for_group(request, config.system.as_ref(), group, &config.groups)

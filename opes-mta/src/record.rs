@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use ocp_proto::Traffic;
 use ocp_proto::smtp::{Address, DialogFacts, Verdict};
+use ocp_proto::wire::Atom;
 use tokio::time::Instant;
 
 use crate::bypass::Outcome;
@@ -161,7 +161,7 @@ impl Record {
     }
 
     /// What its sender asks to skip, and what became of that.
-    pub fn bypass(&mut self, outcome: Outcome, uris: &[Bytes]) {
+    pub fn bypass(&mut self, outcome: Outcome, uris: &[Atom]) {
         let uris: Vec<_> = uris.iter().map(|uri| String::from_utf8_lossy(uri)).collect();
         self.bypass = Some(format!("{}: {}", outcome.name(), uris.join(" ")));
     }
@@ -180,7 +180,7 @@ impl Record {
         decision: Decision,
         reason: Option<&str>,
     ) {
-        let text = |octets: &Option<Bytes>| {
+        let text = |octets: &Option<Atom>| {
             octets.as_deref().map(|octets| String::from_utf8_lossy(octets).into_owned())
         };
         let named = recipients.iter().take(MOST_RECIPIENTS).map(Address::to_string);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ocp_proto::smtp::{CommandLine, DialogFacts, Fact, Reply, Validity, Verdict};
+use ocp_proto::wire::Atom;
 use tokio::time::Instant;
 
 use crate::apply::Answer;
@@ -46,7 +47,7 @@ struct Reusable {
 }
 
 /// What some facts are, each in its place.
-type Facts = Vec<Option<Bytes>>;
+type Facts = Vec<Option<Atom>>;
 
 impl ReusableAnswers {
     /// The answer to this event, if one is there that holds.
@@ -126,11 +127,11 @@ impl Reusable {
             Answer::Reply(reply) => reply.as_bytes().len(),
             Answer::Unchanged | Answer::Message(_) | Answer::Several(_) => 0,
         };
-        let facts = self.facts.iter().flatten().map(Bytes::len).sum::<usize>();
+        let facts = self.facts.iter().flatten().map(|fact| fact.len()).sum::<usize>();
         let verdict = |verdict: &Verdict| {
             let texts = [Some(&verdict.service), Some(&verdict.verdict)];
             let texts = texts.into_iter().chain([verdict.score.as_ref(), verdict.reason.as_ref()]);
-            size_of::<Verdict>() + texts.flatten().map(Bytes::len).sum::<usize>()
+            size_of::<Verdict>() + texts.flatten().map(|text| text.len()).sum::<usize>()
         };
         let verdicts = self.verdicts.iter().map(verdict).sum::<usize>();
         size_of::<Self>() + self.line.len() + facts + answer + verdicts
@@ -139,18 +140,17 @@ impl Reusable {
 
 /// What these facts are now. That there is none is a fact too.
 fn facts(named: &BTreeSet<Fact>, event: &Event, dialog: &DialogFacts) -> Facts {
-    let copied = |octets: Option<&Bytes>| octets.map(copied);
     let mut facts = Facts::new();
     for fact in named {
         match fact {
             Fact::Client => {
-                facts.push(copied(dialog.client_address.as_ref()));
-                facts.push(copied(dialog.client_name.as_ref()));
+                facts.push(dialog.client_address.clone());
+                facts.push(dialog.client_name.clone());
             }
-            Fact::Helo => facts.push(copied(dialog.helo.as_ref())),
+            Fact::Helo => facts.push(dialog.helo.clone()),
             Fact::Auth => {
-                facts.push(copied(dialog.auth.as_ref().map(|auth| &auth.mechanism)));
-                facts.push(copied(dialog.auth.as_ref().map(|auth| &auth.identity)));
+                facts.push(dialog.auth.as_ref().map(|auth| auth.mechanism.clone()));
+                facts.push(dialog.auth.as_ref().map(|auth| auth.identity.clone()));
             }
             // Neither a parameter nor the end of a path has a blank, so this stands for one sender.
             Fact::Sender => facts.push(event.envelope.sender.as_ref().map(|sender| {
@@ -191,13 +191,7 @@ fn copied_answer(answer: &Answer) -> Option<Answer> {
 
 /// No service works when its answer is used again, so it takes no time.
 fn copied_verdict(verdict: &Verdict) -> Verdict {
-    Verdict {
-        service: copied(&verdict.service),
-        verdict: copied(&verdict.verdict),
-        score: verdict.score.as_ref().map(copied),
-        reason: verdict.reason.as_ref().map(copied),
-        milliseconds: None,
-    }
+    Verdict { milliseconds: None, ..verdict.clone() }
 }
 
 #[cfg(test)]
@@ -334,7 +328,7 @@ mod tests {
     fn known(client: u8, helo: u8, auth: u8, sender: u8) -> (DialogFacts, Option<Address>) {
         let value = |number: u8| match number {
             0 => None,
-            number => Some(Bytes::from(vec![b'a' + number])),
+            number => Some(Atom::from(vec![b'a' + number])),
         };
         let auth = value(auth % 3).map(|identity| Auth { mechanism: "PLAIN".into(), identity });
         let sender = match sender % 4 {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use ocp_proto::smtp::{
     Address, Command, CommandProfile, EffectName, FailurePolicy, Part, SideEffect, Verdict,
 };
+use ocp_proto::wire::Atom;
 use ocp_proto::{AdaptedEnd, Event, OcpResult};
 use opes_mta::consult::Policy;
 use opes_mta::front::file::{StoredMail, adapt};
@@ -54,7 +55,7 @@ fn message(steps: impl Fn() -> Vec<Step> + Send + Sync + 'static) -> Script {
     script(move |_, _| steps())
 }
 
-fn outcomes(seen: &[Event]) -> Vec<(u32, Option<Bytes>)> {
+fn outcomes(seen: &[Event]) -> Vec<(u32, Option<Atom>)> {
     let outcome = |event: &Event| match event {
         Event::DialogOutcome { result, reply, .. } => Some((result.code, reply.clone())),
         _ => None,

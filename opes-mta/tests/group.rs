@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use ocp_proto::smtp::{
     Address, Command, CommandLine, CommandProfile, DialogFacts, DialogUpdate, Envelope,
     FailurePolicy, Part,
@@ -483,4 +484,32 @@ async fn the_deadline_holds_for_all_attempts_together() {
     for server in servers {
         drop(server.events().await);
     }
+}
+
+/// However close the end of a connection comes: nobody waits for an answer that nobody gives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_asks_while_a_connection_ends_is_told() {
+    const ROUNDS: usize = 400;
+    let server = Server::start(ROUNDS, wants(ALL), script(|_, _| mark()));
+    for round in 0..ROUNDS {
+        let client = server.client().await;
+        let askers: Vec<_> = (0..4)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let ask = |_| client.start_dialog(DialogFacts::default());
+                    while join_all((0..20).map(ask)).await.iter().all(Result::is_ok) {}
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        client.clone().close().await;
+        for asker in askers {
+            timeout(Duration::from_secs(20), asker)
+                .await
+                .unwrap_or_else(|_| panic!("round {round}"))
+                .unwrap();
+        }
+    }
+    server.events().await;
 }

@@ -29,7 +29,7 @@ fn mail(sender: &'static str, recipients: &[&'static str]) -> StoredMail {
 
 /// What a server says of an answer that may be used again.
 fn valid(seconds: u32, facts: &[&'static str]) -> AdaptedEnd {
-    let valid_with = facts.iter().map(|fact| Bytes::from_static(fact.as_bytes())).collect();
+    let valid_with = facts.iter().map(|fact| fact.as_bytes().into()).collect();
     AdaptedEnd { valid_for: Some(seconds), valid_with, ..AdaptedEnd::default() }
 }
 

@@ -108,7 +108,7 @@ pub fn sender(request: &Request) -> String {
         (Command::Mail, Some(line)) => line.as_bytes().clone(),
         _ => {
             let sender = request.envelope.sender.as_ref();
-            sender.map(|sender| sender.path().clone()).unwrap_or_default()
+            sender.map(|sender| sender.path().to_bytes()).unwrap_or_default()
         }
     };
     let path = String::from_utf8_lossy(&path).into_owned();

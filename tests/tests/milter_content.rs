@@ -6,7 +6,6 @@
 use std::process::Command as Program;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ocp_proto::smtp::{Command, EffectName, SideEffect};
 use services::mail::{Edits, Mail};
 use services::{Change, Declaration, Finding, Outcome, Request};
@@ -48,7 +47,7 @@ fn edit(request: &Request) -> (Duration, Outcome) {
         return (Duration::ZERO, outcome);
     };
     let with = |parameters: &[&str], path: &str| {
-        let parameters = parameters.iter().map(|p| Bytes::copy_from_slice(p.as_bytes())).collect();
+        let parameters = parameters.iter().map(|p| p.as_bytes().into()).collect();
         address(path).with_parameters(parameters).expect("legal parameters")
     };
     let outcome = match sender(request).as_str() {

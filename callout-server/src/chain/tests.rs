@@ -163,7 +163,7 @@ async fn a_failure_ends_in_the_policy_of_its_service() {
         let answer = chain.run(message()).await;
         assert_eq!(reply_of(&answer).as_deref(), reply, "{policy}");
         let reason = answer.verdicts[0].reason.clone().unwrap();
-        assert_eq!(reason, format!("clamd: connection refused; policy: {policy}"));
+        assert_eq!(reason, *format!("clamd: connection refused; policy: {policy}"));
         assert_eq!(answer.verdicts.len(), if reply.is_some() { 1 } else { 2 });
     }
     let chain = chain(vec![scripted(fails)]);
@@ -229,7 +229,7 @@ async fn an_answer_beyond_what_a_service_may_say_changes_nothing() {
         let chain = chain(vec![(Arc::new(Scripted(service)), FailurePolicy::Accept)]);
         let answer = chain.run(event).await;
         let reason = answer.verdicts[0].reason.clone().unwrap();
-        assert_eq!(reason, format!("answer: {cause}; policy: accept"));
+        assert_eq!(reason, *format!("answer: {cause}; policy: accept"));
         assert!(
             matches!(answer.branches[0].adapted, Adapted::Unchanged)
                 && answer.branches[0].effects.is_empty()

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ocp_proto::WireLimits;
 use ocp_proto::smtp::{COMMAND_PROFILE, DIALOG, FailurePolicy, TLS};
+use ocp_proto::wire::Atom;
 use serde::Deserialize;
 use services::{AddressList, Registry, Settings, TemporaryFolder};
 use toml::Spanned;
@@ -226,7 +226,7 @@ impl Config {
             features: [DIALOG, COMMAND_PROFILE]
                 .into_iter()
                 .chain(self.tls.as_ref().map(|_| TLS))
-                .map(Bytes::from)
+                .map(Atom::from)
                 .collect(),
             handshake_timeout: self.timeouts.handshake,
             transaction_timeout: self.timeouts.transaction,

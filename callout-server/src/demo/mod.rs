@@ -149,7 +149,7 @@ impl Table {
 fn is_expected(mail: &DemoMail, report: &Report) -> bool {
     let by = |service: &str, word: fn(&[u8]) -> bool| {
         let uri = format!("ocp://service/{service}");
-        report.services.iter().any(|found| found.service == uri && word(&found.verdict))
+        report.services.iter().any(|found| found.service == *uri.as_str() && word(&found.verdict))
     };
     let telling = |word: &[u8]| !matches!(word, b"clean" | b"ham" | b"unchanged" | b"allowed");
     match mail.expectation {
@@ -179,7 +179,7 @@ fn same(octets: &Bytes, slices: &[Bytes]) -> bool {
 
 /// Who found what, and what an SMTP client would be told.
 fn details(report: &Report) -> Vec<String> {
-    let text = |octets: &Bytes| String::from_utf8_lossy(octets).into_owned();
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
     let mut lines = Vec::new();
     if report.decision == Decision::Accept {
         return lines;

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::limits::{UselessLimits, WireLimits};
-use crate::wire::Structure;
+use crate::wire::{Atom, Structure};
 
 /// Limits and timeouts of one connection. RFC 4037 bounds none of them; section 13 asks for bounds.
 #[derive(Clone, Debug)]
@@ -31,7 +29,7 @@ pub struct Config {
     /// No transaction starts before; with the command profile here, none in a group without it.
     pub requires: Vec<Structure>,
     /// URIs of the features that AQ is answered `true` for.
-    pub features: Vec<Bytes>,
+    pub features: Vec<Atom>,
     /// From the start of the connection to the peer's CS and the processor's first offer.
     pub handshake_timeout: Duration,
     /// From our offer to its answer.

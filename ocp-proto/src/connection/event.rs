@@ -9,7 +9,7 @@ use crate::message::{AdaptedEnd, AdaptedStart, OcpResult, OriginalStart};
 use crate::smtp::{DialogFacts, DialogUpdate, Part};
 use crate::transaction::Traffic;
 use crate::violation::Violation;
-use crate::wire::Structure;
+use crate::wire::{Atom, Structure};
 
 /// Something that the application should know or has to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +67,9 @@ pub enum Event {
         /// Whether the MTA succeeded.
         result: OcpResult,
         /// The reply that the peer got.
-        reply: Option<Bytes>,
+        reply: Option<Atom>,
         /// The MTA's name for the message.
-        queue_id: Option<Bytes>,
+        queue_id: Option<Atom>,
     },
     /// A dialog ended: by the peer, or because of its violation. Its transactions have ended before
     /// this event.
@@ -100,7 +100,7 @@ pub enum Event {
         /// The transaction.
         xid: Xid,
         /// The URIs of the services that may be applied, if the server named them.
-        services: Vec<Bytes>,
+        services: Vec<Atom>,
         /// The profile's facts, if the group has the command profile.
         start: Option<AdaptedStart>,
     },

@@ -12,7 +12,7 @@ use bytes::Buf;
 use super::{Connection, Payload};
 use crate::ids::Xid;
 use crate::role::Role;
-use crate::transaction::Progress;
+use crate::transaction::{Progress, Transaction};
 use crate::violation::{Rule, Violation};
 
 /// What the peer has begun and not ended.
@@ -22,6 +22,25 @@ pub(super) struct Pace {
     message: Option<Mark>,
     /// Octets of ours that it has not read.
     output: Option<Mark>,
+}
+
+/// What happened to a transaction that may be progress.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    at: Instant,
+    /// Octets that the original counts and that have not come.
+    under_way: u32,
+    /// Octets from which on it is progress.
+    least: u32,
+}
+
+impl Step {
+    pub(super) fn note(self, transaction: &mut Transaction) {
+        let octets = transaction.moved(self.under_way);
+        if octets >= transaction.progress.octets + u64::from(self.least) {
+            transaction.progress = Progress { at: self.at, octets };
+        }
+    }
 }
 
 /// How far something has to come from here.
@@ -102,28 +121,18 @@ impl Connection {
     }
 
     /// A message of a transaction begins or ends, or we wait for it anew.
-    pub(super) fn go_on(&mut self, xid: Xid) {
-        self.note(xid, 0);
+    pub(super) fn step(&self, xid: Xid) -> Step {
+        Step { at: self.timers.now, under_way: self.under_way(xid), least: 0 }
     }
 
     /// Something came or went for a transaction. At a processor, whose application has deadlines for
     /// what it asks, that is progress; at a server it is if it was octets, and enough of them.
-    pub(super) fn note_progress(&mut self, xid: Xid) {
-        match self.role {
-            Role::Processor => self.note(xid, 0),
-            Role::Server => self.note(xid, self.config.least_octets),
-        }
-    }
-
-    fn note(&mut self, xid: Xid, least: u32) {
-        let under_way = self.under_way(xid);
-        let at = self.timers.now;
-        if let Some(transaction) = self.transactions.get_mut(&xid) {
-            let octets = transaction.moved(under_way);
-            if octets >= transaction.progress.octets + u64::from(least) {
-                transaction.progress = Progress { at, octets };
-            }
-        }
+    pub(super) fn move_on(&self, xid: Xid) -> Step {
+        let least = match self.role {
+            Role::Processor => 0,
+            Role::Server => self.config.least_octets,
+        };
+        Step { least, ..self.step(xid) }
     }
 
     /// The rule that the peer broke in a transaction that it did not carry on.

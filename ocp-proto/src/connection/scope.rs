@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::ids::{DialogId, GroupId, IdMap, Rising, Xid};
 use crate::smtp::{COMMAND_PROFILE, CommandProfile, REPLY_PROFILE};
+use crate::wire::Atom;
 
 /// The service groups, by the processor's numbers.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Groups {
 pub(super) struct Features {
     pub(super) command: Option<Arc<CommandProfile>>,
     /// The URIs of all others.
-    pub(super) others: Vec<Bytes>,
+    pub(super) others: Vec<Atom>,
 }
 
 impl Features {

@@ -6,7 +6,7 @@ use super::definition::{DefinitionError, Fields, Kind, Positions};
 use super::transaction::write_extensions;
 use crate::ids::{Xid, parse_number};
 use crate::role::Role;
-use crate::wire::{Encoder, Head, Name, NamedValues, Structure, Value};
+use crate::wire::{Encoder, Head, Name, NamedValues, Value};
 
 /// Data Use Mine, without its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +39,8 @@ pub struct Kept {
 impl Kept {
     /// Written as the structure that the grammar allows; the decoder reads the two values that RFC
     /// 4037 section 11.9 declares as the same.
-    pub(crate) fn to_value(self) -> Value {
-        let members = vec![Value::number(self.offset), Value::number(self.size)];
-        Value::Structure(Structure { members, named: NamedValues::new() })
+    pub(crate) fn write(self, out: &mut Encoder<'_>) {
+        out.named_numbers("Kept", [self.offset, self.size]);
     }
 
     fn from_value(value: &Value) -> Option<Self> {
@@ -139,7 +138,7 @@ pub(super) fn write(message: &Message, out: &mut Encoder<'_>) {
 
 fn write_dum(dum: &Dum, out: &mut Encoder<'_>) {
     if let Some(kept) = dum.kept {
-        out.named("Kept", &kept.to_value());
+        kept.write(out);
     }
     if let Some(offset) = dum.as_is {
         out.named_number("As-is", offset);

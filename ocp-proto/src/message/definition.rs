@@ -1,11 +1,9 @@
 //! The table of messages, and the types of their parameters (RFC 4037 sections 10 and 11).
 
-use bytes::Bytes;
-
 use crate::ids::{Xid, parse_number};
 use crate::role::Role;
 use crate::violation::Scope;
-use crate::wire::{Head, Name, NamedValues, Structure, Value};
+use crate::wire::{Atom, Head, Name, NamedValues, Structure, Value};
 
 /// What a message's violations end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,7 +246,7 @@ impl<'a> Fields<'a> {
         self.read(parameter, "uni", |value| new(parse_number(value.as_atom()?)?))
     }
 
-    pub(crate) fn atom(&self, parameter: &'static str) -> Result<Option<Bytes>, DefinitionError> {
+    pub(crate) fn atom(&self, parameter: &'static str) -> Result<Option<Atom>, DefinitionError> {
         self.read(parameter, "atom", |value| value.as_atom().cloned())
     }
 

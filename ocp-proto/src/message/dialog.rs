@@ -1,12 +1,10 @@
 //! The messages of the dialogs feature (SMTP profile section 3).
 
-use bytes::Bytes;
-
 use super::definition::{DefinitionError, Fields, Kind, Positions, boolean};
 use super::session::OcpResult;
 use crate::ids::{DialogId, Xid};
 use crate::smtp::{Activation, Auth, DialogFacts, DialogUpdate, Tls};
-use crate::wire::{Encoder, Head, Name, NamedValues, Structure, Value};
+use crate::wire::{Atom, Encoder, Head, Name, NamedValues, Structure, Value};
 
 /// A message of the dialogs feature.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +32,9 @@ pub enum DialogMessage {
         /// Whether the MTA succeeded.
         result: OcpResult,
         /// The reply that the peer got.
-        reply: Option<Bytes>,
+        reply: Option<Atom>,
         /// The MTA's name for the message.
-        queue_id: Option<Bytes>,
+        queue_id: Option<Atom>,
     },
     /// Dialog-End.
     End {
@@ -202,7 +200,7 @@ fn write_facts(facts: &DialogFacts, out: &mut Encoder<'_>) {
     }
 }
 
-fn write_atom(out: &mut Encoder<'_>, name: &'static str, atom: Option<&Bytes>) {
+fn write_atom(out: &mut Encoder<'_>, name: &'static str, atom: Option<&Atom>) {
     if let Some(atom) = atom {
         out.named_atom(name, atom);
     }

@@ -13,7 +13,7 @@ mod profile;
 mod session;
 mod transaction;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 pub use data::{Dum, Kept};
 pub use definition::{DefinitionError, Kind, ScopeKind};
@@ -28,7 +28,7 @@ pub(crate) use transaction::services_value;
 use crate::ids::{DialogId, GroupId, Xid};
 use crate::role::Role;
 use crate::violation::{Scope, Violation};
-use crate::wire::{Encoder, Head, NamedValues, Structure};
+use crate::wire::{Atom, Encoder, Head, NamedValues, Structure};
 
 /// A message of OCP Core or of the SMTP profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub enum Message {
         /// The transaction.
         xid: Xid,
         /// From the server: the URIs of the services that may be applied.
-        services: Vec<Bytes>,
+        services: Vec<Atom>,
         /// Named parameters that Core does not know.
         extensions: NamedValues,
     },

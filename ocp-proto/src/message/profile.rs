@@ -1,11 +1,9 @@
 //! What the SMTP profile adds to AMS, DUM, DUY, AME and TE (profile section 4).
 
-use bytes::Bytes;
-
 use super::{DefinitionError, Fields};
 use crate::ids::{AdaptedMessageId, DialogId};
 use crate::smtp::{Address, Command, Part, SideEffect, Validity, Verdict};
-use crate::wire::{Encoder, NamedValues, Value};
+use crate::wire::{Atom, Encoder, NamedValues, Value};
 
 /// The processor's AMS: which event this is, and the envelope in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +17,7 @@ pub struct OriginalStart {
     /// The accepted recipients, on RCPT, DATA and MESSAGE.
     pub recipients: Vec<Address>,
     /// Services that this sender may skip.
-    pub bypass: Vec<Bytes>,
+    pub bypass: Vec<Atom>,
     /// Octets of the message body, if known.
     pub body_size: Option<u32>,
 }
@@ -78,7 +76,7 @@ pub struct AdaptedEnd {
     /// Seconds for which the answer may be used again.
     pub valid_for: Option<u32>,
     /// The facts that must be the same then.
-    pub valid_with: Vec<Bytes>,
+    pub valid_with: Vec<Atom>,
 }
 
 /// What a DUM or DUY says of its octets.

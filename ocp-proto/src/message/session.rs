@@ -1,11 +1,9 @@
 //! CS, CE, SGC and SGD (RFC 4037 sections 11.1 to 11.4), and results (section 10.10).
 
-use bytes::Bytes;
-
 use super::Message;
 use super::definition::{self, DefinitionError, Kind, Positions};
 use crate::ids::{GroupId, parse_number};
-use crate::wire::{Encoder, Head, NamedValues, Structure, Value};
+use crate::wire::{Atom, Encoder, Head, NamedValues, Structure, Value};
 
 /// How something ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +11,7 @@ pub struct OcpResult {
     /// 200: success; 206: partial, AME only; everything else is a failure.
     pub code: u32,
     /// For people.
-    pub reason: Option<Bytes>,
+    pub reason: Option<Atom>,
 }
 
 /// The longest reason that we send; a bound of ours.

@@ -1,13 +1,11 @@
 //! TS, TE, AMS and AME (RFC 4037 sections 11.5 to 11.8), PQ, PA and PR (11.22 to 11.24).
 
-use bytes::Bytes;
-
 use super::Message;
 use super::definition::{self, DefinitionError, Fields, Kind, Positions};
 use super::session::OcpResult;
 use crate::ids::{GroupId, Xid, parse_number};
 use crate::role::Role;
-use crate::wire::{Encoder, Head, NamedValues, Structure, Value};
+use crate::wire::{Atom, Encoder, Head, NamedValues, Structure, Value};
 
 pub(super) fn read(kind: Kind, head: &Head, sender: Role) -> Result<Message, DefinitionError> {
     let message = kind.name();
@@ -44,13 +42,13 @@ pub(super) fn read(kind: Kind, head: &Head, sender: Role) -> Result<Message, Def
     })
 }
 
-fn services(fields: &Fields<'_>) -> Result<Vec<Bytes>, DefinitionError> {
+fn services(fields: &Fields<'_>) -> Result<Vec<Atom>, DefinitionError> {
     let uri = |service: &Structure| service.members.first()?.as_atom().cloned();
     fields.list_of("Services", "services", |value| uri(definition::named_by_uri(value)?))
 }
 
 /// Services named by their URIs alone.
-pub(crate) fn services_value(uris: Vec<Bytes>) -> Value {
+pub(crate) fn services_value(uris: Vec<Atom>) -> Value {
     let service = |uri| {
         Value::Structure(Structure { members: vec![Value::Atom(uri)], named: NamedValues::new() })
     };

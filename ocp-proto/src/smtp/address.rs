@@ -2,17 +2,15 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-
-use crate::wire::{Name, NamedValues, Structure, Value};
+use crate::wire::{Atom, Name, NamedValues, Structure, Value};
 
 /// A path in angle brackets, source route removed, with its ESMTP parameters. The null sender is
 /// `<>`. Compared octet by octet with the envelope, parameters left aside.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    path: Bytes,
+    path: Atom,
     /// ESMTP parameters as written, such as `NOTIFY=NEVER`.
-    pub parameters: Vec<Bytes>,
+    pub parameters: Vec<Atom>,
 }
 
 /// The longest path, angle brackets included. RFC 5321 section 4.5.3.1.3 says 256; SMTPUTF8 counts
@@ -25,7 +23,7 @@ const LONGEST_PARAMETER: usize = 1_024;
 
 impl Address {
     /// The address with this path and no parameters, or what is wrong with it.
-    pub fn new(path: impl Into<Bytes>) -> Result<Self, AddressError> {
+    pub fn new(path: impl Into<Atom>) -> Result<Self, AddressError> {
         let path = path.into();
         if path.len() > LONGEST_PATH {
             return Err(AddressError::Length(path.len()));
@@ -42,11 +40,11 @@ impl Address {
 
     /// The null sender, `<>`.
     pub fn null() -> Self {
-        Self { path: Bytes::from_static(b"<>"), parameters: Vec::new() }
+        Self { path: Atom::from_static(b"<>"), parameters: Vec::new() }
     }
 
     /// The same address with ESMTP parameters, or what is wrong with them.
-    pub fn with_parameters(mut self, parameters: Vec<Bytes>) -> Result<Self, AddressError> {
+    pub fn with_parameters(mut self, parameters: Vec<Atom>) -> Result<Self, AddressError> {
         for parameter in &parameters {
             if parameter.is_empty() || parameter.len() > LONGEST_PARAMETER {
                 return Err(AddressError::Length(parameter.len()));
@@ -60,7 +58,7 @@ impl Address {
     }
 
     /// The path, with its angle brackets.
-    pub fn path(&self) -> &Bytes {
+    pub fn path(&self) -> &Atom {
         &self.path
     }
 
@@ -86,7 +84,7 @@ impl Address {
         let structure = value.as_structure()?;
         let address = Self::new(structure.members.first()?.as_atom()?.clone()).ok()?;
         let Some(parameters) = structure.named.get("Params") else { return Some(address) };
-        let parameters: Option<Vec<Bytes>> =
+        let parameters: Option<Vec<Atom>> =
             parameters.as_list()?.iter().map(|parameter| parameter.as_atom().cloned()).collect();
         address.with_parameters(parameters?).ok()
     }
@@ -152,7 +150,7 @@ mod tests {
     #[test]
     fn parameters_survive_the_wire() {
         let address = Address::new("<a@b>").unwrap();
-        let address = address.with_parameters(vec![Bytes::from_static(b"NOTIFY=NEVER")]).unwrap();
+        let address = address.with_parameters(vec![Atom::from_static(b"NOTIFY=NEVER")]).unwrap();
         assert_eq!(Address::from_value(&address.to_value()), Some(address));
         assert_eq!(Address::from_value(&Value::atom("<a@b>")), None);
     }

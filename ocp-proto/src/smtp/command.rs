@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::wire::Atom;
 use bytes::Bytes;
 
 /// Which event of a dialog a transaction is about.
@@ -44,7 +45,7 @@ pub enum Command {
     /// The banner; the reply profile only.
     Greeting,
     /// Any other verb, upper case.
-    Other(Bytes),
+    Other(Atom),
 }
 
 /// Every command with a name of its own.
@@ -77,7 +78,7 @@ impl Command {
             && name.iter().all(|octet| {
                 octet.is_ascii_uppercase() || octet.is_ascii_digit() || matches!(octet, b'-' | b'_')
             });
-        plausible.then(|| Self::Other(Bytes::copy_from_slice(name)))
+        plausible.then(|| Self::Other(name.into()))
     }
 
     /// The name on the wire.

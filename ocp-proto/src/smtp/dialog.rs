@@ -1,9 +1,8 @@
 //! Dialogs: what is known about an SMTP session (profile section 3).
 
-use bytes::Bytes;
-
 use super::address::Address;
 use super::command::Command;
+use crate::wire::Atom;
 
 /// Where in its life the processor adapts a message (profile section 1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,11 +41,11 @@ impl Activation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// Protocol version, such as `TLSv1.3`.
-    pub protocol: Bytes,
+    pub protocol: Atom,
     /// Cipher suite.
-    pub cipher: Bytes,
+    pub cipher: Atom,
     /// Subject of the client's certificate.
-    pub client_subject: Option<Bytes>,
+    pub client_subject: Option<Atom>,
     /// Whether that certificate was verified.
     pub verified: bool,
 }
@@ -55,9 +54,9 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
     /// SASL mechanism.
-    pub mechanism: Bytes,
+    pub mechanism: Atom,
     /// Authenticated identity.
-    pub identity: Bytes,
+    pub identity: Atom,
 }
 
 /// What is known about a dialog: Dialog-Start, with every Dialog-Update merged over it.
@@ -66,42 +65,42 @@ pub struct DialogFacts {
     /// Activation point.
     pub activation: Activation,
     /// SMTP, ESMTP, LMTP or SUBMIT.
-    pub protocol: Option<Bytes>,
+    pub protocol: Option<Atom>,
     /// The peer's address.
-    pub client_address: Option<Bytes>,
+    pub client_address: Option<Atom>,
     /// The peer's port.
-    pub client_port: Option<Bytes>,
+    pub client_port: Option<Atom>,
     /// The peer's name, only if verified.
-    pub client_name: Option<Bytes>,
+    pub client_name: Option<Atom>,
     /// The MTA's own address.
-    pub server_address: Option<Bytes>,
+    pub server_address: Option<Atom>,
     /// The MTA's own port.
-    pub server_port: Option<Bytes>,
+    pub server_port: Option<Atom>,
     /// The MTA's own name.
-    pub server_name: Option<Bytes>,
+    pub server_name: Option<Atom>,
     /// The name that the peer gave in HELO, EHLO or LHLO.
-    pub helo: Option<Bytes>,
+    pub helo: Option<Atom>,
     /// TLS, once it is on.
     pub tls: Option<Tls>,
     /// Authentication, once it succeeded.
     pub auth: Option<Auth>,
     /// The MTA's name for the message.
-    pub queue_id: Option<Bytes>,
+    pub queue_id: Option<Atom>,
 }
 
 /// Facts learnt later; what is absent stays as it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DialogUpdate {
     /// See [`DialogFacts::helo`].
-    pub helo: Option<Bytes>,
+    pub helo: Option<Atom>,
     /// See [`DialogFacts::protocol`].
-    pub protocol: Option<Bytes>,
+    pub protocol: Option<Atom>,
     /// See [`DialogFacts::tls`].
     pub tls: Option<Tls>,
     /// See [`DialogFacts::auth`].
     pub auth: Option<Auth>,
     /// See [`DialogFacts::queue_id`].
-    pub queue_id: Option<Bytes>,
+    pub queue_id: Option<Atom>,
 }
 
 impl DialogFacts {

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-
 use super::address::Address;
 use super::command::CommandLine;
 use crate::ids::parse_number;
-use crate::wire::{Name, NamedValues, Structure, Value};
+use crate::wire::{Atom, Name, NamedValues, Structure, Value};
 
 macro_rules! effect_names {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -79,31 +77,31 @@ pub enum SideEffect {
     /// Use this return path.
     ChangeSender(Address),
     /// Keep the message for review; the reason.
-    Quarantine(Bytes),
+    Quarantine(Atom),
     /// Put it into this queue.
-    Hold(Bytes),
+    Hold(Atom),
     /// Forward it no sooner than that.
     Delay {
         /// Seconds from now.
         seconds: u32,
         /// Why.
-        reason: Bytes,
+        reason: Atom,
     },
     /// Use another next hop.
     Route {
         /// `host:port`.
-        next_hop: Bytes,
+        next_hop: Atom,
         /// For these recipients only; all if empty.
         recipients: Vec<Address>,
     },
     /// Accept and drop; the reason.
-    Discard(Bytes),
+    Discard(Atom),
     /// Drop the reply and send this command.
     RetryCommand {
         /// The command to send.
         line: CommandLine,
         /// Where to, `host:port`, if not to the same next hop.
-        next_hop: Option<Bytes>,
+        next_hop: Option<Atom>,
     },
     /// Close the dialog.
     Disconnect,
@@ -160,7 +158,7 @@ impl SideEffect {
             },
             EffectName::Discard => Self::Discard(text_at(1)?),
             EffectName::RetryCommand => Self::RetryCommand {
-                line: CommandLine::new(structure.members.get(1)?.as_atom()?.clone()).ok()?,
+                line: CommandLine::new(structure.members.get(1)?.as_atom()?.to_bytes()).ok()?,
                 next_hop: match named("Next-Hop") {
                     Some(next_hop) => Some(text(next_hop)?),
                     None => None,
@@ -198,7 +196,7 @@ impl SideEffect {
                 }
             }
             Self::RetryCommand { line, next_hop } => {
-                members.push(Value::Atom(line.as_bytes().clone()));
+                members.push(Value::atom(line.as_bytes()));
                 if let Some(next_hop) = next_hop {
                     named.push(Name::from_static("Next-Hop"), Value::Atom(next_hop.clone()));
                 }
@@ -210,7 +208,7 @@ impl SideEffect {
 }
 
 /// Text that goes to logs, queues and reports: bounded, without control characters.
-fn text(value: &Value) -> Option<Bytes> {
+fn text(value: &Value) -> Option<Atom> {
     let text = value.as_atom()?;
     let sound = text.len() <= LONGEST_TEXT && !text.iter().any(u8::is_ascii_control);
     sound.then(|| text.clone())
@@ -223,7 +221,7 @@ mod tests {
     #[test]
     fn every_effect_survives_the_wire() {
         let address = || Address::new("<a@b>").unwrap();
-        let text = || Bytes::from_static(b"because");
+        let text = || Atom::from_static(b"because");
         let all = [
             SideEffect::AddRecipient(address()),
             SideEffect::DeleteRecipient(address()),
@@ -249,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_reason_holds_no_line_end() {
-        let effect = SideEffect::Quarantine(Bytes::from_static(b"a\r\nb"));
+        let effect = SideEffect::Quarantine(Atom::from_static(b"a\r\nb"));
         assert_eq!(SideEffect::from_value(&effect.to_value()), None);
     }
 }

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-
 use super::command::{Command, Part};
 use super::effect::EffectName;
 use crate::ids::parse_number;
-use crate::wire::{Name, NamedValues, Structure, Value};
+use crate::wire::{Atom, Name, NamedValues, Structure, Value};
 
 /// URI of the dialogs feature.
 pub const DIALOG: &str = "ocp://smtp/dialog";
@@ -228,7 +226,7 @@ impl Members<'_> {
         Some(known.into_iter().flatten().collect())
     }
 
-    fn atom(&self, name: &str) -> Option<Option<&Bytes>> {
+    fn atom(&self, name: &str) -> Option<Option<&Atom>> {
         match self.0.named.get(name) {
             Some(value) => value.as_atom().map(Some),
             None => Some(None),

@@ -1,9 +1,8 @@
 //! How long an answer may be used again (profile section 4, `Valid-For` and `Valid-With`).
 
+use crate::wire::Atom;
 use std::collections::BTreeSet;
 use std::fmt;
-
-use bytes::Bytes;
 
 /// Something that an answer depends on besides its command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,14 +73,14 @@ impl Validity {
     }
 
     /// What an AME says; `None` if it names a fact that we don't know and so can't compare.
-    pub fn from_names(seconds: u32, names: &[Bytes]) -> Option<Self> {
+    pub fn from_names(seconds: u32, names: &[Atom]) -> Option<Self> {
         let with = names.iter().map(|name| Fact::from_name(name)).collect::<Option<_>>()?;
         Some(Self { seconds, with })
     }
 
     /// The names of the facts on the wire.
-    pub fn names(&self) -> Vec<Bytes> {
-        self.with.iter().map(|fact| Bytes::from_static(fact.name().as_bytes())).collect()
+    pub fn names(&self) -> Vec<Atom> {
+        self.with.iter().map(|fact| Atom::from_static(fact.name().as_bytes())).collect()
     }
 }
 

@@ -2,21 +2,19 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-
-use crate::wire::{Name, NamedValues, Structure, Value};
+use crate::wire::{Atom, Name, NamedValues, Structure, Value};
 
 /// What one service found, for logs and traces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The service's URI.
-    pub service: Bytes,
+    pub service: Atom,
     /// One word: `clean`, `spam`, `infected`, `unchanged`, `bypassed`, ...
-    pub verdict: Bytes,
+    pub verdict: Atom,
     /// A number that only the service can read, such as `7.4/5.0`.
-    pub score: Option<Bytes>,
+    pub score: Option<Atom>,
     /// Why, for people.
-    pub reason: Option<Bytes>,
+    pub reason: Option<Atom>,
     /// How long the service took.
     pub milliseconds: Option<u32>,
 }
@@ -83,9 +81,9 @@ mod tests {
     #[test]
     fn a_verdict_survives_the_wire() {
         let verdict = Verdict {
-            service: Bytes::from_static(b"ocp://service/spam-score"),
-            verdict: Bytes::from_static(b"spam"),
-            score: Some(Bytes::from_static(b"7.4/5.0")),
+            service: Atom::from_static(b"ocp://service/spam-score"),
+            verdict: Atom::from_static(b"spam"),
+            score: Some(Atom::from_static(b"7.4/5.0")),
             reason: None,
             milliseconds: Some(3),
         };

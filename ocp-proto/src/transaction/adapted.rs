@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{Flow, Stage};
@@ -11,6 +10,7 @@ use crate::ids::AdaptedMessageId;
 use crate::message::{AdaptedRole, AdaptedStart, DataLabel};
 use crate::smtp::{Command, CommandProfile, Part};
 use crate::violation::Rule;
+use crate::wire::Atom;
 
 /// The adapted application messages of a transaction.
 #[derive(Debug, Default)]
@@ -43,8 +43,8 @@ struct AdaptedMessage {
 /// [`crate::Config::adapted_messages`] AMS.
 #[derive(Debug, Default)]
 struct Taken {
-    variants: HashSet<Bytes>,
-    replies: HashSet<Bytes>,
+    variants: HashSet<Atom>,
+    replies: HashSet<Atom>,
     /// Whether a variant serves the rest.
     rest: bool,
 }

@@ -25,8 +25,7 @@ pub struct Head {
 /// A piece of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// A message, or the part before its payload. Its values are slices of one copy of its octets,
-    /// which keep nothing else of the input alive.
+    /// A message, or the part before its payload. Its values keep nothing of the input alive.
     Head(Head),
     /// Octets of the payload as they arrived, a slice of the input; never empty.
     Chunk(Bytes),
@@ -119,11 +118,8 @@ impl Decoder {
             Step::End { length } => (length, None),
             Step::Payload { length, size } => (length, Some(size)),
         };
-        // A copy of the head alone: what is kept of its values (dialog facts, services, addresses)
-        // must not keep a whole read buffer alive.
-        let octets = Bytes::copy_from_slice(input.get(..length).unwrap_or_default());
+        let head = self.scanner.take(input.get(..length).unwrap_or_default(), payload);
         input.advance(length);
-        let head = self.scanner.take(&octets, payload);
         self.stage = payload.map_or(Stage::Head, after_payload);
         Ok(Some(Frame::Head(head)))
     }

@@ -71,6 +71,17 @@ impl<'a> Encoder<'a> {
         self
     }
 
+    /// A named structure of numbers.
+    pub fn named_numbers<const N: usize>(&mut self, name: &str, numbers: [u32; N]) -> &mut Self {
+        self.begin_named(name);
+        for (index, number) in numbers.into_iter().enumerate() {
+            self.out.extend_from_slice(if index == 0 { b"{" } else { b" " });
+            write_number(self.out, number);
+        }
+        self.out.extend_from_slice(b"}\r\n");
+        self
+    }
+
     /// A named atom.
     pub fn named_atom(&mut self, name: &str, octets: &[u8]) -> &mut Self {
         self.begin_named(name);
@@ -154,20 +165,35 @@ fn write_separated(out: &mut BytesMut, values: &[Value], separator: &[u8]) {
     }
 }
 
-/// Decimal digits, without the detour over a `String`.
 fn write_number(out: &mut BytesMut, number: u32) {
-    let mut digits = [0u8; 10];
-    let mut rest = number;
-    let mut count = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-        rest /= 10;
-        count += 1;
-        if rest == 0 {
-            break;
+    out.extend_from_slice(Digits::of(number).as_slice());
+}
+
+/// Decimal digits, without the detour over a `String`.
+pub(super) struct Digits {
+    digits: [u8; 10],
+    begin: usize,
+}
+
+impl Digits {
+    pub(super) fn of(number: u32) -> Self {
+        let mut digits = [0; 10];
+        let mut begin = digits.len();
+        let mut rest = number;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+            rest /= 10;
+            begin -= 1;
+            if rest == 0 {
+                break;
+            }
         }
+        Self { digits, begin }
     }
-    out.extend_from_slice(digits.get(digits.len() - count..).unwrap_or_default());
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        self.digits.get(self.begin..).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 //! The scanner looks at each octet once, however the head is fragmented: it notes names, atoms and
 //! brackets on a tape of offsets, and only a complete head is turned into values.
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::atom::Atom;
 use super::decode::{Expected, Head};
 use super::value::{Name, NamedValues, Structure, Value, is_safe};
 use crate::ids::MAXIMUM;
@@ -381,27 +381,22 @@ impl Scanner {
         Ok(())
     }
 
-    /// Turns the scanned head into values, slices of `octets`, and starts over.
-    pub(super) fn take(&mut self, octets: &Bytes, payload: Option<u32>) -> Head {
-        let mut tape = std::mem::take(&mut self.tape);
+    /// Turns the scanned head, which is `octets`, into values, and starts over.
+    pub(super) fn take(&mut self, octets: &[u8], payload: Option<u32>) -> Head {
+        let Self { tape, outer, .. } = self;
         let mut reader = Reader { octets, tokens: tape.iter().copied().peekable() };
-        let name = reader.name();
-        let mut anonymous = SmallVec::new();
-        let mut named = NamedValues::new();
-        while let Some(token) = reader.tokens.next() {
-            match token.kind {
-                TokenKind::Name => {
-                    let name = Name::from_checked(reader.slice(token));
-                    let value = reader.value();
-                    named.push(name, reader.with_second(value));
-                }
-                _ => anonymous.push(reader.value_of(token)),
-            }
-        }
+        let mut head = Head {
+            name: reader.name(),
+            anonymous: SmallVec::new(),
+            named: NamedValues::new(),
+            payload,
+        };
+        reader.values(|value| head.anonymous.push(value), &mut head.named);
         tape.clear();
         tape.shrink_to(KEPT_TOKENS);
-        *self = Self { tape, ..Self::default() };
-        Head { name, anonymous, named, payload }
+        outer.clear();
+        (self.state, self.position, self.place) = Default::default();
+        head
     }
 }
 
@@ -431,23 +426,24 @@ fn add_digit(
 /// Reads values off the tape. The scanner has checked that they are complete, so the defaults that
 /// stand for missing tokens are never used.
 struct Reader<'a, I: Iterator<Item = Token>> {
-    octets: &'a Bytes,
+    octets: &'a [u8],
     tokens: std::iter::Peekable<I>,
 }
 
 impl<I: Iterator<Item = Token>> Reader<'_, I> {
-    fn slice(&self, token: Token) -> Bytes {
-        self.octets.slice(token.start as usize..token.end as usize)
+    fn atom(&self, token: Token) -> Atom {
+        let range = token.start as usize..token.end as usize;
+        self.octets.get(range).unwrap_or_default().into()
     }
 
     fn name(&mut self) -> Name {
-        let octets = self.tokens.next().map(|token| self.slice(token));
+        let octets = self.tokens.next().map(|token| self.atom(token));
         Name::from_checked(octets.unwrap_or_default())
     }
 
     fn value(&mut self) -> Value {
         let token = self.tokens.next();
-        token.map_or_else(|| Value::Atom(Bytes::new()), |token| self.value_of(token))
+        token.map_or_else(|| Value::Atom(Atom::new()), |token| self.value_of(token))
     }
 
     /// The value that begins with this token. The scanner bounds the depth.
@@ -464,23 +460,35 @@ impl<I: Iterator<Item = Token>> Reader<'_, I> {
                 Value::List(items)
             }
             TokenKind::StructureStart => Value::Structure(self.structure()),
-            _ => Value::Atom(self.slice(token)),
+            _ => Value::Atom(self.atom(token)),
+        }
+    }
+
+    /// Anonymous values, then named ones, up to the end of them.
+    fn values(&mut self, mut anonymous: impl FnMut(Value), named: &mut NamedValues) {
+        let first = loop {
+            match self.tokens.next() {
+                None => return,
+                Some(token) => match token.kind {
+                    TokenKind::End => return,
+                    TokenKind::Name => break token,
+                    _ => anonymous(self.value_of(token)),
+                },
+            }
+        };
+        let pairs = named.pairs();
+        let mut next = Some(first);
+        while let Some(token) = next.filter(|token| token.kind == TokenKind::Name) {
+            let name = Name::from_checked(self.atom(token));
+            let value = self.value();
+            pairs.push((name, self.with_second(value)));
+            next = self.tokens.next();
         }
     }
 
     fn structure(&mut self) -> Structure {
         let mut structure = Structure::default();
-        while let Some(token) = self.tokens.next() {
-            match token.kind {
-                TokenKind::End => break,
-                TokenKind::Name => {
-                    let name = Name::from_checked(self.slice(token));
-                    let value = self.value();
-                    structure.named.push(name, value);
-                }
-                _ => structure.members.push(self.value_of(token)),
-            }
-        }
+        self.values(|value| structure.members.push(value), &mut structure.named);
         structure
     }
 
@@ -488,7 +496,7 @@ impl<I: Iterator<Item = Token>> Reader<'_, I> {
     fn with_second(&mut self, first: Value) -> Value {
         match self.tokens.next_if(|token| token.kind == TokenKind::SecondAtom) {
             Some(second) => {
-                let members = vec![first, Value::Atom(self.slice(second))];
+                let members = vec![first, Value::Atom(self.atom(second))];
                 Value::Structure(Structure { members, named: NamedValues::new() })
             }
             None => first,

@@ -4,12 +4,15 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::atom::Atom;
+use super::encode::Digits;
 
 /// A name of a message, a named parameter or a named member: a letter, then letters, digits, `-`
 /// and `_`. Case matters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Bytes);
+pub struct Name(Atom);
 
 impl Name {
     /// A name of this program.
@@ -18,11 +21,11 @@ impl Name {
     /// If `name` is not a name; give constants only.
     pub const fn from_static(name: &'static str) -> Self {
         assert!(is_name(name.as_bytes()), "not a name");
-        Self(Bytes::from_static(name.as_bytes()))
+        Self(Atom::from_static(name.as_bytes()))
     }
 
     /// The octets as a name, or `None` if the grammar does not allow them.
-    pub fn new(octets: Bytes) -> Option<Self> {
+    pub fn new(octets: Atom) -> Option<Self> {
         is_name(&octets).then_some(Self(octets))
     }
 
@@ -32,7 +35,7 @@ impl Name {
     }
 
     /// Wraps octets that the decoder has checked already.
-    pub(crate) fn from_checked(octets: Bytes) -> Self {
+    pub(crate) fn from_checked(octets: Atom) -> Self {
         debug_assert!(is_name(&octets));
         Self(octets)
     }
@@ -53,9 +56,23 @@ const fn is_name(octets: &[u8]) -> bool {
 }
 
 /// Whether the octet may stand in names and bare values (`safe-OCTET`).
+#[inline]
+#[allow(clippy::indexing_slicing, reason = "there is an entry for each octet")]
 pub const fn is_safe(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')
+    SAFE[octet as usize]
 }
+
+/// Looked up rather than compared: it is asked about each octet of a head.
+#[allow(clippy::indexing_slicing, reason = "there is an entry for each octet")]
+const SAFE: [bool; 256] = {
+    let mut safe = [false; 256];
+    let mut octet = 0_u8;
+    while octet.is_ascii() {
+        safe[octet as usize] = octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+        octet += 1;
+    }
+    safe
+};
 
 impl Borrow<[u8]> for Name {
     fn borrow(&self) -> &[u8] {
@@ -85,7 +102,7 @@ impl fmt::Debug for Name {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// An octet string, without its quoting.
-    Atom(Bytes),
+    Atom(Atom),
     /// Values in order.
     List(Vec<Value>),
     /// Anonymous and named members.
@@ -94,17 +111,17 @@ pub enum Value {
 
 impl Value {
     /// An atom of these octets.
-    pub fn atom(octets: impl Into<Bytes>) -> Self {
+    pub fn atom(octets: impl Into<Atom>) -> Self {
         Self::Atom(octets.into())
     }
 
     /// A decimal number.
     pub fn number(number: u32) -> Self {
-        Self::Atom(Bytes::from(number.to_string()))
+        Self::Atom(Digits::of(number).as_slice().into())
     }
 
     /// The octets, if this is an atom.
-    pub fn as_atom(&self) -> Option<&Bytes> {
+    pub fn as_atom(&self) -> Option<&Atom> {
         match self {
             Self::Atom(octets) => Some(octets),
             _ => None,
@@ -140,7 +157,10 @@ pub struct Structure {
 /// Named parameters or named members, in the order of the wire. The decoder keeps repeated names,
 /// so that the typed layer can say which message they make invalid (RFC 4037 section 11).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NamedValues(Option<Arc<Vec<(Name, Value)>>>);
+pub struct NamedValues(Option<Arc<Pairs>>);
+
+/// Few in one block with their count: messages have up to five, structures up to three.
+pub(super) type Pairs = SmallVec<[(Name, Value); 4]>;
 
 impl NamedValues {
     /// No values.
@@ -150,7 +170,12 @@ impl NamedValues {
 
     /// Appends a value.
     pub fn push(&mut self, name: Name, value: Value) {
-        Arc::make_mut(self.0.get_or_insert_default()).push((name, value));
+        self.pairs().push((name, value));
+    }
+
+    /// The pairs, to append to.
+    pub(super) fn pairs(&mut self) -> &mut Pairs {
+        Arc::make_mut(self.0.get_or_insert_default())
     }
 
     /// The first value of this name.
@@ -193,20 +218,20 @@ impl NamedValues {
     }
 
     fn as_slice(&self) -> &[(Name, Value)] {
-        self.0.as_deref().map_or(&[], Vec::as_slice)
+        self.0.as_deref().map_or(&[], SmallVec::as_slice)
     }
 }
 
 impl FromIterator<(Name, Value)> for NamedValues {
     fn from_iter<I: IntoIterator<Item = (Name, Value)>>(pairs: I) -> Self {
-        let pairs: Vec<_> = pairs.into_iter().collect();
+        let pairs: Pairs = pairs.into_iter().collect();
         Self((!pairs.is_empty()).then(|| Arc::new(pairs)))
     }
 }
 
 impl IntoIterator for NamedValues {
     type Item = (Name, Value);
-    type IntoIter = std::vec::IntoIter<(Name, Value)>;
+    type IntoIter = smallvec::IntoIter<[(Name, Value); 4]>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.map(Arc::unwrap_or_clone).unwrap_or_default().into_iter()

@@ -69,7 +69,7 @@ fn a_message_may_be_refused_before_ams() {
 #[test]
 fn a_server_names_the_services_that_it_applies() {
     let (mut server, _) = server(&format!("{OPEN}AME 1;\r\n"));
-    let services = vec![Bytes::from_static(b"ocp://service/b")];
+    let services = vec![ocp_proto::wire::Atom::from_static(b"ocp://service/b")];
     server.start_adapted(xid(1), services.clone(), &AdaptedStart::default()).unwrap();
     let sent = take_text(&mut server);
     assert_eq!(sent, "AMS 1\r\nServices: ({\"15:ocp://service/b\"})\r\n;\r\n");

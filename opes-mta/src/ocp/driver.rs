@@ -242,8 +242,11 @@ impl Driver {
             Poll::Ready(())
         })
         .await;
-        // Requests that come from now on are answered by their channels' ends.
-        drop(requests);
+        // Requests that come from now on are answered by their channels' ends, and so are those that are
+        // on their way: a receiver that was just dropped would leave one of them where it is, and its
+        // asker without an answer.
+        requests.close();
+        while requests.recv().await.is_some() {}
         if self.failure.is_none() {
             let flush = async {
                 while self.connection.output().has_remaining() {

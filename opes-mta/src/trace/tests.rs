@@ -16,7 +16,7 @@ fn system(services_in_trace: bool) -> System {
 }
 
 fn verdict(service: &'static str, word: &'static str) -> Verdict {
-    let (service, verdict) = (Bytes::from_static(service.as_bytes()), Bytes::from(word));
+    let (service, verdict) = (service.into(), word.into());
     Verdict { service, verdict, score: None, reason: None, milliseconds: None }
 }
 

@@ -1,6 +1,5 @@
 //! What happens to mail that was not looked at as a whole, and how people hear of it.
 
-use bytes::Bytes;
 use ocp_proto::smtp::{EffectName, Reply, SideEffect};
 use serde::Deserialize;
 
@@ -39,7 +38,7 @@ pub(crate) fn applied(
     let outcome = match policy {
         Policy::Accept => Outcome::unchanged(finding.clone()),
         Policy::Quarantine if request.may(EffectName::Quarantine) => {
-            let reason = Bytes::from(format!("{verdict}: {reason}"));
+            let reason = format!("{verdict}: {reason}").into();
             Outcome::unchanged(finding.clone()).with_effect(SideEffect::Quarantine(reason))
         }
         Policy::Tempfail => refused(451, "4.7.1")?,

@@ -41,7 +41,6 @@ mod parse;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use ocp_proto::smtp::{Address, Command, CommandLine, Reply, Validity};
 use regex::bytes::Regex;
@@ -194,7 +193,7 @@ impl MailFrom {
         }
         let carries = |mailbox: Mailbox| command.smtputf8 || !mailbox.needs_smtputf8();
         let is_valid = new.is_empty() || Mailbox::parse(&new).is_some_and(carries);
-        let path = Bytes::from([b"<", &new[..], b">"].concat());
+        let path = [b"<", &new[..], b">"].concat();
         let line = CommandLine::new(command.with_path(line, &path));
         let (old, new) = (&mailbox.written, String::from_utf8_lossy(&new));
         match (Address::new(path), line) {

@@ -58,7 +58,7 @@ impl MailCommand {
         let length = path_length(rest).ok_or(MailError::Path)?;
         let (path, parameters) = rest.split_at(length);
         // The bounds of every address that goes on from here.
-        Address::new(Bytes::copy_from_slice(path)).map_err(|_| MailError::Path)?;
+        Address::new(path).map_err(|_| MailError::Path)?;
         let mailbox = match path {
             b"<>" => None,
             path => Some(path_mailbox(path).ok_or(MailError::Path)?),

@@ -2,7 +2,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use bytes::Bytes;
 use ocp_proto::smtp::{FailurePolicy, SideEffect};
 
 use super::*;
@@ -279,7 +278,7 @@ async fn policies() {
     let granted = request(&infected, &[EffectName::Quarantine]);
     let outcome = service.handle(&granted).await.unwrap();
     let reason = "infected: Eicar-Test-Signature in part 1.2 (z)";
-    assert_eq!(outcome.effects, [SideEffect::Quarantine(Bytes::from_static(reason.as_bytes()))]);
+    assert_eq!(outcome.effects, [SideEffect::Quarantine(reason.into())]);
     assert_eq!(outcome.change, Change::None);
 }
 

@@ -12,6 +12,7 @@ use crate::role::Role;
 use crate::smtp::Part;
 use crate::transaction::Transaction;
 use crate::violation::Rule;
+use crate::wire::Atom;
 
 /// What a server says of octets of an adapted message (DUM).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,13 +39,14 @@ impl Connection {
     pub fn start_adapted(
         &mut self,
         xid: Xid,
-        services: Vec<Bytes>,
+        services: Vec<Atom>,
         start: &AdaptedStart,
     ) -> Result<(), Misuse> {
         self.check_role(Role::Server)?;
-        let limit = self.config.adapted_messages;
-        self.transaction(xid)?.start_adapted(start, limit)?;
-        self.go_on(xid);
+        let (limit, step) = (self.config.adapted_messages, self.step(xid));
+        let transaction = self.transaction(xid)?;
+        transaction.start_adapted(start, limit)?;
+        step.note(transaction);
         self.write_for(xid, "AMS", |out| {
             if !services.is_empty() {
                 out.named("Services", &services_value(services));

@@ -1,13 +1,12 @@
 //! Dialogs (profile section 3).
 
-use bytes::Bytes;
-
 use super::Misuse;
 use crate::connection::{Connection, Dialog};
 use crate::ids::{DialogId, Xid};
 use crate::message::{DialogMessage, Message, OcpResult};
 use crate::role::Role;
 use crate::smtp::{DIALOG, DialogFacts, DialogUpdate, Reply};
+use crate::wire::Atom;
 
 impl Connection {
     /// Processor: starts a dialog (Dialog-Start).
@@ -58,14 +57,14 @@ impl Connection {
         xid: Xid,
         result: OcpResult,
         reply: Option<&Reply>,
-        queue_id: Option<Bytes>,
+        queue_id: Option<Atom>,
     ) -> Result<(), Misuse> {
         self.check_role(Role::Processor)?;
         let known = self.dialogs.active.get_mut(&dialog).ok_or(Misuse::UnknownDialog(dialog))?;
         if !known.outcome(xid) {
             return Err(Misuse::UnknownTransaction(xid));
         }
-        let reply = reply.map(|reply| reply.as_bytes().clone());
+        let reply = reply.map(|reply| reply.as_bytes().into());
         self.send(&Message::Dialog(DialogMessage::Outcome {
             dialog,
             xid,

@@ -185,7 +185,7 @@ impl Connection {
             out.number(xid.number());
             out.number(head.offset);
             if let Some(kept) = head.kept {
-                out.named("Kept", &kept.to_value());
+                kept.write(&mut out);
             }
             if let Some(offset) = head.as_is {
                 out.named_number("As-is", offset);
@@ -215,10 +215,11 @@ impl Connection {
         let before = self.output.remaining() + self.held.remaining();
         send(self);
         let sent = self.output.remaining() + self.held.remaining() - before;
+        let step = self.move_on(xid);
         if let Some(transaction) = self.transactions.get_mut(&xid) {
             transaction.traffic.sent += sent as u64;
+            step.note(transaction);
         }
-        self.note_progress(xid);
     }
 
     fn transaction(&mut self, xid: Xid) -> Result<&mut Transaction, Misuse> {

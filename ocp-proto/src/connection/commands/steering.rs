@@ -32,13 +32,14 @@ impl Connection {
     /// If there is no such transaction, or the peer's message has ended.
     pub fn want_more(&mut self, xid: Xid, size: Option<u32>) -> Result<(), Misuse> {
         let peer = self.role.peer();
+        let step = self.step(xid);
         let transaction = self.transaction(xid)?;
         if transaction.has_ended(peer) {
             return Err(Rule::AfterEnd("DWM").into());
         }
         transaction.pause_wanted = false;
         transaction.peer_paused = false;
-        self.go_on(xid);
+        step.note(transaction);
         self.write_for(xid, "DWM", |out| {
             if let Some(size) = size {
                 out.named_number("Size-request", size);

@@ -42,12 +42,11 @@ impl Connection {
 
     /// Counts octets of a message for a transaction; whether it is active.
     pub(super) fn count(&mut self, xid: Xid, octets: u64) -> bool {
-        self.note_progress(xid);
-        let transaction = self.transactions.get_mut(&xid);
-        transaction.is_some_and(|transaction| {
-            transaction.traffic.received += octets;
-            true
-        })
+        let step = self.move_on(xid);
+        let Some(transaction) = self.transactions.get_mut(&xid) else { return false };
+        transaction.traffic.received += octets;
+        step.note(transaction);
+        true
     }
 
     fn receive_head(&mut self, head: Head, octets: u64) -> Received {
@@ -168,8 +167,8 @@ impl Connection {
 
     fn receive_progress(&mut self, xid: Option<Xid>, octets: Option<u32>) -> Option<Event> {
         if let Some(xid) = xid {
-            self.transactions.get(&xid)?;
-            self.note_progress(xid);
+            let step = self.move_on(xid);
+            step.note(self.transactions.get_mut(&xid)?);
         }
         Some(Event::Progress { xid, original_octets: octets })
     }

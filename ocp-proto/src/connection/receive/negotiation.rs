@@ -90,7 +90,7 @@ impl Connection {
         } else {
             let features = self.features(group);
             if !features.has(uri) {
-                features.others.push(bytes::Bytes::copy_from_slice(uri));
+                features.others.push(uri.into());
             }
         }
         Ok(())

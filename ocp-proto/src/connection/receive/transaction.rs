@@ -12,7 +12,7 @@ use crate::role::Role;
 use crate::smtp::COMMAND_PROFILE;
 use crate::transaction::Transaction;
 use crate::violation::{Rule, Useless, Violation};
-use crate::wire::NamedValues;
+use crate::wire::{Atom, NamedValues};
 
 impl Connection {
     pub(super) fn receive_start(&mut self, xid: Xid, group: GroupId) -> Received {
@@ -100,10 +100,10 @@ impl Connection {
         let Some(xid) = message.xid() else { return Ok(None) };
         let invalid = |rule: Rule| Violation::transaction(xid, rule);
         let role = self.role;
-        match message {
-            Message::Ams { .. } | Message::Ame { .. } => self.go_on(xid),
-            _ => self.note_progress(xid),
-        }
+        let step = match message {
+            Message::Ams { .. } | Message::Ame { .. } => self.step(xid),
+            _ => self.move_on(xid),
+        };
         let Some(transaction) = self.transactions.get_mut(&xid) else {
             // Late messages for a transaction that has ended are dropped.
             if self.xids.is_past(xid.number()) {
@@ -111,6 +111,7 @@ impl Connection {
             }
             return Err(invalid(Rule::UnknownTransaction(xid.number())));
         };
+        step.note(transaction);
         match message {
             Message::Dum(dum) => {
                 let (label, begins_body) =
@@ -184,7 +185,7 @@ impl Connection {
     fn receive_adapted_start(
         &mut self,
         xid: Xid,
-        services: Vec<bytes::Bytes>,
+        services: Vec<Atom>,
         extensions: &NamedValues,
     ) -> Received {
         let limit = self.config.adapted_messages;

@@ -3,10 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use ocp_proto::OcpResult;
-use ocp_proto::smtp::{self, EffectName, Envelope, FailurePolicy, SideEffect};
-
 use super::Unfit;
 use super::advisor::{Advisor, Said, failed};
 use super::edits::edits;
@@ -23,6 +19,10 @@ use crate::milter::{self, Client, Command, Macros, Modification, Path, Stage};
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
 use crate::record::{Decision, Record};
+use bytes::Bytes;
+use ocp_proto::OcpResult;
+use ocp_proto::smtp::{self, EffectName, Envelope, FailurePolicy, SideEffect};
+use ocp_proto::wire::Atom;
 
 /// What the MTA is told at a stage.
 #[derive(Debug)]
@@ -280,7 +280,7 @@ impl Dialogue {
         }
     }
 
-    async fn end_of_message(&mut self, octets: &[u8]) -> Told {
+    async fn end_of_message(&mut self, octets: &Bytes) -> Told {
         let Some(mail) = &mut self.mail else { return milter::Decision::Continue.into() };
         mail.body(octets);
         let (told, decision, why) = match mail.content() {
@@ -343,7 +343,7 @@ impl Dialogue {
     }
 
     /// Asks about content; `None` if the services have had enough of this envelope.
-    async fn ask_about(&mut self, request: &[Bytes], shown: &Message) -> Option<Said> {
+    async fn ask_about(&mut self, request: &[Atom], shown: &Message) -> Option<Said> {
         let mail = self.mail.as_mut().filter(|mail| !mail.done)?;
         let bypass = if self.advisor.hears_bypass() { request.to_vec() } else { Vec::new() };
         let event = Event { bypass, ..Event::message(shown.clone(), mail.envelope()) };
@@ -352,7 +352,7 @@ impl Dialogue {
     }
 
     /// What became of a request to skip services, if there is one.
-    fn outcome_of(&mut self, request: &[Bytes]) -> Option<Outcome> {
+    fn outcome_of(&mut self, request: &[Atom]) -> Option<Outcome> {
         let mail = self.mail.as_mut().filter(|_| !request.is_empty())?;
         let outcome = match self.advisor.hears_bypass() {
             true => Outcome::of(mail.record.verdicts()),

@@ -60,7 +60,7 @@ pub fn effects(accepted: &[Address], effects: &[SideEffect]) -> Result<Effects, 
                 }
                 // libmilter refuses a quarantine without a reason.
                 let named = if reason.is_empty() { effect.name().into() } else { reason.clone() };
-                kept.push(Modification::Quarantine(named));
+                kept.push(Modification::Quarantine(named.to_bytes()));
             }
             SideEffect::Discard(_) => discard = true,
             SideEffect::Delay { .. }
@@ -75,7 +75,7 @@ pub fn effects(accepted: &[Address], effects: &[SideEffect]) -> Result<Effects, 
         modifications.push(add_recipient(address)?);
     }
     for address in difference(accepted, &recipients) {
-        modifications.push(Modification::DeleteRecipient { address: address.path().clone() });
+        modifications.push(Modification::DeleteRecipient { address: address.path().to_bytes() });
     }
     discard = kept.is_empty() && (discard || recipients.is_empty());
     modifications.append(&mut kept);
@@ -96,12 +96,12 @@ fn add_recipient(address: &Address) -> Result<Modification, Unfit> {
         return Err(Unfit::NullRecipient);
     }
     let arguments = arguments(address, &[("NOTIFY=", is_notify), ("ORCPT=", is_original)])?;
-    Ok(Modification::AddRecipient { address: address.path().clone(), arguments })
+    Ok(Modification::AddRecipient { address: address.path().to_bytes(), arguments })
 }
 
 fn change_sender(address: &Address) -> Result<Modification, Unfit> {
     let arguments = arguments(address, &[("RET=", is_return), ("ENVID=", is_xtext)])?;
-    Ok(Modification::ChangeSender { address: address.path().clone(), arguments })
+    Ok(Modification::ChangeSender { address: address.path().to_bytes(), arguments })
 }
 
 /// The start of an ESMTP parameter, and whether the rest is a value of it.
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn with(path: &str, parameters: &[&str]) -> Address {
-        let parameters = parameters.iter().map(|p| Bytes::copy_from_slice(p.as_bytes()));
+        let parameters = parameters.iter().map(|p| p.as_bytes().into());
         address(path).with_parameters(parameters.collect()).unwrap()
     }
 

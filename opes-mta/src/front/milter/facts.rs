@@ -8,8 +8,8 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use ocp_proto::smtp::{Activation, Auth, DialogFacts, DialogUpdate, Tls};
+use ocp_proto::wire::Atom;
 
 /// The longest value that is passed on; a bound of ours. A longer one is left out, since a part of it
 /// could be somebody else's name. A domain has at most 255 octets (RFC 5321 section 4.5.3.1.2), the
@@ -112,7 +112,7 @@ impl Macros<'_> {
     /// The client's name, if its address has this name and the name this address. Postfix gives no
     /// other name with `SMFIC_CONNECT`; sendmail says in `{client_resolve}`, and in `_`, that a name may
     /// be forged.
-    fn client_name(&self, connected: &[u8]) -> Option<Bytes> {
+    fn client_name(&self, connected: &[u8]) -> Option<Atom> {
         let is_verified = match self.client_resolve {
             Some(resolve) => resolve == b"OK",
             None => !self.peer.is_some_and(|peer| peer.ends_with(b"(may be forged)")),
@@ -146,21 +146,21 @@ fn bare(name: &[u8]) -> &[u8] {
 
 /// A value that can be passed on. Control characters become question marks: without them it could be
 /// somebody else's name.
-fn text(value: &[u8]) -> Option<Bytes> {
+fn text(value: &[u8]) -> Option<Atom> {
     let is_sound = !value.is_empty() && value.len() <= LONGEST_VALUE;
     let plain = |octet: &u8| if octet.is_ascii_control() { b'?' } else { *octet };
-    is_sound.then(|| value.iter().map(plain).collect())
+    is_sound.then(|| value.iter().map(plain).collect::<Vec<_>>().into())
 }
 
 /// An IP address in its usual form; sendmail and Postfix may put `IPv6:` before it, as SMTP does.
-fn address(value: &[u8]) -> Option<Bytes> {
+fn address(value: &[u8]) -> Option<Atom> {
     let value = std::str::from_utf8(value).ok()?;
     let prefix = value.get(..5).filter(|start| start.eq_ignore_ascii_case("IPv6:"));
     let address: IpAddr = value.get(prefix.map_or(0, str::len)..)?.parse().ok()?;
     Some(address.to_string().into())
 }
 
-fn port(value: &[u8]) -> Option<Bytes> {
+fn port(value: &[u8]) -> Option<Atom> {
     let port: u16 = std::str::from_utf8(value).ok()?.parse().ok()?;
     (port > 0).then(|| port.to_string().into())
 }
@@ -206,7 +206,7 @@ mod tests {
         let name = |name: &'static str, pairs: &[(&str, &str)]| {
             start(&Connect { name: name.as_bytes(), ..CONNECT }, macros(pairs)).client_name
         };
-        let good = Some(Bytes::from_static(b"a.example"));
+        let good = Some(Atom::from_static(b"a.example"));
         assert_eq!(name("a.example", &[]), good);
         assert_eq!(name("a.example", &[("{client_resolve}", "OK")]), good);
         assert_eq!(name("x", &[("{client_name}", "a.example")]), good);

@@ -76,7 +76,7 @@ impl Mail {
     }
 
     /// A piece of the body.
-    pub(super) fn body(&mut self, octets: &[u8]) {
+    pub(super) fn body(&mut self, octets: &Bytes) {
         self.take(octets.len(), |collector| collector.body(octets));
     }
 

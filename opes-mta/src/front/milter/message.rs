@@ -8,19 +8,26 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::event::Message;
 
 /// Octets that a field costs besides its own: its ranges are kept.
 const FIELD_COST: usize = size_of::<Field>();
 
+/// Octets of a piece of the body from which on it is kept as it came, and copied only once, when it is known
+/// how large all of them are. A smaller one costs less if it is copied at once.
+const KEPT: usize = 16 * 1024;
+
 /// A message on its way in.
 #[derive(Debug)]
 pub struct Collector {
     header: BytesMut,
     fields: Vec<Field>,
-    body: BytesMut,
+    body: Vec<Bytes>,
+    /// What came behind these pieces of the body.
+    end: BytesMut,
+    octets: usize,
     limit: usize,
 }
 
@@ -43,9 +50,17 @@ pub struct Field {
 
 impl Collector {
     /// Nothing so far. The message may take this many octets: its own, and 24 for each field. The worst
-    /// case is three times that, while a buffer moves to one of twice its size, and a packet.
+    /// case is three times that, while a buffer moves to one of twice its size or the pieces of the body
+    /// are put together, and what was read with one of these pieces.
     pub fn new(limit: usize) -> Self {
-        Self { header: BytesMut::new(), fields: Vec::new(), body: BytesMut::new(), limit }
+        Self {
+            header: BytesMut::new(),
+            fields: Vec::new(),
+            body: Vec::new(),
+            end: BytesMut::new(),
+            octets: 0,
+            limit,
+        }
     }
 
     /// The next field (`SMFIC_HEADER`).
@@ -80,22 +95,39 @@ impl Collector {
     ///
     /// # Errors
     /// If the message gets too large.
-    pub fn body(&mut self, octets: &[u8]) -> Result<(), MessageError> {
-        self.body.extend_from_slice(octets);
+    pub fn body(&mut self, octets: &Bytes) -> Result<(), MessageError> {
+        self.octets += octets.len();
+        if octets.len() < KEPT {
+            self.end.extend_from_slice(octets);
+        } else {
+            self.seal();
+            self.body.push(octets.clone());
+        }
         self.check()
     }
 
-    /// The message, of which nothing is copied. The empty line behind the header section is added here:
-    /// milter does not send it.
+    /// The message. The empty line behind the header section is added here: milter does not send it.
     pub fn finish(mut self) -> Original {
         self.header.extend_from_slice(b"\r\n");
-        let message = Message { header: self.header.freeze(), body: self.body.freeze() };
+        self.seal();
+        let body = match &mut self.body[..] {
+            [] => Bytes::new(),
+            [only] => std::mem::take(only),
+            pieces => pieces.concat().into(),
+        };
+        let message = Message { header: self.header.freeze(), body };
         Original { message, fields: self.fields }
+    }
+
+    fn seal(&mut self) {
+        if !self.end.is_empty() {
+            self.body.push(self.end.split().freeze());
+        }
     }
 
     fn check(&self) -> Result<(), MessageError> {
         let fields = self.fields.len().saturating_mul(FIELD_COST);
-        let octets = self.header.len().saturating_add(self.body.len()).saturating_add(fields);
+        let octets = self.header.len().saturating_add(self.octets).saturating_add(fields);
         (octets <= self.limit).then_some(()).ok_or(MessageError::TooLarge(self.limit))
     }
 }
@@ -167,7 +199,7 @@ mod tests {
             collector.field(name.as_bytes(), value.as_bytes())?;
         }
         for octets in body {
-            collector.body(octets.as_bytes())?;
+            collector.body(&Bytes::copy_from_slice(octets.as_bytes()))?;
         }
         Ok(collector.finish())
     }
@@ -218,19 +250,32 @@ mod tests {
     fn a_message_has_a_size() {
         let mut collector = Collector::new(40);
         collector.field(b"A", b" b").unwrap();
-        collector.body(b"0123456789").unwrap();
-        assert_eq!(collector.body(b"x"), Err(MessageError::TooLarge(40)));
+        collector.body(&Bytes::from_static(b"0123456789")).unwrap();
+        let more = collector.body(&Bytes::from_static(b"x"));
+        assert_eq!(more, Err(MessageError::TooLarge(40)));
         let mut collector = Collector::new(80);
         let many = (0..).find_map(|number| Some((number, collector.field(b"A", b"").err()?)));
         assert_eq!(many, Some((2, MessageError::TooLarge(80))), "28 octets a field");
     }
 
     #[test]
-    fn the_body_is_handed_on_where_it_lies() {
+    fn a_body_in_one_piece_is_handed_on_where_it_lies() {
         let mut collector = Collector::new(1_000_000);
-        collector.body(&[b'x'; 65_535]).unwrap();
-        collector.body(&[b'x'; 65_535]).unwrap();
-        let place = collector.body.as_ptr();
-        assert_eq!(collector.finish().message.body.as_ptr(), place);
+        let body = Bytes::from(vec![b'x'; 65_535]);
+        collector.body(&body).unwrap();
+        assert_eq!(collector.finish().message.body.as_ptr(), body.as_ptr());
+    }
+
+    #[test]
+    fn large_and_small_pieces_stay_in_order() {
+        let mut collector = Collector::new(10_000_000);
+        let mut expected = Vec::new();
+        for (number, size) in [1, KEPT - 1, KEPT, KEPT, 3, 4, 65_535, 0, 7].into_iter().enumerate() {
+            let piece = Bytes::from(vec![number as u8; size]);
+            collector.body(&piece).unwrap();
+            expected.extend_from_slice(&piece);
+        }
+        assert_eq!(collector.body.len(), 5, "small ones together");
+        assert!(collector.finish().message.body == expected);
     }
 }

@@ -1,11 +1,11 @@
 //! Between milter's words and those of SMTP.
 
-use bytes::Bytes;
-use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
-
 use crate::event::{Content, Event, address_of};
 use crate::milter::{self, Decision, Macros, Path};
 use crate::record;
+use bytes::Bytes;
+use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
+use ocp_proto::wire::Atom;
 
 /// The macros by name.
 pub(super) fn pairs(macros: &Macros) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -48,7 +48,7 @@ pub(super) fn envelope_command(
 /// MTA. `None` if nothing is.
 pub(super) fn rewritten(before: &Address, after: Address) -> Option<Address> {
     let new = after.parameters.iter().filter(|parameter| !before.parameters.contains(parameter));
-    let new: Vec<Bytes> = new.cloned().collect();
+    let new: Vec<Atom> = new.cloned().collect();
     if after.path() == before.path() && new.is_empty() {
         return None;
     }

@@ -97,7 +97,7 @@ fn original(header: &str, body: &'static str) -> Original {
     for field in fields {
         collector.field(field.name(&octets), field.value(&octets)).unwrap();
     }
-    collector.body(body.as_bytes()).unwrap();
+    collector.body(&Bytes::from_static(body.as_bytes())).unwrap();
     collector.finish()
 }
 

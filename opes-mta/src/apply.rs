@@ -13,7 +13,9 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Atom;
 use ocp_proto::{AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart};
 
-use crate::event::{Content, Event, Message, PathError, address_of, check_path, header_end};
+use crate::event::{
+    Content, Event, Message, PathError, address_of, check_path, header_end, is_same,
+};
 use crate::kept::Kept;
 
 /// The most stretches that one answer may consist of. Services make a handful of edits; the bound
@@ -452,7 +454,8 @@ fn adapted_message(
         }
         if is_header { adapted.header.push(octets) } else { adapted.body.push(octets) }
     }
-    if is_same(&adapted.header, &original.header) && is_same(&adapted.body, &original.body) {
+    let is_same_header = is_same(&adapted.header, std::slice::from_ref(&original.header));
+    if is_same_header && is_same(&adapted.body, original.body.pieces()) {
         return Ok(Answer::Unchanged);
     }
     if adapted.header.is_empty() && adapted.body.is_empty() {
@@ -469,20 +472,6 @@ fn adapted_message(
         return Err(AnswerError::HeaderEnd);
     }
     Ok(Answer::Message(adapted))
-}
-
-/// Whether the slices put together are the original.
-pub(crate) fn is_same(slices: &[Bytes], original: &Bytes) -> bool {
-    let mut rest = original.as_ref();
-    for slice in slices {
-        let Some((same, after)) = rest.split_at_checked(slice.len()) else { return false };
-        // What was kept is the original itself: there is nothing to compare.
-        if slice.as_ptr() != same.as_ptr() && slice != same {
-            return false;
-        }
-        rest = after;
-    }
-    rest.is_empty()
 }
 
 /// New header fields hold nothing that an SMTP peer reads otherwise than we do. What the original

@@ -34,8 +34,12 @@ pub struct Message {
     /// The header section with the empty line that ends it.
     pub header: Bytes,
     /// The rest.
-    pub body: Bytes,
+    pub body: Body,
 }
+
+/// The octets of a message's body, in the pieces in which they lie.
+#[derive(Clone, Debug, Default)]
+pub struct Body(Vec<Bytes>);
 
 impl Event {
     /// A command; `None` if the line does not start with a verb.
@@ -52,23 +56,92 @@ impl Event {
 
     /// The octets by parts; empty parts are absent (profile section 4).
     pub fn parts(&self) -> impl Iterator<Item = (Part, Bytes)> {
-        let parts = match &self.content {
-            Content::Nothing => [None, None],
-            Content::Line(line) => [Some((Part::Command, line.as_bytes().clone())), None],
-            Content::Message(Message { header, body }) => [
-                Some((Part::MessageHeader, header.clone())),
-                Some((Part::MessageBody, body.clone())),
-            ],
+        let (first, body) = match &self.content {
+            Content::Nothing => (None, &[][..]),
+            Content::Line(line) => (Some((Part::Command, line.as_bytes())), &[][..]),
+            Content::Message(Message { header, body }) => {
+                (Some((Part::MessageHeader, header)), body.pieces())
+            }
         };
-        parts.into_iter().flatten().filter(|(_, octets)| !octets.is_empty())
+        let body = body.iter().map(|piece| (Part::MessageBody, piece));
+        let parts = first.into_iter().chain(body).map(|(part, octets)| (part, octets.clone()));
+        parts.filter(|(_, octets)| !octets.is_empty())
     }
+}
+
+impl Body {
+    /// The pieces in their order.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.0
+    }
+
+    /// Octets of all pieces.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Bytes::is_empty)
+    }
+}
+
+impl From<Vec<Bytes>> for Body {
+    fn from(pieces: Vec<Bytes>) -> Self {
+        Self(pieces)
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(octets: Bytes) -> Self {
+        Self(vec![octets])
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(octets: &'static str) -> Self {
+        Bytes::from(octets).into()
+    }
+}
+
+impl PartialEq for Body {
+    /// Whether the octets are the same, wherever they lie.
+    fn eq(&self, other: &Self) -> bool {
+        is_same(&self.0, &other.0)
+    }
+}
+
+impl Eq for Body {}
+
+/// Whether pieces put together are the same octets.
+pub(crate) fn is_same(one: &[Bytes], other: &[Bytes]) -> bool {
+    let mut others = other.iter().map(AsRef::<[u8]>::as_ref);
+    let mut rest = &[][..];
+    for piece in one {
+        let mut piece = piece.as_ref();
+        while !piece.is_empty() {
+            if rest.is_empty() {
+                let Some(next) = others.next() else { return false };
+                rest = next;
+                continue;
+            }
+            let length = piece.len().min(rest.len());
+            let ((same, after), (found, behind)) = (piece.split_at(length), rest.split_at(length));
+            // What was kept is the original itself: there is nothing to compare.
+            if same.as_ptr() != found.as_ptr() && same != found {
+                return false;
+            }
+            (piece, rest) = (after, behind);
+        }
+    }
+    rest.is_empty() && others.all(<[u8]>::is_empty)
 }
 
 impl Message {
     /// Splits octets behind the first empty line. Without one everything is header.
     pub fn split(octets: Bytes) -> Self {
         let at = header_end(&octets).unwrap_or(octets.len());
-        Self { header: octets.slice(..at), body: octets.slice(at..) }
+        Self { header: octets.slice(..at), body: octets.slice(at..).into() }
     }
 
     /// Octets of both parts.
@@ -219,7 +292,27 @@ pub enum PathError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn where_octets_lie_makes_no_difference(
+            one in prop::collection::vec(prop::collection::vec(0..2_u8, 0..4), 0..6),
+            other in prop::collection::vec(prop::collection::vec(0..2_u8, 0..4), 0..6),
+        ) {
+            let body = |pieces: &[Vec<u8>]| {
+                Body::from(pieces.iter().cloned().map(Bytes::from).collect::<Vec<_>>())
+            };
+            prop_assert_eq!(body(&one) == body(&other), one.concat() == other.concat());
+            let whole = Bytes::from(one.concat());
+            prop_assert_eq!(body(&one), whole.clone().into());
+            prop_assert_eq!(Body::from(whole), body(&one));
+            prop_assert_eq!(body(&one).len(), one.concat().len());
+            prop_assert_eq!(body(&one).is_empty(), one.concat().is_empty());
+        }
+    }
 
     #[test]
     fn the_header_ends_at_the_first_empty_line() {

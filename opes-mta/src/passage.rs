@@ -269,7 +269,7 @@ fn next(event: Event, answer: &Answer) -> Event {
     let content = match answer {
         Answer::Line(line) => Content::Line(line.clone()),
         Answer::Message(Adapted { header, body }) => {
-            Content::Message(Message { header: whole(header), body: whole(body) })
+            Content::Message(Message { header: whole(header), body: body.clone().into() })
         }
         Answer::Unchanged | Answer::Reply(_) | Answer::Several(_) => return event,
     };

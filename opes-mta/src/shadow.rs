@@ -329,7 +329,10 @@ mod tests {
         processor.tried().await;
         let facts = DialogFacts::default();
         let mut passage = processor.passage("mx", Origin::Unix, facts);
-        let message = Message { header: "A: b\r\n\r\n".into(), body: vec![b'x'; 992].into() };
+        let message = Message {
+            header: "A: b\r\n\r\n".into(),
+            body: bytes::Bytes::from(vec![b'x'; 992]).into(),
+        };
         let event = Event::message(message, Default::default());
         let free = |octets| processor.shadow_room().grow_to(octets);
         let begin = Instant::now();

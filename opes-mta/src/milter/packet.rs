@@ -7,6 +7,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// header fields to 60,000. Worst case a connection: that many octets.
 pub const MAXIMUM_PACKET: usize = 68 * 1024;
 
+/// Octets of a packet's length.
+const LENGTH: usize = 4;
+
 /// One command or one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -40,7 +43,7 @@ impl Decoder {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
-        let Some(length) = input.first_chunk::<4>() else { return Ok(None) };
+        let Some(length) = input.first_chunk::<LENGTH>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length);
         let size = usize::try_from(length).unwrap_or(usize::MAX);
         if size == 0 || size > self.maximum {
@@ -48,11 +51,11 @@ impl Decoder {
             self.failed = Some(failed);
             return Err(failed);
         }
-        if input.len() - 4 < size {
+        if input.len() - LENGTH < size {
             return Ok(None);
         }
         self.consumed += 4 + u64::from(length);
-        input.advance(4);
+        input.advance(LENGTH);
         let mut packet = input.split_to(size);
         let letter = packet.get_u8();
         // What is kept of other commands (addresses, macros) must not keep a whole read buffer alive.
@@ -61,6 +64,14 @@ impl Decoder {
             _ => Bytes::copy_from_slice(&packet),
         };
         Ok(Some(Packet { letter, data }))
+    }
+
+    /// Octets that are missing of the packet that has begun in `input`, and with them the length of the
+    /// next one; `None` as long as its own length is not known.
+    pub fn missing(input: &[u8]) -> Option<usize> {
+        let length = u32::from_be_bytes(*input.first_chunk()?);
+        let end = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(2 * LENGTH);
+        Some(end.saturating_sub(input.len()))
     }
 
     /// Octets of the packets that were taken off since the connection began.
@@ -134,6 +145,20 @@ mod tests {
         }
         let error = InvalidPacket { offset: 5, length: 11, maximum: 10 }.to_string();
         assert_eq!(error, "octet 5: a milter packet of 11 octets; 1 to 10 are allowed");
+    }
+
+    #[test]
+    fn the_rest_of_a_packet_is_known_by_its_length() {
+        for (input, missing) in [
+            (&b""[..], None),
+            (b"\0\0\0", None),
+            (b"\0\0\0\x03", Some(7)),
+            (b"\0\0\0\x03B", Some(6)),
+            (b"\0\0\0\x03Bxy", Some(4)),
+            (b"\0\0\0\x03Bxy\0\0\0\x01Q", Some(0)),
+        ] {
+            assert_eq!(Decoder::missing(input), missing, "{input:?}");
+        }
     }
 
     #[test]

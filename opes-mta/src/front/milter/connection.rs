@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use ocp_proto::smtp::Command as EventCommand;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -21,6 +21,10 @@ use crate::processor::Processor;
 
 /// Octets of one read.
 const READ: usize = 64 * 1024;
+
+/// Octets that are missing of a packet from which on nothing is read behind it but the length of the next
+/// one: that one gets a place of its own, and what has come of it needs not be moved there.
+const LARGE: usize = 16 * 1024;
 
 /// How long an MTA may say nothing: its SMTP client may think for five minutes at each command (RFC
 /// 5321 section 4.5.3.2), and libmilter waits as long as this.
@@ -146,8 +150,11 @@ impl<S: Stream> Connection<S> {
             }
             let is_idle = self.input.is_empty();
             let patience = if is_idle { IDLE } else { PACKET };
-            self.input.reserve(READ);
-            let read = timeout_at(Instant::now() + patience, self.stream.read_buf(&mut self.input));
+            let missing = Decoder::missing(&self.input).filter(|missing| *missing >= LARGE);
+            let most = missing.unwrap_or(READ);
+            self.input.reserve(most);
+            let mut room = (&mut self.input).limit(most);
+            let read = timeout_at(Instant::now() + patience, self.stream.read_buf(&mut room));
             let count = tokio::select! {
                 read = read => read.map_err(|_| Broken::Silence(patience))??,
                 () = stop.cancelled(), if is_idle && !dialogue.has_mail() => return Ok(()),

@@ -375,7 +375,7 @@ impl Dialogue {
         let verdicts = advice.as_ref().map_or(&[][..], |advice| &advice.verdicts);
         let mut adapted = match advice.as_ref().map(|advice| &advice.answer) {
             Some(Answer::Message(adapted)) => adapted.clone(),
-            _ => Adapted { header: vec![shown.header.clone()], body: vec![shown.body.clone()] },
+            _ => Adapted { header: vec![shown.header.clone()], body: shown.body.pieces().to_vec() },
         };
         let id = self.advisor.trace_id();
         if let Some(pass) = self.advisor.pass(&id) {

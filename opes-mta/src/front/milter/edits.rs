@@ -26,7 +26,8 @@ use bytes::{Bytes, BytesMut};
 use super::Unfit;
 use super::common::common;
 use super::message::{Field, Original, excerpt, is_blank};
-use crate::apply::{Adapted, is_same};
+use crate::apply::Adapted;
+use crate::event::is_same;
 use crate::milter::Modification;
 
 /// The most octets of a body in one `ReplaceBody` (`MILTER_CHUNK_SIZE`).
@@ -45,12 +46,12 @@ const HIDDEN_FIELDS: usize = 1;
 /// If milter has no words for it.
 pub fn edits(original: &Original, adapted: &Adapted) -> Result<Vec<Modification>, Unfit> {
     let mut edits = Vec::new();
-    if !is_same(&adapted.header, &original.message.header) {
+    if !is_same(&adapted.header, std::slice::from_ref(&original.message.header)) {
         let old = Section { header: &original.message.header, fields: &original.fields };
         let (header, fields) = read(&adapted.header.concat())?;
         edit_fields(&old, &Section { header: &header, fields: &fields }, &mut edits)?;
     }
-    if !is_same(&adapted.body, &original.message.body) {
+    if !is_same(&adapted.body, original.message.body.pieces()) {
         replace_body(&adapted.body, &mut edits);
     }
     Ok(edits)

@@ -34,7 +34,7 @@ impl Mta {
             }
         });
         let fields = [own].into_iter().chain(theirs).collect();
-        Self { fields, body: original.message.body.to_vec(), counts_deleted }
+        Self { fields, body: original.message.body.pieces().concat(), counts_deleted }
     }
 
     fn apply(&mut self, edits: &[Modification]) {
@@ -225,7 +225,7 @@ fn a_body_is_replaced_only_if_it_changed() {
     let with = |body: Vec<Bytes>| {
         edits(&old, &Adapted { header: vec![old.message.header.clone()], body }).unwrap()
     };
-    let slice = |range: Range<usize>| old.message.body.slice(range);
+    let slice = |range: Range<usize>| old.message.body.pieces()[0].slice(range);
     assert_eq!(with(vec![slice(0..3), slice(3..10)]), []);
     assert_eq!(with(vec!["one\r\n".into(), slice(5..10)]), []);
     let replaced = |body: &'static str| vec![Modification::ReplaceBody(body.into())];
@@ -280,7 +280,7 @@ proptest! {
         prop_assume!(new.first().is_none_or(|line| !line.starts_with(' ')));
         let new = new.concat();
         let changed = body.is_some();
-        let body: Bytes = body.map_or_else(|| old.message.body.clone(), Bytes::from);
+        let body: Bytes = body.map_or_else(|| old.message.body.pieces().concat().into(), Bytes::from);
         let adapted = Adapted { header: vec![format!("{new}\n").into()], body: vec![body.clone()] };
         let edits = edits(&old, &adapted).unwrap();
         let expected = [format!("{new}\n").replace('\n', "\r\n").as_bytes(), &body].concat();
@@ -301,7 +301,7 @@ proptest! {
         let at = cut.index(message.header.len());
         let adapted = Adapted {
             header: vec![message.header.slice(..at), Bytes::copy_from_slice(&message.header[at..])],
-            body: vec![Bytes::copy_from_slice(&message.body)],
+            body: vec![message.body.pieces().concat().into()],
         };
         prop_assert_eq!(edits(&old, &adapted).unwrap(), []);
     }

@@ -145,6 +145,7 @@ fn reason(report: &Report, service: usize) -> String {
     String::from_utf8_lossy(report.services[service].reason.as_deref().unwrap()).into_owned()
 }
 
+/// OPES-4496-4.3-02
 #[test]
 fn of_a_large_mail_the_header_section_travels_alone() {
     // Its size is no matter of the server's, which gets none of it.

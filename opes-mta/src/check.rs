@@ -166,8 +166,8 @@ fn describe_bypass(out: &mut String, bypass: &Bypass) {
     if who.is_empty() {
         return say!(out, "bypass: nobody may ask for it");
     }
-    let how = if *xopes_bypass { "XOPES-BYPASS and OPES-Bypass" } else { "OPES-Bypass" };
-    say!(out, "bypass: {how} of {}", who.join(", "));
+    let unseen = if *xopes_bypass { " (a milter does not see XOPES-BYPASS)" } else { "" };
+    say!(out, "bypass: OPES-Bypass of {}{unseen}", who.join(", "));
 }
 
 fn describe_limits(out: &mut String, limits: &Limits) {

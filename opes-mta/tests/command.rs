@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command as Process, Output, Stdio};
 
@@ -197,7 +198,7 @@ rules: the first that matches decides
   #1: clients unix: next, then clean
   reports: recipients abuse@example.org: nobody is asked
   (no rule): everybody: clean, then next
-bypass: XOPES-BYPASS and OPES-Bypass of who has authenticated
+bypass: OPES-Bypass of who has authenticated (a milter does not see XOPES-BYPASS)
 limits: 1 connections, messages of 100 MiB, 200 MiB together
   in all, 25 s for a command, 280 s for content
   mail servers hear of progress every 10 s
@@ -210,6 +211,23 @@ memory: 913 MiB at the most that peers can make it hold
 note: rule reports: one such recipient is enough for nobody to look at a message: all-recipients wants all of them
 ";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+/// OPES-3837-3-01
+#[test]
+fn a_file_that_everybody_can_change_is_not_relied_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("open.toml");
+    let group = "[[group]]\nname = \"a\"\nservers = [\"a:1\"]\nservices = [\"log\"]\n";
+    fs::write(&file, group).unwrap();
+    for (mode, code) in [(0o666, 1), (0o664, 0)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let output = opes_mta(folder.path(), &["check", "open.toml"]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        let expected = "everybody can change open.toml: chmod o-w open.toml";
+        assert_eq!(error.contains(expected), code == 1, "{error}");
+    }
 }
 
 #[test]

@@ -75,6 +75,7 @@ fn nothing_is_repaired_on_the_way() {
     }
 }
 
+/// OPES-3837-2.2.7-01
 #[test]
 fn every_real_mail_comes_back_as_it_was() {
     let Some(mails) = shared_mails() else {
@@ -255,6 +256,7 @@ fn a_large_marked_mail_returns_few_octets() {
     assert!(marked.ends_with(&mail));
 }
 
+/// OPES-4496-4.1-03, OPES-4496-4.2-02
 #[test]
 fn forged_marks_go_and_new_ones_come() {
     let (folder, server) = started("[services.spam-score.settings]\nmark = 900\nreject = inf\n");
@@ -280,6 +282,7 @@ fn forged_marks_go_and_new_ones_come() {
     assert_eq!(rest, format!("a@example.org\nSubject: x\n\n{gtube}\n"));
 }
 
+/// OPES-4496-4.4-01, OPES-4496-4.6-02
 #[test]
 fn senders_are_refused_and_rewritten() {
     let (folder, server) = started(
@@ -312,6 +315,7 @@ fn senders_are_refused_and_rewritten() {
 }
 
 /// A service for some recipients only: everybody gets a version of their own.
+/// OPES-4496-3.1-02, OPES-4496-4.1-07
 #[test]
 fn recipients_get_versions_of_their_own() {
     let (folder, server) = started(

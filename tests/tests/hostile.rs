@@ -156,6 +156,7 @@ fn octets_that_are_no_ocp() {
     story.end();
 }
 
+/// OPES-3837-3.1-01
 #[test]
 fn resets_at_every_place() {
     let mut story = Story::start("");

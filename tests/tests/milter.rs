@@ -61,6 +61,7 @@ fn a_unix_socket_is_open_to_the_mail_server() {
     assert!(!socket.exists());
 }
 
+/// OPES-4496-3.1-01
 #[test]
 fn a_mail_that_nobody_changes_arrives_as_it_was() {
     let Some(mut gateway) = gateway("a mail through Postfix") else { return };

@@ -146,6 +146,7 @@ fn text_of(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets).into_owned()
 }
 
+/// OPES-4496-3.1-02
 #[test]
 fn what_is_edited_arrives_edited_and_the_rest_as_it_was() {
     let Some((_server, mut gateway)) = gateway("edits through Postfix") else { return };
@@ -175,6 +176,7 @@ fn what_is_edited_arrives_edited_and_the_rest_as_it_was() {
     }
 }
 
+/// OPES-4496-4.7-02
 #[test]
 fn the_envelope_is_changed_as_asked() {
     let Some((_server, mut gateway)) = gateway("envelopes through Postfix") else { return };
@@ -215,6 +217,7 @@ fn the_envelope_is_changed_as_asked() {
     );
 }
 
+/// OPES-4496-4.1-04, OPES-4496-4.2-03
 #[test]
 fn messages_are_kept_dropped_and_waited_for() {
     let Some((_server, mut gateway)) = gateway("quarantine, discard, progress") else { return };
@@ -247,6 +250,7 @@ fn messages_are_kept_dropped_and_waited_for() {
     assert_eq!(text_of(gateway.hop.wait_for(1)[0].without_received()), mail());
 }
 
+/// OPES-4496-4.1-01
 #[test]
 fn parts_are_stripped_from_real_mails() {
     let Some((server, mut gateway)) = gateway("mime-strip behind Postfix") else { return };

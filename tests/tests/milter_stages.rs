@@ -115,6 +115,7 @@ fn refusals_reach_the_client_as_they_are() {
     assert!(gateway.hop.is_empty());
 }
 
+/// OPES-4496-4.4-01
 #[test]
 fn a_refused_recipient_is_no_matter_of_the_others() {
     let Some((_server, mut gateway)) = gateway("refused recipients through Postfix") else {
@@ -179,6 +180,10 @@ fn a_session_goes_on_after_a_refusal() {
         "reject <data@a.example> -> <b@b.example>\nreason: 554 5.7.1 no content from you\n\
          verdicts: door=passed, door=passed, door=refused"
     );
+    // Whoever tries again hears the same, and nothing of it gets by.
+    assert_eq!(client.say("DATA"), "554 5.7.1 no content from you");
+    assert_eq!(client.say("RCPT TO:<c@b.example>"), "554 5.7.1 no content from you");
+    assert_eq!(client.say("DATA"), "554 5.7.1 no content from you");
     assert_eq!(client.say("RSET"), "250 2.0.0 Ok");
     assert_eq!(client.say("DATA"), "503 5.5.1 Error: need RCPT command");
 

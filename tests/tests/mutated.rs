@@ -194,6 +194,7 @@ fn play_all(address: &str, sessions: &Arc<Vec<Vec<Vec<u8>>>>, seeds: std::ops::R
     println!("{count} sessions in {took:.1?}, {rate:.0} a second; {over} were ended by the server");
 }
 
+/// OPES-3837-2-01, OPES-3837-3.1-01
 #[test]
 fn the_server_stays_up_and_keeps_nothing() {
     let folder = tempdir().unwrap();

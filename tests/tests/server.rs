@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use tempfile::tempdir;
@@ -73,6 +74,14 @@ fn a_configuration_is_checked_with_line_and_column() {
     let (code, _, error) = run(&["serve", "--config", file.to_str().unwrap()]);
     assert_eq!(code, Some(1));
     assert!(error.contains("wrong.toml:3:3"), "{error}");
+
+    // A file that anybody could have written is none to start with.
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o602)).unwrap();
+    let (code, _, error) = run(&["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("wrong.toml: chmod o-w "), "{error}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
 
     // Signature lines that are not supported do not stop the server, but nobody should think them used.
     std::fs::create_dir(folder.path().join("signatures")).unwrap();

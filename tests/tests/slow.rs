@@ -170,6 +170,7 @@ fn one_octet_at_a_time() {
 }
 
 /// Who does not read gets no more work done than fits his socket, and is given up in the end.
+/// OPES-3837-2.1.2-01
 #[test]
 fn readers_that_never_read() {
     let mut story = Story::start("[timeouts]\nidle = 2\nping = 2\n");

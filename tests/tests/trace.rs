@@ -127,6 +127,7 @@ fn services_are_named_if_that_is_configured() {
 }
 
 /// OPES-4902-3.1-09, OPES-4902-5.3-01, OPES-BIND-10, OPES-BIND-11, OPES-4496-4.8-01, OPES-4496-4.8-02
+/// OPES-4496-4.2-04
 #[test]
 fn a_rejection_says_by_whom_and_the_log_why() {
     let Some(mut gateway) = gateway("traces in replies", SYSTEM, 1) else { return };

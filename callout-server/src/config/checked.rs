@@ -1,6 +1,7 @@
 //! From the file to values that can be relied on.
 
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,6 +151,11 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError::new(path, "", format!("{} can't be read: {error}", path.display()), None)
         })?;
+        if is_open_to_all(path) {
+            let path_shown = path.display();
+            let cause = format!("everybody can change {path_shown}: chmod o-w {path_shown}");
+            return Err(ConfigError::new(path, "", cause, None));
+        }
         Self::parse(&text, path, registry)
     }
 
@@ -421,6 +427,14 @@ impl Checker<'_> {
         }
         Ok(Some(entry))
     }
+}
+
+/// Whether every user of this machine may write to a file: it says who may do what, and whose mail goes
+/// where (RFC 3837 section 3).
+fn is_open_to_all(path: &Path) -> bool {
+    const WRITABLE_BY_OTHERS: u32 = 0o002;
+    let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
+    mode.is_ok_and(|mode| mode & WRITABLE_BY_OTHERS != 0)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -90,6 +91,11 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError::new(path, "", format!("{} can't be read: {error}", path.display()), None)
         })?;
+        if is_open_to_all(path) {
+            let path_shown = path.display();
+            let cause = format!("everybody can change {path_shown}: chmod o-w {path_shown}");
+            return Err(ConfigError::new(path, "", cause, None));
+        }
         Self::parse(&text, path)
     }
 
@@ -353,6 +359,14 @@ fn recipient(text: &str) -> Result<AddressPattern, String> {
         AddressPattern::Null => Err("a recipient has an address".to_owned()),
         pattern => Ok(pattern),
     }
+}
+
+/// Whether every user of this machine may write to a file: it says who may do what, and whose mail goes
+/// where (RFC 3837 section 3).
+fn is_open_to_all(path: &Path) -> bool {
+    const WRITABLE_BY_OTHERS: u32 = 0o002;
+    let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
+    mode.is_ok_and(|mode| mode & WRITABLE_BY_OTHERS != 0)
 }
 
 #[cfg(test)]

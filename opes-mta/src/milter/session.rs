@@ -254,7 +254,8 @@ impl Session {
         let is_rejected = is_rejected && stage == Stage::Rcpt;
         let abandons = matches!(stage, Stage::Mail | Stage::Helo) && self.state.is_in_message();
         let refused = match stage {
-            Stage::Rcpt | Stage::Unknown => self.state,
+            // The client may go on with the message, whose DATA Postfix sends each time it is tried.
+            Stage::Rcpt | Stage::Data | Stage::Unknown => self.state,
             Stage::Connect | Stage::Helo => State::Decided,
             _ => State::Between,
         };

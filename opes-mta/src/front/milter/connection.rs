@@ -84,6 +84,8 @@ pub(super) struct Connection<S> {
     session: Session,
     /// Whether the MTA was asked to send content.
     gets_content: bool,
+    /// What the MTA lets us change.
+    actions: Actions,
     processor: Arc<Processor>,
     listen: Arc<str>,
 }
@@ -92,7 +94,8 @@ impl<S: Stream> Connection<S> {
     pub(super) fn new(stream: S, processor: Arc<Processor>, listen: Arc<str>) -> Self {
         let session = Session::new();
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { stream, input, output, session, gets_content: false, processor, listen }
+        let actions = Actions::NONE;
+        Self { stream, input, output, session, gets_content: false, actions, processor, listen }
     }
 
     /// Serves it until the MTA ends it, or until `stop` while no message is under way.
@@ -170,13 +173,15 @@ impl<S: Stream> Connection<S> {
     }
 
     fn dialogue(&self) -> Dialogue {
-        Dialogue::new(Arc::clone(&self.processor), Arc::clone(&self.listen), self.gets_content)
+        let (processor, listen) = (Arc::clone(&self.processor), Arc::clone(&self.listen));
+        Dialogue::new(processor, listen, self.gets_content, self.actions)
     }
 
     fn agree(&mut self, command: &Command) -> Result<(), Broken> {
         let Command::Negotiate(offer) = command else { return Ok(()) };
         let agreed: Agreed = negotiate(offer, &wanted(&self.processor))?;
         self.gets_content = agreed.steps.send(Stage::Body);
+        self.actions = agreed.actions;
         Ok(self.session.agree(&agreed, &mut self.output)?)
     }
 

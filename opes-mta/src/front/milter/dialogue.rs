@@ -10,12 +10,12 @@ use super::effects::{Effects, effects};
 use super::facts::{self, Connect};
 use super::mail::{Mail, NoContent, values};
 use super::message::{Collector, Original};
-use super::words::{command, decided, envelope_command, pairs, reason, rewritten, syntax};
+use super::words::{command, decided, envelope_command, no_room, pairs, reason, rewritten, syntax};
 use crate::apply::{Adapted, Answer};
 use crate::bypass::{self, Outcome};
 use crate::config::Origin;
 use crate::event::{Content, Event, Message, address_of};
-use crate::milter::{self, Client, Command, Macros, Modification, Path, Stage};
+use crate::milter::{self, Actions, Client, Command, Macros, Modification, Path, Stage};
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
 use crate::record::{Decision, Record};
@@ -38,6 +38,8 @@ pub(super) struct Dialogue {
     listen: Arc<str>,
     /// Whether the MTA sends content.
     sends_content: bool,
+    /// What it lets us change.
+    actions: Actions,
     /// What the MTA told before CONNECT.
     macros: Vec<Macros>,
     advisor: Advisor,
@@ -45,8 +47,8 @@ pub(super) struct Dialogue {
     owed: Owed,
 }
 
-/// Refusals at stages that the MTA awaits no answer to: they are its answer to each stage that follows, as
-/// long as what was refused goes on.
+/// Refusals at stages that the MTA awaits no answer to, and of DATA: they are its answer to each stage that
+/// follows, as long as what was refused goes on.
 #[derive(Debug, Default)]
 struct Owed {
     to_client: Option<milter::Decision>,
@@ -55,10 +57,16 @@ struct Owed {
 
 impl Dialogue {
     /// A client that has not come yet.
-    pub(super) fn new(processor: Arc<Processor>, listen: Arc<str>, sends_content: bool) -> Self {
+    pub(super) fn new(
+        processor: Arc<Processor>,
+        listen: Arc<str>,
+        sends_content: bool,
+        actions: Actions,
+    ) -> Self {
         Self {
             listen,
             sends_content,
+            actions,
             macros: Vec::new(),
             advisor: Advisor::new(processor),
             mail: None,
@@ -172,7 +180,7 @@ impl Dialogue {
         // The MTA does not tell which of HELO and EHLO it was.
         match command("HELO ", name, &[], Envelope::default()) {
             Some(event) => self.client(event).await,
-            None => syntax("the name given with HELO"),
+            None => syntax("the name given with HELO", name),
         }
     }
 
@@ -196,7 +204,7 @@ impl Dialogue {
     async fn mail(&mut self, path: &Path) -> milter::Decision {
         let Some((event, sender)) = envelope_command("MAIL FROM:", path, Envelope::default())
         else {
-            return syntax("the sender's address");
+            return syntax("the sender's address", &path.address);
         };
         let mail = Mail::new(sender.clone(), &self.advisor.processor, self.sends_content);
         let mail = self.mail.insert(mail);
@@ -224,11 +232,13 @@ impl Dialogue {
     async fn rcpt(&mut self, path: &Path) -> milter::Decision {
         let Some(mail) = &mut self.mail else { return milter::Decision::Continue };
         let Some((event, recipient)) = envelope_command("RCPT TO:", path, mail.envelope()) else {
-            return syntax("the recipient's address");
+            return syntax("the recipient's address", &path.address);
         };
         if mail.done {
-            mail.recipients.push(recipient);
-            return milter::Decision::Continue;
+            return match mail.accept(recipient) {
+                Ok(()) => milter::Decision::Continue,
+                Err(error) => no_room(&error),
+            };
         }
         let accepted = Accepted {
             sender: Some(&mail.sender),
@@ -242,8 +252,11 @@ impl Dialogue {
                 decision
             }
             Said::Go(mut advice) => {
+                if let Err(error) = mail.accept(recipient.clone()) {
+                    advice.report(&OcpResult::failure(error.to_string()), None);
+                    return no_room(&error);
+                }
                 mail.done = advice.envelope_done;
-                mail.recipients.push(recipient.clone());
                 if let Answer::Line(line) = &advice.answer
                     && let Ok(changed) = address_of(line)
                     && let Some(changed) = rewritten(&recipient, changed)
@@ -269,6 +282,7 @@ impl Dialogue {
         match self.advisor.ask(event, accepted, &mut mail.record).await {
             Said::Refused(decision) => {
                 self.close(decided(&decision), Some(&reason(&decision)));
+                self.owed.to_message = Some(decision.clone());
                 decision
             }
             Said::Go(mut advice) => {
@@ -383,7 +397,7 @@ impl Dialogue {
         }
         let asked_for = advice.as_mut().map(|advice| std::mem::take(&mut advice.effects));
         mail.effects.extend(asked_for.into_iter().flatten());
-        let (told, result) = match carried_out(mail, original, &adapted) {
+        let (told, result) = match carried_out(mail, original, &adapted, self.actions) {
             Ok(told) => (told, OcpResult::ok()),
             Err(error) => {
                 let policy = self.advisor.failure_policy(accepted(&mail.sender, &mail.recipients));
@@ -411,7 +425,7 @@ impl Dialogue {
         (told, decision, None)
     }
 
-    /// Something that the MTA has not agreed to: the failure policy decides, and the log says what.
+    /// Something that can't be written to the MTA: the failure policy decides, and the log says what.
     pub(super) fn can_not(&self, cause: &milter::Misuse) -> milter::Decision {
         let policy = self.advisor.failure_policy(Accepted::default()).unwrap_or_default();
         tracing::warn!(stage = "milter", %cause, %policy, "adaptation failed");
@@ -442,12 +456,21 @@ impl From<milter::Decision> for Told {
 }
 
 /// The edits and effects of a message.
-fn carried_out(mail: &Mail, original: &Original, adapted: &Adapted) -> Result<Told, Unfit> {
+fn carried_out(
+    mail: &Mail,
+    original: &Original,
+    adapted: &Adapted,
+    actions: Actions,
+) -> Result<Told, Unfit> {
     let Effects { modifications: envelope, discard } = effects(&mail.recipients, &mail.effects)?;
     if discard {
         return Ok(milter::Decision::Discard.into());
     }
     let mut modifications = edits(original, adapted)?;
     modifications.extend(envelope);
+    let mut wanted = modifications.iter().map(Modification::action);
+    if let Some(action) = wanted.find(|action| !actions.contain(*action)) {
+        return Err(Unfit::NotAgreed(action));
+    }
     Ok(Told { modifications, decision: milter::Decision::Continue })
 }

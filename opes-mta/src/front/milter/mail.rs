@@ -28,7 +28,9 @@ pub(super) struct Mail {
     pub(super) record: Record,
     collector: Collector,
     room: Room,
+    /// Of the content, and of the list of recipients.
     octets: usize,
+    listed: usize,
     broken: Option<NoContent>,
 }
 
@@ -58,6 +60,7 @@ impl Mail {
             collector: Collector::new(processor.config().limits.message_octets as usize),
             room: processor.room(),
             octets: 0,
+            listed: 0,
             broken: (!sends_content).then_some(NoContent::NotSent),
         }
     }
@@ -68,6 +71,17 @@ impl Mail {
         let mut envelope = Envelope { sender: Some(self.sender.clone()), recipients };
         self.effects.iter().for_each(|effect| carry_out(&mut envelope, effect));
         envelope
+    }
+
+    /// A recipient that was accepted, unless there is no room for it.
+    pub(super) fn accept(&mut self, recipient: Address) -> Result<(), NoContent> {
+        let octets = recipient.parameters.iter().map(|parameter| parameter.len());
+        self.listed += size_of::<Address>() + recipient.path().len() + octets.sum::<usize>();
+        if !self.room.grow_to((self.octets + self.listed) as u64) {
+            return Err(NoContent::NoRoom);
+        }
+        self.recipients.push(recipient);
+        Ok(())
     }
 
     /// A header field.
@@ -90,7 +104,7 @@ impl Mail {
             return;
         }
         self.octets += octets;
-        let taken = match self.room.grow_to(self.octets as u64) {
+        let taken = match self.room.grow_to((self.octets + self.listed) as u64) {
             true => take(&mut self.collector).map_err(NoContent::from),
             false => Err(NoContent::NoRoom),
         };
@@ -123,4 +137,30 @@ pub(super) fn values<'a>(original: &'a Original, name: &'a str) -> impl Iterator
         .iter()
         .filter(move |field| field.name(header).eq_ignore_ascii_case(name.as_bytes()));
     named.map(|field| field.value(header))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// However small its content: recipients take their place among the octets that are worked on.
+    #[tokio::test]
+    async fn recipients_take_room() {
+        let text = "[limits]\nmessage-octets = 4096\ncontent-octets = 8192\n\
+                    [[group]]\nname = \"a\"\nservers = [\"unix:/nonexistent\"]\nservices = [\"log\"]\n";
+        let config = Config::parse(text, Path::new("test.toml")).unwrap();
+        let processor = Processor::start(config, &crate::front::milter::offer());
+        let address = |length: usize| Address::new(format!("<{}@b>", "x".repeat(length))).unwrap();
+        let mut mail = Mail::new(Address::null(), &processor, true);
+        let accepted = (0..100).take_while(|_| mail.accept(address(996)).is_ok()).count();
+        assert_eq!(accepted, 8192 / (1000 + size_of::<Address>()));
+        assert_eq!(mail.recipients.len(), accepted);
+        let mut other = Mail::new(Address::null(), &processor, true);
+        assert_eq!(other.accept(address(996)), Err(NoContent::NoRoom));
+        drop(mail);
+        assert_eq!(other.accept(address(996)), Ok(()));
+    }
 }

@@ -2,6 +2,8 @@
 
 use ocp_proto::smtp::{Address, EffectName};
 
+use crate::milter::Actions;
+
 /// Why an answer can't be carried out by milter: nothing of it is, and the failure policy decides.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
@@ -31,6 +33,9 @@ pub enum Unfit {
         /// How many there may be.
         most: usize,
     },
+    /// A change that the MTA does not take from us.
+    #[error("the MTA has not agreed to {0}")]
+    NotAgreed(Actions),
     /// An effect that milter has no word for.
     #[error("milter can't carry out {0}")]
     Effect(EffectName),

@@ -1,5 +1,7 @@
 //! Between milter's words and those of SMTP.
 
+use super::mail::NoContent;
+use super::message::excerpt;
 use crate::event::{Content, Event, address_of};
 use crate::milter::{self, Decision, Macros, Path};
 use crate::record;
@@ -55,10 +57,18 @@ pub(super) fn rewritten(before: &Address, after: Address) -> Option<Address> {
     after.with_parameters(new).ok()
 }
 
-/// An address that can't be shown to services can't be let pass unseen either.
-pub(super) fn syntax(what: &str) -> Decision {
+/// What can't be shown to services can't be let pass unseen either.
+pub(super) fn syntax(what: &str, found: &[u8]) -> Decision {
+    tracing::warn!(stage = "milter", what, found = excerpt(found), "refused: it is no legal one");
     let text = format!("501 5.5.4 {what} is no legal one\r\n");
     Reply::parse(text).map_or(Decision::Reject, |reply| decision_of(&reply))
+}
+
+/// What there is no room for now may come again.
+pub(super) fn no_room(cause: &NoContent) -> Decision {
+    tracing::warn!(stage = "milter", %cause, "a recipient was put off");
+    Reply::parse("452 4.3.1 Too much mail is under way, try again later\r\n")
+        .map_or(Decision::Tempfail, |reply| decision_of(&reply))
 }
 
 /// A reply in milter's words.

@@ -4,17 +4,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Unfit;
-use super::advisor::{Advisor, Said, failed};
 use super::edits::edits;
 use super::effects::{Effects, effects};
 use super::facts::{self, Connect};
 use super::mail::{Mail, NoContent, values};
 use super::message::{Collector, Original};
-use super::words::{command, decided, envelope_command, no_room, pairs, reason, rewritten, syntax};
+use super::words::{
+    command, decided, decision_of, envelope_command, failed, no_room, pairs, reason, rewritten,
+    syntax,
+};
 use crate::apply::{Adapted, Answer};
 use crate::bypass::{self, Outcome};
 use crate::config::Origin;
 use crate::event::{Content, Event, Message, address_of};
+use crate::front::advisor::{Advisor, Said};
 use crate::milter::{self, Actions, Client, Command, Macros, Modification, Path, Stage};
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
@@ -192,7 +195,8 @@ impl Dialogue {
                 advice.report(&OcpResult::ok(), None);
                 milter::Decision::Continue
             }
-            Said::Refused(decision) => {
+            Said::Refused(reply) => {
+                let decision = decision_of(&reply);
                 if let Some(facts) = self.advisor.facts() {
                     record.log(facts, None, &[], decided(&decision), Some(&reason(&decision)));
                 }
@@ -206,11 +210,12 @@ impl Dialogue {
         else {
             return syntax("the sender's address", &path.address);
         };
-        let mail = Mail::new(sender.clone(), &self.advisor.processor, self.sends_content);
+        let mail = Mail::new(sender.clone(), self.advisor.processor(), self.sends_content);
         let mail = self.mail.insert(mail);
         let accepted = Accepted { sender: Some(&sender), ..Accepted::default() };
         match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(decision) => {
+            Said::Refused(reply) => {
+                let decision = decision_of(&reply);
                 self.close(decided(&decision), Some(&reason(&decision)));
                 decision
             }
@@ -246,7 +251,8 @@ impl Dialogue {
             recipient: Some(&recipient),
         };
         match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(decision) => {
+            Said::Refused(reply) => {
+                let decision = decision_of(&reply);
                 mail.record.refused(&recipient, &reason(&decision));
                 mail.refused = Some(decision.clone());
                 decision
@@ -280,7 +286,8 @@ impl Dialogue {
         };
         let accepted = accepted(&mail.sender, &mail.recipients);
         match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(decision) => {
+            Said::Refused(reply) => {
+                let decision = decision_of(&reply);
                 self.close(decided(&decision), Some(&reason(&decision)));
                 self.owed.to_message = Some(decision.clone());
                 decision
@@ -335,7 +342,7 @@ impl Dialogue {
         let said = self.ask_about(&request, &shown).await;
         let outcome = self.outcome_of(&request);
         match said {
-            Some(Said::Refused(decision)) => refused(decision),
+            Some(Said::Refused(reply)) => refused(decision_of(&reply)),
             Some(Said::Go(advice)) => self.conclude(original, &shown, Some(advice), outcome),
             None => self.conclude(original, &shown, None, outcome),
         }

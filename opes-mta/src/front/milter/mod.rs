@@ -4,7 +4,6 @@
 //! `src/smtpd/smtpd_milter.c`) and sendmail (`sendmail/milter.c`, `sendmail/headers.c`): the protocol
 //! has no other specification.
 
-mod advisor;
 mod common;
 mod connection;
 mod dialogue;

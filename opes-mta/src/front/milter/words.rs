@@ -2,11 +2,12 @@
 
 use super::mail::NoContent;
 use super::message::excerpt;
+use crate::consult::failure_reply;
 use crate::event::{Content, Event, address_of};
 use crate::milter::{self, Decision, Macros, Path};
 use crate::record;
 use bytes::Bytes;
-use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
+use ocp_proto::smtp::{Address, CommandLine, Envelope, FailurePolicy, Reply};
 use ocp_proto::wire::Atom;
 
 /// The macros by name.
@@ -69,6 +70,11 @@ pub(super) fn no_room(cause: &NoContent) -> Decision {
     tracing::warn!(stage = "milter", %cause, "a recipient was put off");
     Reply::parse("452 4.3.1 Too much mail is under way, try again later\r\n")
         .map_or(Decision::Tempfail, |reply| decision_of(&reply))
+}
+
+/// What a failure comes to.
+pub(super) fn failed(policy: FailurePolicy) -> Decision {
+    failure_reply(policy).map_or(Decision::Continue, |reply| decision_of(&reply))
 }
 
 /// A reply in milter's words.

@@ -1,17 +1,14 @@
-//! Asks the groups about one client's events, and says in milter's words what a refusal or a failure comes
-//! to.
+//! Asks the groups about one client's events, and says what a refusal or a failure comes to.
 
 use std::sync::Arc;
 
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{Command, DialogFacts, DialogUpdate, FailurePolicy, Reply};
 
-use super::words::decision_of;
 use crate::apply::Answer;
 use crate::config::Origin;
 use crate::consult::failure_reply;
 use crate::event::Event;
-use crate::milter::Decision;
 use crate::passage::{Accepted, Advice, Passage};
 use crate::processor::Processor;
 use crate::record::Record;
@@ -20,7 +17,7 @@ use crate::trace::Pass;
 /// One client's way through the groups.
 #[derive(Debug)]
 pub(super) struct Advisor {
-    pub(super) processor: Arc<Processor>,
+    processor: Arc<Processor>,
     /// From CONNECT on.
     passage: Option<Passage>,
 }
@@ -30,13 +27,18 @@ pub(super) enum Said {
     /// It goes on; these are for the stage's own use.
     Go(Advice),
     /// The client gets this.
-    Refused(Decision),
+    Refused(Reply),
 }
 
 impl Advisor {
     /// For a client that has not come yet.
     pub(super) fn new(processor: Arc<Processor>) -> Self {
         Self { processor, passage: None }
+    }
+
+    /// What it goes by.
+    pub(super) fn processor(&self) -> &Arc<Processor> {
+        &self.processor
     }
 
     /// The client has come.
@@ -93,9 +95,9 @@ impl Advisor {
             Err(failure) => {
                 record.took(&name, failure.elapsed);
                 record.failed(failure.to_string());
-                match failed(failure.policy) {
-                    Decision::Continue => Said::Go(Advice::default()),
-                    decision => Said::Refused(decision),
+                match failure_reply(failure.policy) {
+                    None => Said::Go(Advice::default()),
+                    Some(reply) => Said::Refused(reply),
                 }
             }
             Ok(mut advice) => {
@@ -124,15 +126,7 @@ impl Advisor {
     }
 
     /// A service's refusal, with its trace.
-    fn refusal(&self, reply: &Reply) -> Decision {
-        match self.pass(&self.trace_id()) {
-            Some(pass) => decision_of(&pass.reply(reply)),
-            None => decision_of(reply),
-        }
+    fn refusal(&self, reply: &Reply) -> Reply {
+        self.pass(&self.trace_id()).map_or_else(|| reply.clone(), |pass| pass.reply(reply))
     }
-}
-
-/// What a failure comes to.
-pub(super) fn failed(policy: FailurePolicy) -> Decision {
-    failure_reply(policy).map_or(Decision::Continue, |reply| decision_of(&reply))
 }

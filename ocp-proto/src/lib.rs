@@ -28,8 +28,8 @@ mod violation;
 pub mod wire;
 
 pub use connection::{
-    AdaptedData, Closed, Config, Connection, Event, Misuse, Offer, OriginalData, Output, Response,
-    feature_uri,
+    AdaptedData, Closed, Config, Connection, Event, Misuse, Offer, OriginalData, OutgoingPayload,
+    Output, Response, feature_uri,
 };
 pub use ids::{AdaptedMessageId, DialogId, GroupId, IdHasher, IdMap, MAXIMUM, Xid, parse_number};
 pub use limits::{Allowance, UselessLimits, WireLimits};

@@ -135,8 +135,8 @@ fn the_profile_example_of_a_marked_message_is_what_we_send() {
     pair.processor.start_original(xid, &start).unwrap();
     let header = b"From: <steve@example.org>\r\nTo: <paul@example.com>\r\nSubject: hi\r\n\r\n";
     let body = b"Dear Paul,\r\nhello!!\r\n";
-    pair.processor.send_original(xid, Part::MessageHeader, header[..].into(), true).unwrap();
-    pair.processor.send_original(xid, Part::MessageBody, body[..].into(), true).unwrap();
+    pair.processor.send_original(xid, Part::MessageHeader, &header[..], true).unwrap();
+    pair.processor.send_original(xid, Part::MessageBody, &body[..], true).unwrap();
     pair.processor.end_original(xid, OcpResult::ok()).unwrap();
     pair.deliver_to_server();
     assert_eq!(pair.server.preserved(xid), 0..87);
@@ -259,7 +259,7 @@ fn the_profile_example_of_two_variants_is_what_we_send() {
         if number == 1 {
             let part = Some(Part::MessageHeader);
             let data = AdaptedData { id, part, ..AdaptedData::default() };
-            pair.server.send_adapted_data(xid, data, "X-Spam: no\r\n".into()).unwrap();
+            pair.server.send_adapted_data(xid, data, "X-Spam: no\r\n").unwrap();
         }
         pair.server.use_preserved_data(xid, 0..25, DataLabel { part: None, id }).unwrap();
         pair.server.end_adapted(xid, &AdaptedEnd { id, ..AdaptedEnd::default() }).unwrap();

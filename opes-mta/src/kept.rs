@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use ocp_proto::OutgoingPayload;
 use ocp_proto::smtp::Part;
 
 /// What was sent of an original message, so that the server can refer to it (DUY).
@@ -45,8 +46,12 @@ impl Kept {
 
     /// The octets behind an offset, as far as they belong to one part and at most so many; `None` at
     /// the end.
-    pub(crate) fn next(&self, offset: usize, most: usize) -> Option<(Part, Bytes)> {
-        self.slices(offset..offset.saturating_add(most).min(self.octets))?.next()
+    pub(crate) fn next(&self, offset: usize, most: usize) -> Option<(Part, OutgoingPayload)> {
+        let end = offset.saturating_add(most).min(self.octets);
+        let mut slices = self.slices(offset..end)?.peekable();
+        let part = slices.peek()?.0;
+        let pieces = slices.take_while(|(of, _)| *of == part).map(|(_, octets)| octets);
+        Some((part, pieces.collect()))
     }
 
     /// These octets and the part that each piece belongs to, or `None` if not all of them are kept.
@@ -90,12 +95,17 @@ mod tests {
     fn the_next_octets_belong_to_one_part() {
         let mut kept = Kept::default();
         kept.push(Part::MessageHeader, "abc".into());
-        kept.push(Part::MessageBody, "defgh".into());
-        let next = |offset| kept.next(offset, 4);
-        assert_eq!(next(0), Some((Part::MessageHeader, "abc".into())));
-        assert_eq!(next(3), Some((Part::MessageBody, "defg".into())));
-        assert_eq!(next(7), Some((Part::MessageBody, "h".into())));
-        assert_eq!((next(8), next(9)), (None, None));
+        kept.push(Part::MessageBody, "de".into());
+        kept.push(Part::MessageBody, "fgh".into());
+        let next = |offset, most| {
+            let (part, octets) = kept.next(offset, most)?;
+            Some((part, octets.into_iter().collect::<Vec<_>>()))
+        };
+        assert_eq!(next(0, 4), Some((Part::MessageHeader, vec!["abc".into()])));
+        assert_eq!(next(3, 4), Some((Part::MessageBody, vec!["de".into(), "fg".into()])));
+        assert_eq!(next(3, 9), Some((Part::MessageBody, vec!["de".into(), "fgh".into()])));
+        assert_eq!(next(7, 4), Some((Part::MessageBody, vec!["h".into()])));
+        assert_eq!((next(8, 4), next(9, 4)), (None, None));
     }
 
     proptest! {

@@ -6,6 +6,7 @@ mod event;
 mod negotiation;
 mod output;
 mod pace;
+mod payload;
 mod receive;
 mod scope;
 mod timers;
@@ -21,6 +22,7 @@ pub use commands::{AdaptedData, Misuse, OriginalData};
 pub use config::Config;
 pub use event::{Closed, Event, Offer, Response, feature_uri};
 pub use output::Output;
+pub use payload::OutgoingPayload;
 
 use crate::ids::{DialogId, GroupId, IdMap, MAXIMUM, Rising, Xid};
 use crate::message::{AdaptedEnd, DataLabel, Kind, Message, OcpResult};

@@ -87,7 +87,7 @@ fn a_promise_broken_before_its_use_is_not_relied_on() {
 fn modp_is_said_once_and_zero_is_a_promise() {
     let mut server = begun("");
     let mut send = |as_is, modp, octets: &'static str| {
-        let sent = server.send_adapted_data(xid(), adapted(as_is, modp), octets.into());
+        let sent = server.send_adapted_data(xid(), adapted(as_is, modp), octets);
         sent.map(|()| take_text(&mut server))
     };
     let first = send(Some(0), Some(0), "01").unwrap();
@@ -96,8 +96,8 @@ fn modp_is_said_once_and_zero_is_a_promise() {
     assert_eq!(again, "DUM 1 2\r\nAs-is: 2\r\n\r\n2:23\r\n;\r\n");
     assert_eq!(send(None, None, "xx"), Err(Misuse::Rule(Rule::ModpBroken)));
     let mut server = begun("");
-    server.send_adapted_data(xid(), adapted(None, Some(100)), "xx".into()).unwrap();
-    let misuse = server.send_adapted_data(xid(), adapted(Some(2), Some(0)), "23".into());
+    server.send_adapted_data(xid(), adapted(None, Some(100)), "xx").unwrap();
+    let misuse = server.send_adapted_data(xid(), adapted(Some(2), Some(0)), "23");
     assert_eq!(misuse, Err(Rule::ModpBroken.into()), "octets have changed before");
     let (seen, _) = processor_answer("AMS 1;\r\nDUM 1 0\r\nModp: 75\r\n\r\n1:x\r\n;\r\n");
     let expected = Event::ModificationExpected { xid: xid(), id: None, percent: 75 };
@@ -108,7 +108,7 @@ fn modp_is_said_once_and_zero_is_a_promise() {
 #[test]
 fn as_is_names_what_was_received_and_nonsense_is_ignored() {
     let mut server = begun("");
-    server.send_adapted_data(xid(), adapted(Some(8), None), "89x".into()).unwrap();
+    server.send_adapted_data(xid(), adapted(Some(8), None), "89x").unwrap();
     assert_eq!(take_text(&mut server), "DUM 1 0\r\n3:89x\r\n;\r\n");
     for as_is in ["999999", "(a)", "-1"] {
         let text = format!("AMS 1;\r\nDUM 1 0\r\nAs-is: {as_is}\r\n\r\n5:hello\r\n;\r\nPQ;\r\n");

@@ -133,7 +133,7 @@ fn only_messages_of_the_phase_go_out_in_it() {
     assert!(processor.is_negotiating());
     assert_eq!(processor.create_group(Vec::new()), Err(Misuse::OfferPending));
     // Data of a transaction under way waits; queries do not.
-    processor.send_original_data(xid, Default::default(), "abc".into()).unwrap();
+    processor.send_original_data(xid, Default::default(), "abc").unwrap();
     processor.ping(None);
     assert_eq!(take_text(&mut processor), "NO ()\r\nOffer-Pending: true\r\n;\r\nPQ;\r\n");
     // What the peer sent before it knew is taken.

@@ -105,7 +105,7 @@ fn an_answer_that_is_fetched_octet_by_octet_ends_too() {
     for second in 1..120 {
         let steps = format!("DWP 1 {second};\r\nDWM 1;\r\nDWP 1 {second};\r\n");
         feed(&mut server, steps.as_bytes(), start + Duration::from_secs(second));
-        server.send_adapted_data(xid(1), AdaptedData::default(), "x".into()).unwrap();
+        server.send_adapted_data(xid(1), AdaptedData::default(), "x").unwrap();
     }
     take_text(&mut server);
     let (_, sent) = wait(&mut server, start + TIMEOUT);

@@ -33,7 +33,7 @@ fn a_processor_pauses_at_once_when_it_is_past_the_offset() {
     let (seen, _) = feed(&mut processor, b"DWM 1\r\nSize-request: 3\r\n;\r\n", now);
     assert_eq!(seen, [Event::MoreWanted { xid, size: Some(3) }]);
     assert_eq!(processor.may_send(xid), MAXIMUM - 10);
-    processor.send_original_data(xid, data, "abc".into()).unwrap();
+    processor.send_original_data(xid, data, "abc").unwrap();
     assert_eq!(take_text(&mut processor), "DUM 1 10\r\n3:abc\r\n;\r\n");
 }
 
@@ -46,7 +46,7 @@ fn a_server_pauses_when_it_comes_to_the_offset() {
     feed(&mut server, b"DWP 1 6;\r\n", now);
     let mut send = |octets: &'static str| {
         let data = AdaptedData::default();
-        let sent = server.send_adapted_data(xid(), data, octets.into());
+        let sent = server.send_adapted_data(xid(), data, octets);
         (sent, take_text(&mut server))
     };
     assert_eq!(send("abcd"), (Ok(()), "DUM 1 0\r\n4:abcd\r\n;\r\n".into()));

@@ -40,7 +40,7 @@ fn variants_and_replies_have_their_own_offsets_and_may_interleave() {
     let label = |number, part| DataLabel { id: id(number), part };
     pair.server.use_preserved_data(xid, 0..8, label(1, None)).unwrap();
     let data = AdaptedData { id: id(3), part: Some(Part::Reply), ..AdaptedData::default() };
-    pair.server.send_adapted_data(xid, data, "550 no\r\n".into()).unwrap();
+    pair.server.send_adapted_data(xid, data, "550 no\r\n").unwrap();
     pair.server.use_preserved_data(xid, 8..12, label(1, None)).unwrap();
     let ends = [3, 1].map(|number| AdaptedEnd {
         id: id(number),
@@ -176,13 +176,13 @@ fn parts_fit_the_role_and_every_message_ends() {
     pair.server.start_adapted(xid, Vec::new(), &start(2, AdaptedRole::Variant, &[])).unwrap();
     let data =
         |number, part| AdaptedData { id: id(number), part: Some(part), ..AdaptedData::default() };
-    let misuse = pair.server.send_adapted_data(xid, data(1, Part::MessageBody), "x".into());
+    let misuse = pair.server.send_adapted_data(xid, data(1, Part::MessageBody), "x");
     assert_eq!(misuse, Err(Rule::PartOrder("message-body").into()));
-    let misuse = pair.server.send_adapted_data(xid, data(2, Part::Reply), "x".into());
+    let misuse = pair.server.send_adapted_data(xid, data(2, Part::Reply), "x");
     assert_eq!(misuse, Err(Rule::PartOrder("reply").into()));
-    let misuse = pair.server.send_adapted_data(xid, data(9, Part::Reply), "x".into());
+    let misuse = pair.server.send_adapted_data(xid, data(9, Part::Reply), "x");
     assert_eq!(misuse, Err(Rule::NotStarted("DUM").into()));
-    let misuse = pair.server.send_adapted(xid, Part::Reply, "x".into(), None);
+    let misuse = pair.server.send_adapted(xid, Part::Reply, "x", None);
     assert_eq!(misuse, Err(Rule::SeveralMessages("data or AME without Am-Id").into()));
     pair.server.end_adapted(xid, &AdaptedEnd { id: id(1), ..AdaptedEnd::default() }).unwrap();
     pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();

@@ -25,7 +25,7 @@ fn a_processor_ends_early_once_the_wanted_octets_are_sent() {
     assert_eq!(processor.wanted_original(xid), Some(12));
     let misuse = processor.end_original(xid, OcpResult::partial());
     assert_eq!(misuse, Err(Rule::PartialTooEarly(12).into()));
-    processor.send_original_data(xid, OriginalData::default(), "abc".into()).unwrap();
+    processor.send_original_data(xid, OriginalData::default(), "abc").unwrap();
     processor.end_original(xid, OcpResult::partial()).unwrap();
     assert_eq!(take_text(&mut processor), "DUM 1 10\r\n3:abc\r\n;\r\nAME 1 {206};\r\n");
     assert!(is_te400(&processor_answer("DWSR 1 -1;\r\n").1, 1));
@@ -43,7 +43,7 @@ fn the_adapted_message_is_whole_after_an_early_end_of_the_original() {
     );
     assert_eq!(server.want_stop_sending(xid()), Err(Rule::NoEarlyEnd("DWSS").into()));
     server.start_adapted(xid(), Vec::new(), &AdaptedStart::default()).unwrap();
-    server.send_adapted_data(xid(), AdaptedData::default(), "whole".into()).unwrap();
+    server.send_adapted_data(xid(), AdaptedData::default(), "whole").unwrap();
     server.end_adapted(xid(), &AdaptedEnd::default()).unwrap();
     let (mut processor, xid) = core_processor();
     processor.end_original(xid, OcpResult::partial()).unwrap();
@@ -70,7 +70,7 @@ fn a_server_goes_on_until_dss_comes() {
     server.want_stop_sending(xid()).unwrap();
     let early = server.end_adapted_early(xid(), &AdaptedEnd::default());
     assert_eq!(early, Err(Rule::EarlyEnd.into()));
-    server.send_adapted_data(xid(), AdaptedData::default(), "more".into()).unwrap();
+    server.send_adapted_data(xid(), AdaptedData::default(), "more").unwrap();
     server.end_adapted(xid(), &AdaptedEnd::default()).unwrap();
     let sent = take_text(&mut server);
     assert_eq!(sent, "AMS 1;\r\nDWSS 1;\r\nDUM 1 0\r\n4:more\r\n;\r\nAME 1;\r\n");
@@ -96,7 +96,7 @@ fn dss_is_never_ignored() {
     asked.handle_input(now);
     while let Some(event) = asked.poll_event() {
         if event == (Event::StopSending { xid: xid(), octets: 2 }) {
-            asked.send_adapted_data(xid(), AdaptedData::default(), "AB".into()).unwrap();
+            asked.send_adapted_data(xid(), AdaptedData::default(), "AB").unwrap();
             asked.end_adapted_early(xid(), &AdaptedEnd::default()).unwrap();
         }
     }

@@ -273,7 +273,7 @@ impl Pair {
     }
 
     pub(crate) fn body(&mut self, xid: Xid, octets: &'static str) {
-        self.processor.send_original(xid, Part::MessageBody, octets.into(), true).unwrap();
+        self.processor.send_original(xid, Part::MessageBody, octets, true).unwrap();
     }
 }
 

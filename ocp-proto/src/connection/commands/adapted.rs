@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use super::{DataHead, Misuse, data_size};
-use crate::connection::Connection;
+use crate::connection::{Connection, OutgoingPayload};
 use crate::ids::{AdaptedMessageId, Xid};
 use crate::message::{AdaptedEnd, AdaptedStart, DataLabel, OcpResult, services_value};
 use crate::role::Role;
@@ -65,7 +63,7 @@ impl Connection {
         &mut self,
         xid: Xid,
         part: Part,
-        octets: Bytes,
+        octets: impl Into<OutgoingPayload>,
         as_is: Option<u32>,
     ) -> Result<(), Misuse> {
         let data = AdaptedData { part: Some(part), as_is, ..AdaptedData::default() };
@@ -81,9 +79,10 @@ impl Connection {
         &mut self,
         xid: Xid,
         data: AdaptedData,
-        octets: Bytes,
+        octets: impl Into<OutgoingPayload>,
     ) -> Result<(), Misuse> {
         self.check_role(Role::Server)?;
+        let octets = octets.into();
         let size = data_size(&octets)?;
         let under_way = self.under_way(xid);
         let transaction = self.transaction(xid)?;

@@ -8,13 +8,13 @@ mod steering;
 
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 
 pub use adapted::AdaptedData;
 pub use original::OriginalData;
 
 use super::event::Closed;
-use super::{Connection, Features, Stage};
+use super::{Connection, Features, OutgoingPayload, Stage};
 use crate::ids::{DialogId, GroupId, Xid};
 use crate::message::{DataLabel, Kept, Message, OcpResult};
 use crate::role::Role;
@@ -178,7 +178,7 @@ impl Connection {
         out.finish();
     }
 
-    fn send_data(&mut self, xid: Xid, head: &DataHead, octets: Bytes) {
+    fn send_data(&mut self, xid: Xid, head: &DataHead, octets: OutgoingPayload) {
         self.send_for(xid, |connection| {
             let output = connection.out(false);
             let mut out = Encoder::new(output.tail(), "DUM");
@@ -195,7 +195,7 @@ impl Connection {
             }
             head.label.write(&mut out);
             out.payload(u32::try_from(octets.len()).unwrap_or(u32::MAX));
-            output.push(octets);
+            octets.into_iter().for_each(|piece| output.push(piece));
             output.tail().extend_from_slice(PAYLOAD_TAIL);
         });
     }
@@ -270,6 +270,6 @@ struct DataHead {
     label: DataLabel,
 }
 
-fn data_size(octets: &Bytes) -> Result<u32, Misuse> {
+fn data_size(octets: &OutgoingPayload) -> Result<u32, Misuse> {
     u32::try_from(octets.len()).map_err(|_| Rule::TooLarge.into())
 }

@@ -1,9 +1,7 @@
 //! The original message, which the processor sends.
 
-use bytes::Bytes;
-
 use super::{DataHead, Misuse, data_size};
-use crate::connection::{Connection, Event};
+use crate::connection::{Connection, Event, OutgoingPayload};
 use crate::ids::Xid;
 use crate::message::{DataLabel, Kept, Message, OcpResult, OriginalStart};
 use crate::role::Role;
@@ -80,9 +78,10 @@ impl Connection {
         &mut self,
         xid: Xid,
         part: Part,
-        octets: Bytes,
+        octets: impl Into<OutgoingPayload>,
         keeps: bool,
     ) -> Result<(), Misuse> {
+        let octets = octets.into();
         let size = data_size(&octets)?;
         let sent = self.transactions.get(&xid).map_or(0, |known| known.original.octets());
         let kept = keeps.then(|| Kept { offset: 0, size: sent.saturating_add(size) });
@@ -98,9 +97,10 @@ impl Connection {
         &mut self,
         xid: Xid,
         data: OriginalData,
-        octets: Bytes,
+        octets: impl Into<OutgoingPayload>,
     ) -> Result<(), Misuse> {
         self.check_role(Role::Processor)?;
+        let octets = octets.into();
         let size = data_size(&octets)?;
         let transaction = self.transaction(xid)?;
         let offset = transaction.original.octets();

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
-use crate::connection::{AdaptedData, Closed, Config, Connection, Event, Misuse, Offer, Response};
+use crate::connection::{
+    AdaptedData, Closed, Config, Connection, Event, Misuse, Offer, OutgoingPayload, Response,
+};
 use crate::ids::{AdaptedMessageId, GroupId, Xid};
 use crate::message::{AdaptedEnd, AdaptedRole, AdaptedStart, DataLabel, OcpResult, OriginalStart};
 use crate::role::Role;
@@ -146,7 +148,7 @@ impl World {
                 let octets = vec![b'+'; usize::from(size)];
                 let part = Some(Part::MessageBody);
                 let data = AdaptedData { id: trace.latest, part, ..AdaptedData::default() };
-                server.send_adapted_data(xid, data, octets.clone().into())?;
+                server.send_adapted_data(xid, data, pieces(&octets))?;
                 trace.adapted.entry(trace.latest).or_default().extend_from_slice(&octets);
                 Ok(())
             }
@@ -396,14 +398,14 @@ fn original(
     let mut octets: Vec<u8> =
         (begin..begin + usize::from(size)).map(|at| at.to_le_bytes()[0]).collect();
     let allowed = processor.may_send(trace.xid);
-    match processor.send_original(trace.xid, part, octets.clone().into(), true) {
+    match processor.send_original(trace.xid, part, pieces(&octets), true) {
         Err(Misuse::Paused { octets: left }) => {
             assert_eq!(left, allowed);
             octets.truncate(left as usize);
             if octets.is_empty() {
                 return Err(Misuse::Paused { octets: left });
             }
-            processor.send_original(trace.xid, part, octets.clone().into(), true)?;
+            processor.send_original(trace.xid, part, pieces(&octets), true)?;
         }
         other => other?,
     }
@@ -427,4 +429,10 @@ fn hostile(to: Role, which: u8, xid: Xid) -> String {
         (Role::Processor, _) => "AMS {x}\r\nAm-Id: x\r\n;\r\n",
     };
     message.replace("{x}", &xid.to_string())
+}
+
+/// Octets in two pieces: where they are cut makes no difference.
+fn pieces(octets: &[u8]) -> OutgoingPayload {
+    let (begin, end) = octets.split_at(octets.len() / 3);
+    [begin, end].into_iter().map(Bytes::copy_from_slice).collect()
 }

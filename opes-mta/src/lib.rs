@@ -14,6 +14,7 @@
 //! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
 //! - [`config`]: what an operator can set, and the rules that say whose mail goes to which services.
 //! - [`milter`]: the milter protocol, without sockets.
+//! - [`smtp`]: SMTP and LMTP as a server speaks them, without sockets.
 //! - [`processor`], [`passage`]: the groups that front ends share, and the way of a dialog through them.
 //! - [`report`], [`record`]: what became of a mail. [`trace`]: what the mail says of it.
 //! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
@@ -39,4 +40,5 @@ pub mod record;
 pub mod report;
 pub mod reuse;
 mod shadow;
+pub mod smtp;
 pub mod trace;

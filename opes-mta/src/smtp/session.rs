@@ -37,8 +37,8 @@ pub struct Settings {
     pub protocol: Protocol,
     /// Whether TLS was there before the first octet.
     pub is_secure: bool,
-    /// The most octets of a command line without CRLF; beyond [`CommandLine::LONGEST`] nothing can be
-    /// asked about one, so more is taken for that.
+    /// The most octets of a command line without CRLF. More than [`CommandLine::LONGEST`] is taken for
+    /// that: services could not be asked about such a line.
     pub longest_line: usize,
     /// The most octets of a chunk. It is no bound of memory: chunks are handed on as they come.
     pub largest_chunk: u64,
@@ -155,7 +155,8 @@ pub enum Replies {
 /// taken. Replies to commands that came together are appended to one buffer, which is best written where
 /// `receive` returns `None`. If the session [is over](Self::is_over) the connection is closed behind that.
 ///
-/// What it holds is the envelope, and three octets of content at most that may become an end.
+/// What it holds is the envelope. Content is handed on as it comes, but for two octets that may become its
+/// end and stay in `input`.
 #[derive(Debug)]
 pub struct Session {
     settings: Settings,

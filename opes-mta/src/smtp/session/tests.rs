@@ -276,6 +276,48 @@ fn invalid_lines_are_refused_and_passed_over() {
 }
 
 #[test]
+fn content_ends_a_message_whatever_the_reply() {
+    for answer in ["250 taken", "451 later", "550 no"] {
+        for content in ["DATA\r\n.\r\n", "BDAT 1 LAST\r\na"] {
+            let mut talk = Talk::smtp().recipients("MAIL FROM:<> BODY=8BITMIME", 1);
+            talk.input.extend_from_slice(content.as_bytes());
+            assert!(matches!(talk.receive(), Some(Event::Command(_))));
+            if talk.session.awaits_reply() {
+                talk.answer("354 go on");
+            }
+            assert_eq!(talk.content().1, Some(Event::ContentEnd(Replies::One)));
+            assert_eq!(talk.session.envelope().recipients.len(), 1);
+            talk.answer(answer);
+            assert_eq!(*talk.session.envelope(), Envelope::default());
+            talk.say(&[("MAIL FROM:<>", "250 ok")]);
+            assert_eq!(talk.refused("DATA\r\n"), "503 5.5.1 No valid recipients\r\n");
+        }
+    }
+}
+
+/// 30 MB of content pass, and nothing of it stays.
+#[test]
+fn large_content_is_handed_on() {
+    let mut talk = Talk::smtp().recipients("MAIL FROM:<>", 1);
+    talk.say(&[("DATA", "354 go on")]);
+    let piece = b"A line of some length, as they are.\r\n..\r\n".repeat(1_500);
+    let (mut octets, mut most) = (0, 0);
+    while octets < 30_000_000 {
+        talk.input.extend_from_slice(&piece);
+        while let Some(event) = talk.receive() {
+            let Event::Content(content) = event else { panic!("{event:?}") };
+            octets += content.len();
+        }
+        most = most.max(talk.input.len());
+    }
+    assert!(most <= 2, "{most} octets are kept");
+    assert_eq!(talk.session.octets(), octets as u64);
+    talk.input.extend_from_slice(b".\r\n");
+    assert_eq!(talk.receive(), Some(Event::ContentEnd(Replies::One)));
+    assert_eq!(talk.session.bare(), None);
+}
+
+#[test]
 fn content_in_chunks() {
     let mut talk = Talk::smtp().recipients("MAIL FROM:<> BODY=binarymime", 1);
     assert_eq!(talk.refused("DATA\r\n"), "503 5.5.1 BINARYMIME comes with BDAT\r\n");
@@ -396,7 +438,9 @@ fn tls_begins_a_session_anew() {
     talk.session.secured().unwrap();
     assert!(talk.session.is_secure());
     assert_eq!(*talk.session.envelope(), Envelope::default());
-    assert_eq!(talk.refused("RCPT TO:<a@b>\r\n"), "503 5.5.1 Send EHLO first\r\n");
+    for line in ["RCPT TO:<a@b>\r\n", "AUTH PLAIN\r\n"] {
+        assert_eq!(talk.refused(line), "503 5.5.1 Send EHLO first\r\n");
+    }
     talk.say(&[("EHLO x", "250 x")]);
     assert_eq!(talk.refused("STARTTLS\r\n"), "503 5.5.1 TLS is already active\r\n");
 }

@@ -1,5 +1,5 @@
-//! SMTP (RFC 5321) and LMTP (RFC 2033) as a server speaks them: octets to events and back, without
-//! sockets.
+//! SMTP (RFC 5321) and LMTP (RFC 2033) without sockets: octets to events and back as a server speaks them,
+//! and what a client reads ([`reply`], [`extensions`]).
 //!
 //! ```text
 //!  octets ──▶ line::Decoder ──▶ Request::parse ─┐
@@ -15,9 +15,11 @@
 pub mod bdat;
 pub mod command;
 pub mod content;
+pub mod extensions;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod line;
+pub mod reply;
 pub mod session;
 
 pub use command::{Attribute, Command, Hello, InvalidCommand, Path, Request, Secret};

@@ -14,7 +14,8 @@
 //! - [`kept`], [`apply`]: the octets that stay here, and the checked answer made of them.
 //! - [`config`]: what an operator can set, and the rules that say whose mail goes to which services.
 //! - [`milter`]: the milter protocol, without sockets.
-//! - [`smtp`]: SMTP and LMTP as a server speaks them, without sockets.
+//! - [`smtp`]: SMTP and LMTP, without sockets.
+//! - [`relay`]: the client side of SMTP: connections to the next hop, and delivery.
 //! - [`processor`], [`passage`]: the groups that front ends share, and the way of a dialog through them.
 //! - [`report`], [`record`]: what became of a mail. [`trace`]: what the mail says of it.
 //! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
@@ -37,6 +38,7 @@ pub mod ocp;
 pub mod passage;
 pub mod processor;
 pub mod record;
+pub mod relay;
 pub mod report;
 pub mod reuse;
 mod shadow;

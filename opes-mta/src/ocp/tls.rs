@@ -81,22 +81,7 @@ impl Tls {
             Some(name) => Some(server_name(name)?),
             None => None,
         };
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(ca)? {
-            roots.add(certificate).map_err(|error| wrong(ca, error))?;
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::new(error.to_string()))?
-            .with_root_certificates(roots);
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => builder
-                .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
-                .map_err(|error| wrong(certificate, error))?,
-        };
-        // Connections live long; a shortcut to the next one is not worth the state.
-        config.resumption = Resumption::disabled();
+        let config = verifying(ca, identity.as_ref())?;
         Ok(Self { negotiation: *negotiation, name, config: Arc::new(config) })
     }
 
@@ -152,7 +137,7 @@ impl Tls {
 }
 
 impl TlsError {
-    fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), file: None }
     }
 }
@@ -267,7 +252,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secured<S> {
     }
 }
 
-fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+/// What trusts these authorities, and shows our certificate if there is one.
+pub(crate) fn verifying(
+    ca: &Path,
+    identity: Option<&(PathBuf, PathBuf)>,
+) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(|error| wrong(ca, error))?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::new(error.to_string()))?
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+            .map_err(|error| wrong(certificate, error))?,
+    };
+    // Connections live long; a shortcut to the next one is not worth the state.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(name.to_owned())
         .map_err(|_| TlsError::new(format!("{name} is neither a DNS name nor an address")))
 }

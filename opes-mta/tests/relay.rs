@@ -348,6 +348,8 @@ async fn a_message_that_is_given_up_has_no_end() {
     }
     let script = serve_one(play);
     let mut connection = Connection::open(&script.next_hop()).await.unwrap();
+    let error = connection.start_tls().await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Handshake(_)), "nobody wants it: {error}");
     for text in ["MAIL FROM:<a@a>", "RCPT TO:<1@b>", "DATA"] {
         connection.command(&line(text)).await.unwrap();
     }
@@ -423,6 +425,22 @@ async fn lmtp_has_a_reply_for_each_recipient_that_was_accepted() {
         ["+ 250 2.1.5 first false", "failed RCPT 5.1.1 550", "deferred end of content 4.2.2 452"]
     );
     script.ended().await;
+}
+
+#[tokio::test]
+async fn lmtp_says_nothing_to_content_that_is_for_nobody() {
+    let mut script = serve_one(|mut peer| {
+        peer.say("220 mx LMTP");
+        assert_eq!(peer.line(), "LHLO mta.example");
+        peer.offer(&["PIPELINING"]);
+        (0..3).for_each(|_| drop(peer.line()));
+        peer.say("250 ok\n550 5.1.1 no\n354 go on");
+        peer.rest()
+    });
+    script.next_hop.protocol = Protocol::Lmtp;
+    let outcomes = deliver(&script.next_hop(), 1, TEXT).await;
+    assert_eq!(words(&outcomes), ["failed RCPT 5.1.1 550"]);
+    assert_eq!(script.ended().await, [""]);
 }
 
 #[tokio::test]
@@ -589,6 +607,13 @@ async fn connections_that_wait_too_long_or_are_too_many_are_closed() {
     let second = Connection::open(&script.next_hop()).await.unwrap();
     assert_eq!(pool.idle(), 0, "the first one's time was over");
     second.quit().await;
+    script.ended().await;
+
+    let script = serve(vec![play()]);
+    let pool = Pool::new(script.next_hop(), PoolLimits { idle: 0, ..PoolLimits::default() });
+    let kept = pool.take().await.unwrap();
+    pool.give_back(kept).await;
+    assert_eq!(pool.idle(), 0, "there was no room for it");
     script.ended().await;
 }
 

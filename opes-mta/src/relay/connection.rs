@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ocp_proto::smtp::{CommandLine, Reply};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{Cause, RelayError};
 use super::hello::NextHop;
@@ -200,7 +200,8 @@ impl Connection {
             if self.wire.has_room() {
                 return Ok(());
             }
-            match timeout(limit, self.wire.exchange()).await {
+            // A peer that takes an octet at a time does not make it last longer.
+            match timeout_at(since + limit, self.wire.exchange()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(self.fail(Stage::Content, since, error.into())),
                 Err(_) => return Err(self.fail(Stage::Content, since, Cause::Silence(limit))),

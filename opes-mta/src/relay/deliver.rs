@@ -135,11 +135,7 @@ impl Connection {
             None => None,
         };
         if accepted == 0 {
-            // RFC 2920 section 3.1: content of nothing, for nobody.
-            if data.is_some_and(|reply| reply.code() == 354) {
-                self.content().finish(Replies::One).await?;
-            }
-            return Ok(());
+            return self.end_of_nothing(data).await;
         }
         if let Some(reply) = data.filter(|reply| reply.code() != 354) {
             return Err(self.refusal(Stage::Data, since, reply));
@@ -207,10 +203,21 @@ impl Connection {
             }
         }
         let Some(refused) = refused else { return Ok(last) };
-        if last.is_some_and(|reply| reply.code() == 354) {
-            self.content().finish(Replies::One).await?;
-        }
+        self.end_of_nothing(last).await?;
         Err(refused)
+    }
+
+    /// The end of content that is for nobody, if the next hop has asked for it all the same (RFC 2920
+    /// section 3.1). LMTP has no reply to that.
+    async fn end_of_nothing(&mut self, data: Option<Reply>) -> Result<(), RelayError> {
+        match (data.map(|reply| reply.code()), self.next_hop.protocol) {
+            (Some(354), Protocol::Smtp) => {
+                self.content().finish(Replies::One).await?;
+            }
+            (Some(354), Protocol::Lmtp) => self.abort(),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The content, piece by piece.

@@ -150,6 +150,10 @@ impl Connection {
     /// ends it.
     pub async fn start_tls(&mut self) -> Result<(), RelayError> {
         let since = Instant::now();
+        if !self.next_hop.tls.is_wanted() {
+            let cause = Cause::Handshake("TLS is not to be used".to_owned());
+            return Err(self.error(Stage::StartTls, since, cause));
+        }
         let line = self.line("STARTTLS")?;
         let reply = self.command(&line).await?;
         if reply.code() != 220 {

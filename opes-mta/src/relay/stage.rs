@@ -105,7 +105,7 @@ pub struct Timeouts {
     pub tls: Duration,
     /// DATA.
     pub data: Duration,
-    /// Each time that no octet more of content can be sent, or a chunk's reply is awaited.
+    /// Each time that 16 KiB of content wait until there is room for them, or a chunk for its reply.
     pub content: Duration,
     /// From the end of the content to its reply.
     pub end_of_content: Duration,

@@ -1,6 +1,7 @@
 //! When TLS is used with the next hop, and what its certificate has to be.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -84,7 +85,12 @@ impl TlsPolicy {
         let used = self.0.as_ref().ok_or_else(|| TlsError::new("TLS is not used"))?;
         let name = match (&used.name, next_hop) {
             (Some(name), _) => name.clone(),
-            (None, NextHopAddress::Tcp { host, .. }) => server_name(host)?,
+            (None, NextHopAddress::Tcp { host, .. }) if used.is_required => server_name(host)?,
+            // Nothing is checked: what is no name, or an address, is not sent either.
+            (None, NextHopAddress::Tcp { host, .. }) => {
+                server_name(host).unwrap_or_else(|_| no_name())
+            }
+            (None, NextHopAddress::Unix(_)) if !used.is_required => no_name(),
             (None, NextHopAddress::Unix(_)) => {
                 return Err(TlsError::new("a unix socket does not say the server's name"));
             }
@@ -102,6 +108,11 @@ impl fmt::Debug for TlsPolicy {
             Some(_) => "Require",
         })
     }
+}
+
+/// Stands for a name where there is none.
+fn no_name() -> ServerName<'static> {
+    ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST))
 }
 
 /// Takes any certificate, but only from who has its key.

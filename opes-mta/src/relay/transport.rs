@@ -1,6 +1,7 @@
 //! What carries a connection to the next hop.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -9,6 +10,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::address::NextHopAddress;
 use super::error::{Attempts, Cause};
+
+/// Addresses of a name that are tried, at most.
+const MAXIMUM_ADDRESSES: usize = 16;
 
 /// Octets both ways.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -23,7 +27,6 @@ pub(super) async fn connect(
     next_hop: &NextHopAddress,
     deadline: Instant,
 ) -> Result<Transport, Cause> {
-    let late = || io::Error::from(io::ErrorKind::TimedOut);
     match next_hop {
         NextHopAddress::Unix(path) => {
             let connected = timeout_at(deadline, UnixStream::connect(path)).await;
@@ -35,21 +38,55 @@ pub(super) async fn connect(
         NextHopAddress::Tcp { host, port } => {
             let found = timeout_at(deadline, lookup_host((host.as_str(), *port))).await;
             let found = found.unwrap_or_else(|_| Err(late()));
-            let addresses: Vec<_> =
-                found.map_err(|error| Cause::Resolve(Arc::new(error)))?.collect();
-            let mut attempts = Attempts::default();
-            for (tried, address) in addresses.iter().enumerate() {
-                let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-                let share = deadline.saturating_duration_since(Instant::now()) / left;
-                let connected = timeout(share, TcpStream::connect(address)).await;
-                let connected = connected.unwrap_or_else(|_| Err(late()));
-                // Commands are small and somebody waits for each of them.
-                match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
-                    Ok(stream) => return Ok(Box::new(stream)),
-                    Err(error) => attempts.0.push((Some(*address), Arc::new(error))),
-                }
-            }
-            Err(Cause::Connect(attempts))
+            let found = found.map_err(|error| Cause::Resolve(Arc::new(error)))?;
+            let addresses: Vec<_> = found.take(MAXIMUM_ADDRESSES).collect();
+            Ok(Box::new(connect_to_any(&addresses, deadline).await.map_err(Cause::Connect)?))
         }
+    }
+}
+
+async fn connect_to_any(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<TcpStream, Attempts> {
+    let mut attempts = Attempts::default();
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        let connected = timeout(share, TcpStream::connect(address)).await;
+        let connected = connected.unwrap_or_else(|_| Err(late()));
+        // Commands are small and somebody waits for each of them.
+        match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => attempts.0.push((Some(*address), Arc::new(error))),
+        }
+    }
+    Err(attempts)
+}
+
+fn late() -> io::Error {
+    io::ErrorKind::TimedOut.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_does_not_do_leaves_its_turn_to_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let stream = connect_to_any(&[closed, open], deadline).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open);
+        let attempts = connect_to_any(&[closed, closed], deadline).await.unwrap_err();
+        let tried: Vec<_> = attempts.0.iter().map(|(address, _)| *address).collect();
+        assert_eq!(tried, [Some(closed), Some(closed)]);
+        assert!(connect_to_any(&[], deadline).await.unwrap_err().0.is_empty());
     }
 }

@@ -81,6 +81,22 @@ async fn behind_tls_the_next_hop_says_anew_what_it_offers() {
 }
 
 #[tokio::test]
+async fn what_was_offered_in_plain_text_is_forgotten_at_once() {
+    let folder = certificates();
+    let config = config(folder.path(), "mx");
+    let mut script = serve_one(|peer| secured(peer, config));
+    script.next_hop.tls = require(folder.path());
+    let mut connection = Connection::connect(&script.next_hop()).await.unwrap();
+    connection.hello("mta.example").await.unwrap();
+    assert!(connection.extensions().offers("XPLAIN"));
+    connection.start_tls().await.unwrap();
+    assert_eq!(connection.extensions().lines().count(), 0);
+    assert_eq!(connection.hello_reply(), None);
+    drop(connection);
+    script.ended().await;
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_required_has_to_be_right() {
     for (name, cause) in [
         ("other", "not valid for name"),

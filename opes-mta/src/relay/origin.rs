@@ -110,7 +110,7 @@ impl Connection {
             if reply.code() != 220 {
                 return Err(self.refusal(Stage::Origin, since, reply));
             }
-            self.extensions = Extensions::default();
+            (self.extensions, self.hello) = (Extensions::default(), None);
         }
         Ok(!commands.is_empty())
     }

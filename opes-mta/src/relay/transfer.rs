@@ -219,3 +219,38 @@ impl Drop for Transfer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::relay::hello::NextHop;
+    use crate::relay::wire::{OUTPUT, Wire};
+
+    /// A peer that takes an octet a minute.
+    #[tokio::test(start_paused = true)]
+    async fn content_waits_for_room_in_bounded_memory_and_not_for_ever() {
+        for is_chunked in [false, true] {
+            let (ours, mut peers) = tokio::io::duplex(16);
+            tokio::spawn(async move {
+                loop {
+                    sleep(Duration::from_secs(60)).await;
+                    peers.read_u8().await.unwrap();
+                }
+            });
+            let next_hop = NextHop::new("unix:/lmtp".parse().unwrap(), "mta.example");
+            let mut connection = Connection::new(Arc::new(next_hop), Wire::new(Box::new(ours)));
+            let mut transfer = if is_chunked { connection.chunks() } else { connection.content() };
+            let error = transfer.write(&b".\r\n".repeat(1_000_000)).await.unwrap_err();
+            assert!(matches!(error.cause, Cause::Silence(_)), "{error}");
+            assert_eq!((error.stage, error.took.as_secs()), (Stage::Content, 180));
+            let waiting = transfer.connection.wire.output().len();
+            assert!((OUTPUT..OUTPUT + 2 * PIECE).contains(&waiting), "{waiting}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod load;
 mod logging;
 mod output;
 mod progress;
+mod proxy;
 mod serve;
 mod tls;
 
@@ -33,6 +34,7 @@ enum Command {
     Compare(compare::Arguments),
     Load(load::Arguments),
     Milter(serve::Arguments),
+    Smtp(proxy::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => compare::main(&arguments),
         Command::Load(arguments) => load::main(arguments),
         Command::Milter(arguments) => serve::main(arguments),
+        Command::Smtp(arguments) => proxy::main(arguments),
     };
     match done {
         Ok(code) => code,

@@ -1,12 +1,14 @@
 //! `opes-mta milter`: a mail server that speaks the milter protocol becomes an OPES MTA.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use ocp_proto::smtp::FailurePolicy;
-use opes_mta::config::{Config, Group, Listen, MilterAddress};
+use ocp_proto::smtp::{CommandProfile, FailurePolicy};
+use opes_mta::config::{Config, ConfigError, Group, Listen, MilterAddress};
 use opes_mta::disclosure;
 use opes_mta::front::milter::{self, Listeners};
 use opes_mta::ocp::{ServerAddress, service_uri};
@@ -23,12 +25,19 @@ use crate::logging;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = HELP)]
 pub(crate) struct Arguments {
-    /// Configuration (TOML); without it one group with --server and --services
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "services", "on_failure"])]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    services: Services,
     /// Where the mail server connects to, instead of the configuration's: inet:HOST:PORT or unix:/PATH
     #[arg(long, value_name = "ADDR", required_unless_present = "config")]
     listen: Vec<MilterAddress>,
+}
+
+/// Who is asked about mail.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Services {
+    /// Configuration (TOML); without it one group with --server and --services
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "services", "on_failure"])]
+    config: Option<PathBuf>,
     /// Callout servers with the same services: HOST:PORT or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4037")]
     server: Vec<ServerAddress>,
@@ -74,7 +83,72 @@ Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
 /// Runs the command.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = match arguments.config() {
+    let Arguments { services, listen } = arguments;
+    let config = services.config().map(|mut config| {
+        if !listen.is_empty() {
+            let listen_at = |milter: MilterAddress| Listen { name: milter.to_string(), milter };
+            config.listen = listen.into_iter().map(listen_at).collect();
+        }
+        config
+    });
+    run(config, serve)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    anyhow::ensure!(!config.listen.is_empty(), "there is no [[listen]], and no --listen");
+    for note in config.notes() {
+        tracing::warn!(note, "configuration");
+    }
+    let stop = stopped_by_signals()?;
+    let listeners = Listeners::bind(&config.listen).await?;
+    let processor = processor(config, &milter::offer(), &stop).await?;
+    for address in listeners.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    listeners.serve(processor, stop).await;
+    Ok(())
+}
+
+/// What SIGTERM and SIGINT cancel.
+pub(crate) fn stopped_by_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+        tracing::info!("stopping");
+        stopping.cancel();
+    });
+    Ok(stop)
+}
+
+/// The groups of a configuration, with the disclosure page beside them if there is one.
+pub(crate) async fn processor(
+    config: Config,
+    offer: &CommandProfile,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Processor>> {
+    let page = disclosure::Server::bind(&config).await?;
+    let processor = Processor::start(config, offer);
+    // What the servers want decides what a mail server is asked for.
+    processor.tried().await;
+    if let Some(page) = page {
+        tracing::info!(address = %page.address()?, "serving the disclosure page");
+        tokio::spawn(page.serve(stop.clone()));
+    }
+    Ok(processor)
+}
+
+/// Runs it with a line in the log for each message; a configuration that is wrong is shown.
+pub(crate) fn run<F: Future<Output = anyhow::Result<()>>>(
+    config: Result<Config, ConfigError>,
+    serve: impl FnOnce(Config) -> F,
+) -> anyhow::Result<ExitCode> {
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{:?}", miette::Report::new(error));
@@ -90,43 +164,11 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    anyhow::ensure!(!config.listen.is_empty(), "there is no [[listen]], and no --listen");
-    for note in config.notes() {
-        tracing::warn!(note, "configuration");
-    }
-    let stop = CancellationToken::new();
-    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminated.recv() => {}
-            _ = interrupted.recv() => {}
-        }
-        tracing::info!("stopping");
-        stopping.cancel();
-    });
-    let listeners = Listeners::bind(&config.listen).await?;
-    let page = disclosure::Server::bind(&config).await?;
-    let processor = Processor::start(config, &milter::offer());
-    // What the servers want decides what the mail server is asked for.
-    processor.tried().await;
-    if let Some(page) = page {
-        tracing::info!(address = %page.address()?, "serving the disclosure page");
-        tokio::spawn(page.serve(stop.clone()));
-    }
-    for address in listeners.addresses() {
-        tracing::info!(%address, "listening");
-    }
-    listeners.serve(processor, stop).await;
-    Ok(())
-}
-
-impl Arguments {
-    fn config(self) -> Result<Config, opes_mta::config::ConfigError> {
-        let mut config = match &self.config {
-            Some(file) => Config::load(file)?,
+impl Services {
+    /// The configuration that says so.
+    pub(crate) fn config(self) -> Result<Config, ConfigError> {
+        match &self.config {
+            Some(file) => Config::load(file),
             None => {
                 let mut group = Group::new("services".to_owned(), self.server, self.services);
                 group.on_failure = match self.on_failure {
@@ -134,13 +176,8 @@ impl Arguments {
                     OnFailure::Tempfail => FailurePolicy::Tempfail,
                     OnFailure::Reject => FailurePolicy::Reject,
                 };
-                Config::of(group)
+                Ok(Config::of(group))
             }
-        };
-        if !self.listen.is_empty() {
-            let listen = |milter: MilterAddress| Listen { name: milter.to_string(), milter };
-            config.listen = self.listen.into_iter().map(listen).collect();
         }
-        Ok(config)
     }
 }

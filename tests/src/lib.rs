@@ -230,10 +230,10 @@ impl DerefMut for CalloutServer {
     }
 }
 
-/// A running `opes-mta milter`.
+/// A running `opes-mta milter` or `opes-mta smtp`.
 pub struct Milter {
     running: Running,
-    /// Where it listens, as Postfix writes it.
+    /// Where it listens, as Postfix writes it for milters.
     pub address: String,
 }
 
@@ -255,6 +255,35 @@ impl Milter {
         std::fs::write(&file, config).expect("the configuration can be written");
         let mut command = program("opes-mta");
         command.args(["milter", "--listen", address, "--config"]).arg(&file);
+        Self::run(command)
+    }
+
+    /// Starts the SMTP proxy in front of a next hop, with a configuration.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn start_proxy(address: &str, next_hop: &str, folder: &Path, config: &str) -> Self {
+        let file = folder.join("opes-mta.toml");
+        std::fs::write(&file, config).expect("the configuration can be written");
+        let mut command = program("opes-mta");
+        command.args(["smtp", "--listen", address, "--next-hop", next_hop, "--config"]).arg(&file);
+        Self::run(command)
+    }
+
+    /// Its port.
+    ///
+    /// # Panics
+    /// If it listens at none.
+    pub fn port(&self) -> u16 {
+        let (_, port) = self.address.rsplit_once(':').expect("it has a port");
+        port.parse().expect("it is a number")
+    }
+
+    /// Starts it as it is told.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn run(command: Command) -> Self {
         let mut running = Running::start(command);
         let address = text(&running.wait_for("listening"), "address");
         Self { running, address }

@@ -16,7 +16,6 @@
 mod address;
 mod connection;
 mod deliver;
-mod dots;
 mod error;
 mod hello;
 mod origin;

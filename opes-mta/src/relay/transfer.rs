@@ -5,10 +5,10 @@ use ocp_proto::smtp::Reply;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::dots::{BareLineEnd, Dots};
 use super::error::{Cause, RelayError};
 use super::hello::Protocol;
 use super::stage::Stage;
+use crate::smtp::content::{BareLineEnd, Encoder};
 use crate::smtp::extensions::PIPELINING;
 use crate::smtp::reply::EnhancedStatus;
 
@@ -30,7 +30,7 @@ pub struct Transfer<'a> {
 #[derive(Debug)]
 enum Form {
     /// Behind DATA, with a dot for its end.
-    Data(Dots),
+    Data(Encoder),
     /// By BDAT (RFC 3030): the chunk that is not full yet.
     Chunks(BytesMut),
 }
@@ -76,7 +76,7 @@ impl Answer {
 impl Connection {
     /// The content, after DATA has got its 354.
     pub fn content(&mut self) -> Transfer<'_> {
-        Transfer { connection: self, form: Form::Data(Dots::default()), is_over: false }
+        Transfer { connection: self, form: Form::Data(Encoder::default()), is_over: false }
     }
 
     /// The content by BDAT, instead of DATA, to a next hop that offers CHUNKING.
@@ -95,9 +95,9 @@ impl Transfer<'_> {
     pub async fn write(&mut self, piece: &[u8]) -> Result<(), RelayError> {
         for piece in piece.chunks(PIECE) {
             match &mut self.form {
-                Form::Data(dots) => {
+                Form::Data(encoder) => {
                     self.connection.make_room(true).await?;
-                    let encoded = dots.encode(piece, self.connection.wire.output());
+                    let encoded = encoder.encode(piece, self.connection.wire.output());
                     self.check_line_ends(encoded)?;
                 }
                 Form::Chunks(chunk) => {
@@ -123,12 +123,12 @@ impl Transfer<'_> {
 
     async fn end(&mut self, replies: Replies) -> Result<Answer, RelayError> {
         let first = match &mut self.form {
-            Form::Data(dots) => {
-                let dots = std::mem::take(dots);
+            Form::Data(encoder) => {
+                let encoder = std::mem::take(encoder);
                 self.connection.make_room(true).await?;
                 // A reply that is there already is none to the end of the content.
                 self.connection.check_silence(Stage::Content)?;
-                let encoded = dots.finish(self.connection.wire.output());
+                let encoded = encoder.finish(self.connection.wire.output());
                 self.check_line_ends(encoded)?;
                 self.connection.expect(Stage::EndOfContent);
                 self.connection.reply().await?

@@ -6,7 +6,7 @@ mod line_ends;
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 
-pub use encoder::Encoder;
+pub use encoder::{BareLineEnd, Encoder};
 pub use line_ends::{Bare, LineEnds};
 
 /// Octets from which on what stands between removed dots is handed out where it lies. Shorter stretches

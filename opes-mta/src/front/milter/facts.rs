@@ -6,15 +6,10 @@
 //! `{client_ptr}` is a name that anybody can give himself, and `{auth_author}` is what the client claims
 //! with AUTH= of MAIL.
 
-use std::net::IpAddr;
-
 use ocp_proto::smtp::{Activation, Auth, DialogFacts, DialogUpdate, Tls};
 use ocp_proto::wire::Atom;
 
-/// The longest value that is passed on; a bound of ours. A longer one is left out, since a part of it
-/// could be somebody else's name. A domain has at most 255 octets (RFC 5321 section 4.5.3.1.2), the
-/// subject of a certificate may have more.
-const LONGEST_VALUE: usize = 1_024;
+use crate::front::facts::{address, port, text};
 
 /// What comes with `SMFIC_CONNECT`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,27 +139,6 @@ fn bare(name: &[u8]) -> &[u8] {
     name.strip_prefix(b"{").and_then(|name| name.strip_suffix(b"}")).unwrap_or(name)
 }
 
-/// A value that can be passed on. Control characters become question marks: without them it could be
-/// somebody else's name.
-fn text(value: &[u8]) -> Option<Atom> {
-    let is_sound = !value.is_empty() && value.len() <= LONGEST_VALUE;
-    let plain = |octet: &u8| if octet.is_ascii_control() { b'?' } else { *octet };
-    is_sound.then(|| value.iter().map(plain).collect::<Vec<_>>().into())
-}
-
-/// An IP address in its usual form; sendmail and Postfix may put `IPv6:` before it, as SMTP does.
-fn address(value: &[u8]) -> Option<Atom> {
-    let value = std::str::from_utf8(value).ok()?;
-    let prefix = value.get(..5).filter(|start| start.eq_ignore_ascii_case("IPv6:"));
-    let address: IpAddr = value.get(prefix.map_or(0, str::len)..)?.parse().ok()?;
-    Some(address.to_string().into())
-}
-
-fn port(value: &[u8]) -> Option<Atom> {
-    let port: u16 = std::str::from_utf8(value).ok()?.parse().ok()?;
-    (port > 0).then(|| port.to_string().into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_value_is_bounded_and_one_line() {
-        let long = "x".repeat(LONGEST_VALUE + 1);
+        let long = "x".repeat(1_025);
         let facts = start(&CONNECT, macros(&[("j", &long), ("i", "a\0b\r\nc")]));
         assert_eq!(facts.server_name, None);
         assert_eq!(facts.queue_id, Some("a?b??c".into()));

@@ -11,23 +11,17 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::event::Message;
+use crate::front::pieces::Pieces;
 
 /// Octets that a field costs besides its own: its ranges are kept.
 const FIELD_COST: usize = size_of::<Field>();
-
-/// Octets of a piece of the body from which on it stays where it lies. Smaller ones are put together: each
-/// would keep what was read with it.
-const KEPT: usize = 16 * 1024;
 
 /// A message on its way in.
 #[derive(Debug)]
 pub struct Collector {
     header: BytesMut,
     fields: Vec<Field>,
-    body: Vec<Bytes>,
-    /// What came behind these pieces of the body.
-    end: BytesMut,
-    octets: usize,
+    body: Pieces,
     limit: usize,
 }
 
@@ -50,17 +44,9 @@ pub struct Field {
 
 impl Collector {
     /// Nothing so far. The message may take this many octets: its own, and 24 for each field. The worst
-    /// case is three times that: while small pieces move to a buffer of twice the size, and what was read
-    /// together with large ones.
+    /// case is three times that ([`Pieces`]), and a packet.
     pub fn new(limit: usize) -> Self {
-        Self {
-            header: BytesMut::new(),
-            fields: Vec::new(),
-            body: Vec::new(),
-            end: BytesMut::new(),
-            octets: 0,
-            limit,
-        }
+        Self { header: BytesMut::new(), fields: Vec::new(), body: Pieces::default(), limit }
     }
 
     /// The next field (`SMFIC_HEADER`).
@@ -96,33 +82,20 @@ impl Collector {
     /// # Errors
     /// If the message gets too large.
     pub fn body(&mut self, octets: &Bytes) -> Result<(), MessageError> {
-        self.octets += octets.len();
-        if octets.len() < KEPT {
-            self.end.extend_from_slice(octets);
-        } else {
-            self.seal();
-            self.body.push(octets.clone());
-        }
+        self.body.push(octets);
         self.check()
     }
 
     /// The message, of which nothing is copied. The empty line behind the header section is added here: milter does not send it.
     pub fn finish(mut self) -> Original {
         self.header.extend_from_slice(b"\r\n");
-        self.seal();
-        let message = Message { header: self.header.freeze(), body: self.body.into() };
+        let message = Message { header: self.header.freeze(), body: self.body.finish() };
         Original { message, fields: self.fields }
-    }
-
-    fn seal(&mut self) {
-        if !self.end.is_empty() {
-            self.body.push(self.end.split().freeze());
-        }
     }
 
     fn check(&self) -> Result<(), MessageError> {
         let fields = self.fields.len().saturating_mul(FIELD_COST);
-        let octets = self.header.len().saturating_add(self.octets).saturating_add(fields);
+        let octets = self.header.len().saturating_add(self.body.octets()).saturating_add(fields);
         (octets <= self.limit).then_some(()).ok_or(MessageError::TooLarge(self.limit))
     }
 }
@@ -251,25 +224,5 @@ mod tests {
         let mut collector = Collector::new(80);
         let many = (0..).find_map(|number| Some((number, collector.field(b"A", b"").err()?)));
         assert_eq!(many, Some((2, MessageError::TooLarge(80))), "28 octets a field");
-    }
-
-    #[test]
-    fn large_pieces_stay_where_they_lie_and_small_ones_are_put_together() {
-        let mut collector = Collector::new(10_000_000);
-        let (mut expected, mut places) = (Vec::new(), Vec::new());
-        for (number, size) in [1, KEPT - 1, KEPT, KEPT, 3, 4, 65_535, 0, 7].into_iter().enumerate()
-        {
-            let piece = Bytes::from(vec![number as u8; size]);
-            collector.body(&piece).unwrap();
-            expected.extend_from_slice(&piece);
-            places.push(piece);
-        }
-        let body = collector.finish().message.body;
-        assert!(body == Bytes::from(expected).into());
-        let lengths: Vec<_> = body.pieces().iter().map(Bytes::len).collect();
-        assert_eq!(lengths, [KEPT, KEPT, KEPT, 7, 65_535, 7], "1 and KEPT - 1, 3 and 4 together");
-        for (at, from) in [(1, 2), (2, 3), (4, 6)] {
-            assert_eq!(body.pieces()[at].as_ptr(), places[from].as_ptr());
-        }
     }
 }

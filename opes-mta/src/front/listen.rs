@@ -1,0 +1,193 @@
+//! Sockets that mail comes to.
+
+use std::fs::Permissions;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::config::MilterAddress;
+
+/// After an error of `accept` that concerns the whole process, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long messages that are under way may take once we are asked to stop: the most that Postfix waits for
+/// what a milter or the next hop makes of content.
+const DRAIN: Duration = Duration::from_secs(300);
+
+/// Bound sockets. A unix socket's file goes with them.
+#[derive(Debug)]
+pub(super) struct Sockets(Vec<(Arc<str>, Listener)>);
+
+#[derive(Debug)]
+enum Listener {
+    Inet(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// Somebody who has connected.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    Inet(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    /// Where it is, for the log.
+    pub(super) fn peer(&self) -> String {
+        match self {
+            Self::Inet(_, peer) => peer.to_string(),
+            Self::Unix(_) => "unix".to_owned(),
+        }
+    }
+}
+
+impl Sockets {
+    /// Binds all of them, each with the name that it goes by. A unix socket that nobody listens on any more
+    /// is replaced; all users may connect to it who get into its folder.
+    ///
+    /// # Errors
+    /// The address that can't be bound, and why.
+    pub(super) async fn bind(
+        listen: impl IntoIterator<Item = (&str, &MilterAddress)>,
+    ) -> io::Result<Self> {
+        let mut listeners = Vec::new();
+        for (name, address) in listen {
+            let bound = match address {
+                MilterAddress::Inet(address) => {
+                    TcpListener::bind(address).await.map(Listener::Inet)
+                }
+                MilterAddress::Unix(path) => bind_unix(path.clone()).await,
+            };
+            let bound = bound.map_err(|error| {
+                io::Error::new(error.kind(), format!("{address} can't be listened on: {error}"))
+            })?;
+            listeners.push((Arc::from(name), bound));
+        }
+        Ok(Self(listeners))
+    }
+
+    /// Where they listen, with the ports that the system chose.
+    pub(super) fn addresses(&self) -> Vec<MilterAddress> {
+        let address = |listener: &Listener| match listener {
+            Listener::Inet(listener) => MilterAddress::Inet(
+                listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+            ),
+            Listener::Unix(_, path) => MilterAddress::Unix(path.clone()),
+        };
+        self.0.iter().map(|(_, listener)| address(listener)).collect()
+    }
+
+    /// Serves who connects until `stop` is cancelled, at most so many at a time, then lets messages that are
+    /// under way end. `serve` gets the name of the socket.
+    pub(super) async fn serve<F: Future<Output = ()> + Send + 'static>(
+        self,
+        most: usize,
+        stop: CancellationToken,
+        serve: impl Fn(Accepted, Arc<str>) -> F,
+    ) {
+        let connections = TaskTracker::new();
+        let places = Arc::new(Semaphore::new(most));
+        let accepting = self.0.into_iter().map(|(name, listener)| {
+            let acceptor = Acceptor {
+                name,
+                stop: stop.clone(),
+                connections: connections.clone(),
+                places: Arc::clone(&places),
+                serve: &serve,
+            };
+            acceptor.accept(listener)
+        });
+        futures_util::future::join_all(accepting).await;
+        connections.close();
+        if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+            warn!(
+                connections = connections.len(),
+                "mail servers were left before they had finished"
+            );
+        }
+    }
+}
+
+async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
+    let listener = match UnixListener::bind(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            match UnixStream::connect(&path).await {
+                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(&path)?;
+                    UnixListener::bind(&path)?
+                }
+                _ => return Err(error),
+            }
+        }
+        bound => bound?,
+    };
+    // The mail server runs as another user. Who gets there is a matter of the folder.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o666))?;
+    Ok(Listener::Unix(listener, path))
+}
+
+/// Takes connections from one listener.
+struct Acceptor<'a, S> {
+    name: Arc<str>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    places: Arc<Semaphore>,
+    serve: &'a S,
+}
+
+impl<S: Fn(Accepted, Arc<str>) -> F, F: Future<Output = ()> + Send + 'static> Acceptor<'_, S> {
+    async fn accept(self, listener: Listener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = next(&listener) => accepted,
+                () = self.stop.cancelled() => break,
+            };
+            match accepted {
+                Ok(accepted) => self.serve(accepted),
+                Err(error) => {
+                    warn!(%error, "no connection could be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        if let Listener::Unix(_, path) = listener {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn serve(&self, accepted: Accepted) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            // A mail server does what it is configured to do without us.
+            warn!(listen = &*self.name, peer = accepted.peer(), "too many connections");
+            return;
+        };
+        let serving = (self.serve)(accepted, Arc::clone(&self.name));
+        self.connections.spawn(async move {
+            serving.await;
+            drop(place);
+        });
+    }
+}
+
+async fn next(listener: &Listener) -> io::Result<Accepted> {
+    Ok(match listener {
+        Listener::Inet(listener) => {
+            let (stream, peer) = listener.accept().await?;
+            // An answer is one write, and the peer waits for it.
+            stream.set_nodelay(true)?;
+            Accepted::Inet(stream, peer)
+        }
+        Listener::Unix(listener, _) => Accepted::Unix(listener.accept().await?.0),
+    })
+}

@@ -1,0 +1,384 @@
+//! One client: its commands to the next hop, and the replies to them, as the services have made them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ocp_proto::smtp::{Address, Command as Verb, CommandLine, Envelope, Reply};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::dialogue::{Delivery, Dialogue, Told};
+use super::{hello, replies};
+use crate::relay::{self, Answer, NextHop, RelayError};
+use crate::smtp::{Command, Event, Hello, Misuse, Path, Request, Session, Settings};
+
+/// Octets of one read.
+const READ: usize = 64 * 1024;
+
+/// How long a client may say nothing, or not read what we say (RFC 5321 section 4.5.3.2.7).
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// How long the next hop may take to say good-bye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Why a connection ended before its client wanted it to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the socket: {0}")]
+    Socket(#[from] std::io::Error),
+    #[error("the client said nothing for {0:?}")]
+    Silence(Duration),
+    #[error("the client went away in the middle of a message")]
+    Lost,
+    #[error("{0}")]
+    NextHop(#[from] RelayError),
+    #[error("the next hop's reply has no place here: {0}")]
+    Reply(#[from] Misuse),
+}
+
+/// A client and its next hop.
+pub(super) struct Client<S> {
+    stream: S,
+    input: BytesMut,
+    output: BytesMut,
+    session: Session,
+    dialogue: Dialogue,
+    hop: relay::Connection,
+    /// Whether it may say who its client is.
+    is_heard: bool,
+    /// DATA or BDAT was refused by a service, or is to be.
+    refused_content: Option<Reply>,
+    /// By which the client authenticates, as long as it does.
+    mechanism: Option<Bytes>,
+}
+
+/// Serves a client until one of both goes away, or until `stop` where no message is under way.
+///
+/// # Errors
+/// What else ended it.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    next_hop: &Arc<NextHop>,
+    dialogue: Dialogue,
+    is_heard: bool,
+    stop: CancellationToken,
+) -> Result<(), Broken> {
+    let session = Session::new(Settings::default());
+    let hop = match relay::Connection::connect(next_hop).await {
+        Ok(hop) => hop,
+        Err(error) => {
+            // The client may have gone already.
+            let _ = timeout(SILENCE, stream.write_all(replies::no_next_hop().as_bytes())).await;
+            return Err(error.into());
+        }
+    };
+    let (input, output) = (BytesMut::new(), BytesMut::new());
+    let mut client = Client {
+        stream,
+        input,
+        output,
+        session,
+        dialogue,
+        hop,
+        is_heard,
+        refused_content: None,
+        mechanism: None,
+    };
+    let served = client.converse(stop).await;
+    client.dialogue.abandon();
+    if let Err(Broken::NextHop(_) | Broken::Reply(_) | Broken::Silence(_)) = &served {
+        let reply = match &served {
+            Err(Broken::Reply(_)) => replies::no_sense(),
+            Err(Broken::Silence(_)) => replies::silence(),
+            _ => replies::no_next_hop(),
+        };
+        client.session.hang_up(&reply, &mut client.output);
+        // The client may have gone already.
+        let _ = client.flush().await;
+    }
+    // It may have gone already.
+    let _ = timeout(FAREWELL, client.hop.quit()).await;
+    served
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn converse(&mut self, stop: CancellationToken) -> Result<(), Broken> {
+        // Who speaks for others says first for whom.
+        let refused = if self.is_heard { None } else { self.dialogue.begin().await };
+        let greeting = refused.or_else(|| self.hop.greeting().cloned());
+        self.answer(&greeting.unwrap_or_else(replies::no_next_hop))?;
+        loop {
+            while let Some(event) = self.session.receive(&mut self.input) {
+                self.handle(event).await?;
+            }
+            self.flush().await?;
+            if self.session.is_over() {
+                return Ok(());
+            }
+            self.input.reserve(READ);
+            let idle = !self.dialogue.has_mail() && self.input.is_empty();
+            let count = tokio::select! {
+                read = timeout(SILENCE, self.stream.read_buf(&mut self.input)) => {
+                    read.map_err(|_| Broken::Silence(SILENCE))??
+                }
+                () = stop.cancelled(), if idle => {
+                    self.session.hang_up(&replies::stopping(), &mut self.output);
+                    return self.flush().await;
+                }
+            };
+            if count == 0 {
+                return if self.dialogue.has_mail() { Err(Broken::Lost) } else { Ok(()) };
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Result<(), Broken> {
+        match event {
+            Event::Refused(_) => {
+                if self.mechanism.take().is_some() {
+                    // RFC 4954 section 4: the exchange is given up.
+                    self.hop.push_response(b"*")?;
+                    self.hop.reply().await?;
+                }
+                Ok(self.session.refuse(&mut self.output)?)
+            }
+            Event::Command(request) => self.command(request).await,
+            Event::Content(octets) => {
+                self.dialogue.content(&octets);
+                Ok(())
+            }
+            Event::ChunkEnd => self.answer(&replies::chunk()),
+            Event::ContentEnd(_) => self.message().await,
+            Event::AuthLine(secret) => {
+                self.hop.push_response(secret.octets())?;
+                let reply = self.hop.reply().await?;
+                self.authenticated(&reply);
+                self.answer(&reply)
+            }
+            // It is not offered.
+            Event::StartTls => Ok(()),
+        }
+    }
+
+    async fn command(&mut self, request: Request) -> Result<(), Broken> {
+        match &request.command {
+            Command::Hello { verb, name } => {
+                let reply = match self.dialogue.greet(name).await {
+                    Some(refused) => refused,
+                    None => self.hello(*verb, name).await?,
+                };
+                self.answer(&reply)
+            }
+            Command::Mail(path) => self.mail(path).await,
+            Command::Rcpt(path) => self.rcpt(path).await,
+            Command::Data => {
+                let refused = self.dialogue.data().await;
+                self.answer(&refused.unwrap_or_else(replies::go_on))
+            }
+            // Its octets come first, whatever the services say.
+            Command::Bdat(_) => {
+                let refused = self.dialogue.data().await;
+                self.refused_content = refused.or(self.refused_content.take());
+                Ok(())
+            }
+            Command::Rset => {
+                self.dialogue.abandon();
+                self.pass(&request).await
+            }
+            Command::Vrfy(_) | Command::Expn(_) | Command::Help(_) | Command::Noop(_) => {
+                self.pass(&request).await
+            }
+            Command::Quit => {
+                self.dialogue.abandon();
+                self.pass(&request).await
+            }
+            Command::Auth { mechanism, .. } => {
+                let reply = match CommandLine::new(request.octets().clone()) {
+                    Ok(line) => self.hop.command(&line).await?,
+                    Err(_) => replies::syntax(),
+                };
+                self.mechanism = Some(mechanism.clone());
+                self.authenticated(&reply);
+                self.answer(&reply)
+            }
+            Command::Xforward(attributes) if self.is_heard => {
+                self.dialogue.forward(attributes);
+                self.answer(&replies::taken())
+            }
+            Command::Xforward(_) | Command::Xclient(_) => self.answer(&replies::not_heard()),
+            Command::StartTls | Command::Other(_) => self.answer(&replies::unknown()),
+        }
+    }
+
+    /// The next hop hears the client's name, and the client what gets through of what it offers.
+    async fn hello(&mut self, verb: Hello, name: &Bytes) -> Result<Reply, Broken> {
+        if verb == Hello::Helo {
+            let line = CommandLine::new([b"HELO ", &name[..]].concat());
+            return match line {
+                Ok(line) => Ok(self.hop.command(&line).await?),
+                Err(_) => Ok(replies::syntax()),
+            };
+        }
+        let Ok(name) = std::str::from_utf8(name) else { return Ok(replies::syntax()) };
+        match self.hop.hello(name).await {
+            Ok(reply) => Ok(hello::answer(&reply, self.is_heard)),
+            Err(error) => match error.reply() {
+                Some(reply) => Ok(reply.clone()),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    async fn mail(&mut self, path: &Path) -> Result<(), Broken> {
+        self.refused_content = None;
+        let told = match envelope_line("MAIL FROM:", &path.address) {
+            Some(line) => self.dialogue.mail(line, &path.address).await,
+            None => Told::Refuse(replies::syntax()),
+        };
+        self.carry_out(&Verb::Mail, told).await
+    }
+
+    async fn rcpt(&mut self, path: &Path) -> Result<(), Broken> {
+        let told = match envelope_line("RCPT TO:", &path.address) {
+            Some(line) => self.dialogue.rcpt(line, &path.address).await,
+            None => Told::Refuse(replies::syntax()),
+        };
+        self.carry_out(&Verb::Rcpt, told).await
+    }
+
+    async fn carry_out(&mut self, command: &Verb, told: Told) -> Result<(), Broken> {
+        let reply = match told {
+            Told::Refuse(reply) => reply,
+            Told::Pass(line) => {
+                let reply = self.hop.command(&line).await?;
+                self.dialogue.replied(command, &reply);
+                reply
+            }
+        };
+        self.answer(&reply)
+    }
+
+    /// A command that services are not asked about.
+    async fn pass(&mut self, request: &Request) -> Result<(), Broken> {
+        let reply = match request.line() {
+            Some(line) => self.hop.command(&line).await?,
+            None => replies::syntax(),
+        };
+        self.answer(&reply)
+    }
+
+    /// The content is complete: the client hears what the services or the next hop make of it.
+    async fn message(&mut self) -> Result<(), Broken> {
+        if let Some(reply) = self.refused_content.take() {
+            self.reset().await?;
+            return self.answer(&reply);
+        }
+        if self.session.bare().is_some() {
+            let reply = replies::bare_line_end();
+            self.dialogue.delivered(&reply, false);
+            self.reset().await?;
+            return self.answer(&reply);
+        }
+        let (reply, is_sent) = match self.dialogue.message().await {
+            Delivery::Answer(reply) => {
+                self.reset().await?;
+                (reply, false)
+            }
+            Delivery::Send { content, envelope } => {
+                (self.deliver(&content, envelope.as_ref()).await?, true)
+            }
+        };
+        self.dialogue.delivered(&reply, is_sent);
+        self.answer(&reply)
+    }
+
+    /// The next hop forgets the envelope that it knows.
+    async fn reset(&mut self) -> Result<Reply, Broken> {
+        Ok(self.hop.command(&own_line("RSET")).await?)
+    }
+
+    /// Brings a message to the next hop: the reply that decides.
+    async fn deliver(
+        &mut self,
+        content: &[Bytes],
+        envelope: Option<&Envelope>,
+    ) -> Result<Reply, Broken> {
+        if let Some(envelope) = envelope
+            && let Some(refused) = self.begin_again(envelope).await?
+        {
+            self.reset().await?;
+            return Ok(refused);
+        }
+        let reply = self.hop.command(&own_line("DATA")).await?;
+        if reply.code() != 354 {
+            self.reset().await?;
+            return Ok(reply);
+        }
+        let mut transfer = self.hop.content();
+        for piece in content {
+            transfer.write(piece).await?;
+        }
+        match transfer.finish(relay::Replies::One).await? {
+            Answer::One(reply) | Answer::Prdr { all: reply, .. } => Ok(reply),
+            Answer::Each(replies) => {
+                Ok(replies.into_iter().next().unwrap_or_else(replies::no_sense))
+            }
+        }
+    }
+
+    /// The next hop is told another envelope: its reply if it refuses a part of that.
+    async fn begin_again(&mut self, envelope: &Envelope) -> Result<Option<Reply>, Broken> {
+        self.reset().await?;
+        let sender = envelope.sender.iter().map(|sender| ("MAIL FROM:", sender));
+        let recipients = envelope.recipients.iter().map(|recipient| ("RCPT TO:", recipient));
+        for (verb, address) in sender.chain(recipients) {
+            let Some(line) = envelope_line(verb, address) else {
+                return Ok(Some(replies::syntax()));
+            };
+            let reply = self.hop.command(&line).await?;
+            if !reply.is_success() {
+                return Ok(Some(reply));
+            }
+        }
+        Ok(None)
+    }
+
+    fn authenticated(&mut self, reply: &Reply) {
+        // 334: the exchange goes on.
+        if reply.code() != 334
+            && let Some(mechanism) = self.mechanism.take()
+            && reply.is_success()
+        {
+            self.dialogue.authenticated(&mechanism);
+        }
+    }
+
+    fn answer(&mut self, reply: &Reply) -> Result<(), Broken> {
+        Ok(self.session.answer(reply, &mut self.output)?)
+    }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let written = timeout(SILENCE, self.stream.write_all_buf(&mut self.output)).await;
+        Ok(written.map_err(|_| Broken::Silence(SILENCE))??)
+    }
+}
+
+/// A command of this program.
+fn own_line(verb: &'static str) -> CommandLine {
+    CommandLine::new(verb).expect("a verb is a command line")
+}
+
+/// MAIL or RCPT as it goes on: without source route, which is obsolete (RFC 5321 appendix C).
+fn envelope_line(verb: &str, address: &Address) -> Option<CommandLine> {
+    let mut line = [verb.as_bytes(), address.path()].concat();
+    for parameter in &address.parameters {
+        line.push(b' ');
+        line.extend_from_slice(parameter);
+    }
+    CommandLine::new(line).ok()
+}

@@ -1,0 +1,445 @@
+//! What the services make of an SMTP dialog: commands as they go to the next hop, and content.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ocp_proto::OcpResult;
+use ocp_proto::smtp::{
+    Address, Auth, Command, CommandLine, DialogFacts, DialogUpdate, EffectName, Envelope, Reply,
+    SideEffect,
+};
+use ocp_proto::wire::Atom;
+
+use super::content::{Content, NoContent};
+use super::peer;
+use super::replies::{fixed, syntax, taken};
+use crate::apply::{Adapted, Answer};
+use crate::bypass::{self, Outcome};
+use crate::config::Origin;
+use crate::event::{self, Event, Message, address_of, carry_out};
+use crate::front::advisor::{Advisor, Said};
+use crate::front::facts::text;
+use crate::passage::{Accepted, Advice};
+use crate::processor::Processor;
+use crate::record::{Decision, Record};
+use crate::smtp::Attribute;
+
+/// What becomes of a command.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The client gets this; the next hop hears nothing.
+    Refuse(Reply),
+    /// The next hop gets this line; its reply is the client's.
+    Pass(CommandLine),
+}
+
+/// What becomes of content.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// The client gets this; the next hop gets no content.
+    Answer(Reply),
+    /// The next hop gets this message, for this envelope.
+    Send {
+        /// The header section, then the body.
+        content: Vec<Bytes>,
+        /// Sender and recipients, if they are others than those that the next hop knows.
+        envelope: Option<Envelope>,
+    },
+}
+
+/// One client's dialog.
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    listen: Arc<str>,
+    advisor: Advisor,
+    origin: Origin,
+    /// What is known before the services are told.
+    facts: DialogFacts,
+    /// Whether the services know of the client. A peer that speaks for others may yet say who it is.
+    is_begun: bool,
+    /// The client as a whole was refused.
+    refused: Option<Reply>,
+    mail: Option<Mail>,
+}
+
+/// A message that has begun with MAIL.
+#[derive(Debug)]
+struct Mail {
+    /// As the client gave them, and the next hop accepted them.
+    sender: Address,
+    recipients: Vec<Address>,
+    /// As the next hop knows them.
+    known: Envelope,
+    /// What the services asked for so far, in order.
+    effects: Vec<SideEffect>,
+    /// Whether they want no more events of this envelope.
+    done: bool,
+    /// Whether they were asked about DATA.
+    is_data_asked: bool,
+    record: Record,
+    content: Content,
+    /// What they said of the command whose reply has not come, and what it names.
+    asked: Option<(Advice, Address, Address)>,
+}
+
+impl Dialogue {
+    /// A client that has connected from there.
+    pub(super) fn new(
+        processor: Arc<Processor>,
+        listen: Arc<str>,
+        origin: Origin,
+        client_port: u16,
+    ) -> Self {
+        let facts = peer::connected(origin, client_port);
+        let advisor = Advisor::new(processor);
+        Self { listen, advisor, origin, facts, is_begun: false, refused: None, mail: None }
+    }
+
+    /// Tells the services of the client, as it is known by now: what it is refused with, if it is.
+    pub(super) async fn begin(&mut self) -> Option<Reply> {
+        if !self.is_begun {
+            self.is_begun = true;
+            self.advisor.begin(&self.listen, self.origin, self.facts.clone());
+            let connect = Event {
+                command: Command::Connect,
+                content: event::Content::Nothing,
+                envelope: Envelope::default(),
+                bypass: Vec::new(),
+            };
+            self.refused = self.client(connect).await;
+            if let (None, Some(name)) = (&self.refused, self.facts.helo.clone()) {
+                self.refused = self.hello(&name).await;
+            }
+        }
+        self.refused.clone()
+    }
+
+    /// The client says its name. The services hear it at once, or with the rest.
+    pub(super) async fn greet(&mut self, name: &[u8]) -> Option<Reply> {
+        self.abandon();
+        self.facts.helo = text(name).or(self.facts.helo.take());
+        if !self.is_begun {
+            return None;
+        }
+        let update = DialogUpdate { helo: text(name), ..DialogUpdate::default() };
+        self.advisor.update(Some(update));
+        self.refused = self.hello(name).await;
+        self.refused.clone()
+    }
+
+    /// The peer speaks for another client from now on (XFORWARD).
+    pub(super) fn forward(&mut self, attributes: &[Attribute]) {
+        let (facts, origin) = peer::forwarded(attributes);
+        let helo = facts.helo.or_else(|| self.facts.helo.clone());
+        (self.facts, self.origin) = (DialogFacts { helo, ..facts }, origin);
+        (self.is_begun, self.refused) = (false, None);
+    }
+
+    async fn hello(&mut self, name: &[u8]) -> Option<Reply> {
+        let line = CommandLine::new([b"HELO ", name].concat()).ok()?;
+        self.client(Event::command(line, Envelope::default())?).await
+    }
+
+    /// Asks about the client itself. One that was refused has a line in the log of its own.
+    async fn client(&mut self, event: Event) -> Option<Reply> {
+        let mut record = Record::default();
+        match self.advisor.ask(event, Accepted::default(), &mut record).await {
+            Said::Go(mut advice) => {
+                advice.report(&OcpResult::ok(), None);
+                None
+            }
+            Said::Refused(reply) => {
+                if let Some(facts) = self.advisor.facts() {
+                    record.log(facts, None, &[], decision_of(&reply), Some(&reply.to_string()));
+                }
+                Some(reply)
+            }
+        }
+    }
+
+    /// MAIL: the line as it came, without source route.
+    pub(super) async fn mail(&mut self, line: CommandLine, sender: &Address) -> Told {
+        self.abandon();
+        if let Some(refused) = self.begin().await {
+            return Told::Refuse(refused);
+        }
+        let processor = Arc::clone(self.advisor.processor());
+        let limit = processor.config().limits.message_octets as usize;
+        let mut mail = Mail {
+            sender: sender.clone(),
+            recipients: Vec::new(),
+            known: Envelope::default(),
+            effects: Vec::new(),
+            done: false,
+            is_data_asked: false,
+            record: Record::default(),
+            content: Content::new(limit, processor.room()),
+            asked: None,
+        };
+        let Some(event) = Event::command(line.clone(), Envelope::default()) else {
+            return Told::Refuse(syntax());
+        };
+        let accepted = Accepted { sender: Some(sender), ..Accepted::default() };
+        match self.advisor.ask(event, accepted, &mut mail.record).await {
+            Said::Refused(reply) => {
+                self.mail = Some(mail);
+                self.close(decision_of(&reply), Some(&reply.to_string()));
+                Told::Refuse(reply)
+            }
+            Said::Go(advice) => {
+                let (line, adapted) = adapted_line(&advice, line, sender);
+                mail.asked = Some((advice, sender.clone(), adapted));
+                self.mail = Some(mail);
+                Told::Pass(line)
+            }
+        }
+    }
+
+    /// RCPT, as MAIL.
+    pub(super) async fn rcpt(&mut self, line: CommandLine, recipient: &Address) -> Told {
+        let Some(mail) = &mut self.mail else { return Told::Pass(line) };
+        if mail.done {
+            mail.asked = Some((Advice::default(), recipient.clone(), recipient.clone()));
+            return Told::Pass(line);
+        }
+        let Some(event) = Event::command(line.clone(), mail.envelope()) else {
+            return Told::Refuse(syntax());
+        };
+        let accepted = Accepted {
+            sender: Some(&mail.sender),
+            recipients: &mail.recipients,
+            recipient: Some(recipient),
+        };
+        match self.advisor.ask(event, accepted, &mut mail.record).await {
+            Said::Refused(reply) => {
+                mail.record.refused(recipient, &reply.to_string());
+                Told::Refuse(reply)
+            }
+            Said::Go(advice) => {
+                let (line, adapted) = adapted_line(&advice, line, recipient);
+                mail.asked = Some((advice, recipient.clone(), adapted));
+                Told::Pass(line)
+            }
+        }
+    }
+
+    /// The next hop has replied to MAIL or RCPT.
+    pub(super) fn replied(&mut self, command: &Command, reply: &Reply) {
+        let Some(mail) = &mut self.mail else { return };
+        let Some((mut advice, given, passed)) = mail.asked.take() else { return };
+        let result = match reply.is_success() {
+            true => OcpResult::ok(),
+            false => OcpResult::failure("the next hop refused it"),
+        };
+        advice.report(&result, Some(reply).filter(|reply| !reply.is_success()));
+        match (command, reply.is_success()) {
+            (Command::Mail, true) => {
+                mail.known.sender = Some(passed);
+                mail.done = advice.envelope_done;
+                mail.effects.append(&mut advice.effects);
+            }
+            (Command::Rcpt, true) => {
+                mail.recipients.push(given);
+                mail.known.recipients.push(passed);
+                mail.done |= advice.envelope_done;
+                mail.effects.append(&mut advice.effects);
+            }
+            (Command::Rcpt, false) => mail.record.refused(&given, &reply.to_string()),
+            (_, false) => {
+                self.close(decision_of(reply), Some(&reply.to_string()));
+            }
+            (_, true) => {}
+        }
+    }
+
+    /// DATA, or the first BDAT: what it is refused with, if it is.
+    pub(super) async fn data(&mut self) -> Option<Reply> {
+        let mail = self.mail.as_mut().filter(|mail| !(mail.done || mail.is_data_asked))?;
+        mail.is_data_asked = true;
+        let event = Event::command(CommandLine::new("DATA").ok()?, mail.envelope())?;
+        let accepted = accepted(&mail.sender, &mail.recipients);
+        match self.advisor.ask(event, accepted, &mut mail.record).await {
+            Said::Refused(reply) => {
+                self.close(decision_of(&reply), Some(&reply.to_string()));
+                Some(reply)
+            }
+            Said::Go(mut advice) => {
+                mail.done = advice.envelope_done;
+                mail.effects.append(&mut advice.effects);
+                advice.report(&OcpResult::ok(), None);
+                None
+            }
+        }
+    }
+
+    /// Whether a message is under way.
+    pub(super) fn has_mail(&self) -> bool {
+        self.mail.is_some()
+    }
+
+    /// The client has authenticated, so the next hop says. As whom is between the two of them.
+    pub(super) fn authenticated(&mut self, mechanism: &[u8]) {
+        let Some(mechanism) = text(mechanism) else { return };
+        let auth = Some(Auth { mechanism, identity: Atom::new() });
+        self.facts.auth.clone_from(&auth);
+        self.advisor.update(Some(DialogUpdate { auth, ..DialogUpdate::default() }));
+    }
+
+    /// Octets of the content.
+    pub(super) fn content(&mut self, octets: &Bytes) {
+        self.mail.iter_mut().for_each(|mail| mail.content.push(octets));
+    }
+
+    /// The content is complete: what becomes of it. Then [`Dialogue::delivered`].
+    pub(super) async fn message(&mut self) -> Delivery {
+        let Some(mail) = &mut self.mail else { return Delivery::Answer(syntax()) };
+        let (limit, room) = (0, self.advisor.processor().room());
+        let content = std::mem::replace(&mut mail.content, Content::new(limit, room));
+        mail.record.octets(content.octets());
+        match content.finish() {
+            Ok(message) => self.adapt(message).await,
+            Err(error) => self.without_content(error),
+        }
+    }
+
+    /// Content that services can't look at, and that is no longer there to be passed on.
+    fn without_content(&mut self, error: NoContent) -> Delivery {
+        tracing::warn!(stage = "content", cause = %error, "a message is refused");
+        self.mail.iter_mut().for_each(|mail| mail.record.failed(error.to_string()));
+        Delivery::Answer(match error {
+            NoContent::TooLarge(_) => fixed(552, "5.3.4", "The message is too large"),
+            NoContent::NoRoom => fixed(452, "4.3.1", "Too much mail is under way, try again later"),
+        })
+    }
+
+    async fn adapt(&mut self, message: Message) -> Delivery {
+        let id = self.advisor.trace_id();
+        let shown = self.shown(&message, &id);
+        let request = bypass::request(bypass_values(&message));
+        let hears = self.advisor.hears_bypass();
+        let Some(mail) = &mut self.mail else { return Delivery::Answer(syntax()) };
+        let advice = if mail.done {
+            Advice::default()
+        } else {
+            let bypass = if hears { request.clone() } else { Vec::new() };
+            let event = Event { bypass, ..Event::message(shown.clone(), mail.envelope()) };
+            let accepted = accepted(&mail.sender, &mail.recipients);
+            match self.advisor.ask(event, accepted, &mut mail.record).await {
+                Said::Refused(reply) => return Delivery::Answer(reply),
+                Said::Go(advice) => advice,
+            }
+        };
+        let bypass = (!request.is_empty()).then(|| match hears {
+            true => Outcome::of(mail.record.verdicts()),
+            false => Outcome::Ignored,
+        });
+        bypass.into_iter().for_each(|outcome| mail.record.bypass(outcome, &request));
+        let mut adapted = match &advice.answer {
+            Answer::Message(adapted) => adapted.clone(),
+            _ => Adapted { header: vec![shown.header], body: shown.body.pieces().to_vec() },
+        };
+        if let Some(pass) = self.advisor.pass(&id) {
+            pass.complete(&mut adapted, &message.header, bypass, &advice.verdicts);
+        }
+        mail.effects.extend(advice.effects.iter().cloned());
+        let envelope = mail.envelope();
+        mail.asked = Some((advice, mail.sender.clone(), mail.sender.clone()));
+        if mail.asks(EffectName::Discard) {
+            return Delivery::Answer(taken());
+        }
+        if envelope.recipients.is_empty() {
+            return Delivery::Answer(taken());
+        }
+        let envelope = (envelope != mail.known).then_some(envelope);
+        Delivery::Send { content: adapted.octets(), envelope }
+    }
+
+    /// The message as services see it: with our own trace on top.
+    fn shown(&mut self, message: &Message, id: &str) -> Message {
+        let Some(pass) = self.advisor.pass(id) else { return message.clone() };
+        let earlier = pass.earlier(&message.header);
+        let header = [&pass.field()[..], &message.header].concat().into();
+        self.mail.iter_mut().for_each(|mail| mail.record.earlier_passes(earlier));
+        Message { header, body: message.body.clone() }
+    }
+
+    /// The client was told what became of the message.
+    pub(super) fn delivered(&mut self, reply: &Reply, is_sent: bool) {
+        let Some(mail) = &mut self.mail else { return };
+        let is_changed = mail.is_changed();
+        let discards = mail.asks(EffectName::Discard) || mail.envelope().recipients.is_empty();
+        if let Some((mut advice, ..)) = mail.asked.take() {
+            let result = match reply.is_success() {
+                true => OcpResult::ok(),
+                false => OcpResult::failure("the next hop refused it"),
+            };
+            let is_modified = matches!(advice.answer, Answer::Message(_));
+            advice.report(&result, Some(reply).filter(|reply| !reply.is_success()));
+            let decision = match reply.is_success() {
+                true if !is_sent && discards => Decision::Discard,
+                true if is_modified || is_changed => Decision::Modify,
+                true => Decision::Accept,
+                false => decision_of(reply),
+            };
+            let reason = (!reply.is_success()).then(|| reply.to_string());
+            return self.close(decision, reason.as_deref());
+        }
+        self.close(decision_of(reply), Some(&reply.to_string()));
+    }
+
+    /// The message that was under way is given up.
+    pub(super) fn abandon(&mut self) {
+        self.close(Decision::Abandoned, None);
+    }
+
+    /// The message is done with, if there is one: its line in the log.
+    fn close(&mut self, decision: Decision, why: Option<&str>) {
+        if let (Some(mail), Some(facts)) = (self.mail.take(), self.advisor.facts()) {
+            mail.record.log(facts, Some(&mail.sender), &mail.recipients, decision, why);
+        }
+        self.advisor.end_message();
+    }
+}
+
+impl Mail {
+    /// The envelope in force: what the next hop knows, after all that the services asked for.
+    fn envelope(&self) -> Envelope {
+        let mut envelope = self.known.clone();
+        self.effects.iter().for_each(|effect| carry_out(&mut envelope, effect));
+        envelope
+    }
+
+    fn asks(&self, name: EffectName) -> bool {
+        self.effects.iter().any(|effect| effect.name() == name)
+    }
+
+    /// Whether it goes to others than the client named.
+    fn is_changed(&self) -> bool {
+        let envelope = self.envelope();
+        envelope.sender.as_ref() != Some(&self.sender) || envelope.recipients != self.recipients
+    }
+}
+
+/// The line for the next hop, and the address in it.
+fn adapted_line(advice: &Advice, line: CommandLine, given: &Address) -> (CommandLine, Address) {
+    match &advice.answer {
+        Answer::Line(adapted) => match address_of(adapted) {
+            Ok(address) => (adapted.clone(), address),
+            Err(_) => (line, given.clone()),
+        },
+        _ => (line, given.clone()),
+    }
+}
+
+fn accepted<'a>(sender: &'a Address, recipients: &'a [Address]) -> Accepted<'a> {
+    Accepted { sender: Some(sender), recipients, recipient: None }
+}
+
+/// The values of the fields that ask for services to be skipped.
+fn bypass_values(message: &Message) -> impl Iterator<Item = &[u8]> {
+    message.field(bypass::FIELD).into_iter()
+}
+
+fn decision_of(reply: &Reply) -> Decision {
+    if reply.is_temporary() { Decision::Tempfail } else { Decision::Reject }
+}

@@ -1,0 +1,79 @@
+//! What the client is offered: what the next hop offers, as far as it gets through us, and what we do
+//! ourselves.
+
+use ocp_proto::smtp::Reply;
+
+/// Extensions that concern what goes through us as it is. Others are not passed on: what we do not know
+/// may change what follows.
+const PASSED_ON: [&str; 9] =
+    ["SIZE", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES", "AUTH", "VRFY", "EXPN", "HELP"];
+
+/// What we do whatever the next hop does.
+const OURS: [&str; 2] = ["PIPELINING", "CHUNKING"];
+
+/// Mechanisms of AUTH behind which what is said may be encrypted for the next hop alone.
+const WITH_LAYER: [&str; 4] = ["GSSAPI", "GS2-KRB5", "DIGEST-MD5", "NTLM"];
+
+/// Attributes of XFORWARD that a peer is heard with.
+const XFORWARD: &str = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE";
+
+/// The answer to EHLO, made of the next hop's: its first line, and the extensions. A client that speaks for
+/// others is told that it may.
+pub(super) fn answer(hop: &Reply, speaks_for_others: bool) -> Reply {
+    let mut lines = hop.lines().map(|line| line.get(4..).unwrap_or_default().to_vec());
+    let first = lines.next().unwrap_or_default();
+    let mut said = vec![first];
+    said.extend(lines.filter_map(|line| passed_on(&line)));
+    said.extend(OURS.iter().map(|keyword| keyword.as_bytes().to_vec()));
+    if speaks_for_others {
+        said.push(XFORWARD.as_bytes().to_vec());
+    }
+    let mut octets = Vec::new();
+    for (number, line) in said.iter().enumerate() {
+        let is_last = number + 1 == said.len();
+        octets.extend_from_slice(if is_last { b"250 " } else { b"250-" });
+        octets.extend_from_slice(line);
+        octets.extend_from_slice(b"\r\n");
+    }
+    Reply::parse(octets).unwrap_or_else(|_| hop.clone())
+}
+
+/// An extension as the client is offered it.
+fn passed_on(line: &[u8]) -> Option<Vec<u8>> {
+    let is = |known: &&str, word: &[u8]| known.as_bytes().eq_ignore_ascii_case(word);
+    let mut words = line.split(|octet| matches!(octet, b' ' | b'='));
+    let keyword = words.next()?;
+    PASSED_ON.iter().find(|known| is(known, keyword))?;
+    if !keyword.eq_ignore_ascii_case(b"AUTH") {
+        return Some(line.to_vec());
+    }
+    let clear = |word: &&[u8]| !WITH_LAYER.iter().any(|known| is(known, word));
+    let mechanisms: Vec<_> = words.filter(clear).collect();
+    let separator = line.get(keyword.len()..=keyword.len())?;
+    Some([keyword, separator, &mechanisms.join(&b' ')].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(text: &'static str) -> Reply {
+        Reply::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_gets_through_is_offered() {
+        let hop = reply(
+            "250-mx.example greets you\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN gssapi LOGIN\r\n\
+             250-auth=PLAIN\r\n250-XCLIENT NAME\r\n250-BINARYMIME\r\n250-PIPELINING\r\n250-dsn\r\n\
+             250 X-NEW\r\n",
+        );
+        let expected = "250-mx.example greets you\r\n250-SIZE 1000\r\n250-AUTH PLAIN LOGIN\r\n\
+                        250-auth=PLAIN\r\n250-dsn\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
+        assert_eq!(answer(&hop, false), reply(expected));
+        let bare = answer(&reply("250 mx\r\n"), true);
+        let expected = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n\
+                        250 XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n";
+        assert_eq!(bare, reply(expected));
+    }
+}

@@ -1,0 +1,81 @@
+//! Sockets that SMTP clients connect to.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::client;
+use super::dialogue::Dialogue;
+use super::peer::Trust;
+use crate::config::{MilterAddress, Origin};
+use crate::front::listen::{Accepted, Sockets};
+use crate::processor::Processor;
+use crate::relay::NextHop;
+
+/// What a proxy goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where everything goes.
+    pub next_hop: Arc<NextHop>,
+    /// Who may say for whom it speaks (XFORWARD).
+    pub trust: Trust,
+}
+
+/// Bound sockets. A unix socket's file goes with them.
+#[derive(Debug)]
+pub struct Listeners(Sockets);
+
+impl Listeners {
+    /// Binds all of them. A unix socket that nobody listens on any more is replaced; all users may connect to
+    /// it who get into its folder.
+    ///
+    /// # Errors
+    /// The address that can't be bound, and why.
+    pub async fn bind(listen: &[MilterAddress]) -> io::Result<Self> {
+        let names: Vec<_> = listen.iter().map(ToString::to_string).collect();
+        let named = names.iter().map(String::as_str).zip(listen);
+        Ok(Self(Sockets::bind(named).await?))
+    }
+
+    /// Where they listen, with the ports that the system chose.
+    pub fn addresses(&self) -> Vec<MilterAddress> {
+        self.0.addresses()
+    }
+
+    /// Serves clients until `stop` is cancelled, then lets messages that are under way end.
+    pub async fn serve(
+        self,
+        settings: Settings,
+        processor: Arc<Processor>,
+        stop: CancellationToken,
+    ) {
+        let most = processor.config().limits.connections as usize;
+        let settings = Arc::new(settings);
+        let stopping = stop.clone();
+        let serve = |accepted: Accepted, name: Arc<str>| {
+            let (settings, stop, peer) = (Arc::clone(&settings), stopping.clone(), accepted.peer());
+            let (origin, port) = match &accepted {
+                Accepted::Inet(_, peer) => (Origin::Address(peer.ip()), peer.port()),
+                Accepted::Unix(_) => (Origin::Unix, 0),
+            };
+            let dialogue = Dialogue::new(Arc::clone(&processor), Arc::clone(&name), origin, port);
+            async move {
+                let (hop, is_heard) = (&settings.next_hop, settings.trust.hears(origin));
+                let served = match accepted {
+                    Accepted::Inet(stream, _) => {
+                        client::serve(stream, hop, dialogue, is_heard, stop).await
+                    }
+                    Accepted::Unix(stream) => {
+                        client::serve(stream, hop, dialogue, is_heard, stop).await
+                    }
+                };
+                if let Err(cause) = served {
+                    warn!(listen = &*name, peer, %cause, "the dialog of a client broke");
+                }
+            }
+        };
+        self.0.serve(most, stop, serve).await;
+    }
+}

@@ -1,0 +1,41 @@
+//! The SMTP front end: a proxy between a client and the next hop becomes an OPES processor.
+//!
+//! What the client says goes to the next hop as the services have made it, command by command, and the
+//! next hop's replies are the client's: nothing is accepted that the next hop has not accepted. Content
+//! goes on once the services have seen all of it.
+
+mod client;
+mod content;
+mod dialogue;
+mod hello;
+mod listen;
+mod peer;
+mod replies;
+
+use ocp_proto::smtp::{Command, CommandProfile, EffectName};
+
+pub use listen::{Listeners, Settings};
+pub use peer::Trust;
+
+/// What the proxy can vector out and carry out.
+pub fn offer() -> CommandProfile {
+    CommandProfile {
+        commands: vec![
+            Command::Connect,
+            Command::Helo,
+            Command::Mail,
+            Command::Rcpt,
+            Command::Data,
+            Command::Message,
+        ],
+        side_effects: vec![
+            EffectName::AddRecipient,
+            EffectName::DeleteRecipient,
+            EffectName::SetRecipients,
+            EffectName::ChangeSender,
+            EffectName::Discard,
+        ],
+        multiple_messages: true,
+        ..CommandProfile::default()
+    }
+}

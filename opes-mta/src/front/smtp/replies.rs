@@ -1,0 +1,67 @@
+//! What we say ourselves.
+
+use ocp_proto::smtp::Reply;
+
+/// A reply of this program.
+///
+/// # Panics
+/// If it is none; give constants only.
+pub(super) fn fixed(code: u16, enhanced: &str, text: &str) -> Reply {
+    Reply::new(code, enhanced, text).expect("replies of this program are valid")
+}
+
+/// A message that can't be shown to services can't be let pass unseen either.
+pub(super) fn syntax() -> Reply {
+    fixed(501, "5.5.4", "This can't be checked")
+}
+
+/// It is taken, and goes nowhere.
+pub(super) fn taken() -> Reply {
+    fixed(250, "2.0.0", "Ok")
+}
+
+/// The octets of a chunk.
+pub(super) fn chunk() -> Reply {
+    fixed(250, "2.0.0", "Octets received")
+}
+
+/// Content may come.
+pub(super) fn go_on() -> Reply {
+    Reply::parse("354 End data with <CR><LF>.<CR><LF>\r\n").expect("it is a reply")
+}
+
+/// The next hop can't be reached, or was lost.
+pub(super) fn no_next_hop() -> Reply {
+    fixed(421, "4.4.1", "The next mail server is not there, try again later")
+}
+
+/// The next hop has said something that has no place here.
+pub(super) fn no_sense() -> Reply {
+    fixed(421, "4.5.0", "The next mail server makes no sense, try again later")
+}
+
+/// The client has said nothing for too long.
+pub(super) fn silence() -> Reply {
+    fixed(421, "4.4.2", "Nothing came for too long")
+}
+
+/// We are going down.
+pub(super) fn stopping() -> Reply {
+    fixed(421, "4.3.2", "Going down, try again later")
+}
+
+/// A command that does not get through.
+pub(super) fn unknown() -> Reply {
+    fixed(502, "5.5.1", "This command does not get through here")
+}
+
+/// XFORWARD and XCLIENT from somebody who could be anybody.
+pub(super) fn not_heard() -> Reply {
+    fixed(550, "5.7.0", "You may not speak for others")
+}
+
+/// Lines that end with CR or LF alone: others could take what follows for something else (RFC 5321 section
+/// 2.3.8).
+pub(super) fn bare_line_end() -> Reply {
+    fixed(550, "5.6.0", "A line of the message ends with CR or LF alone")
+}

@@ -18,6 +18,8 @@
 //! - [`relay`]: the client side of SMTP: connections to the next hop, and delivery.
 //! - [`processor`], [`passage`]: the groups that front ends share, and the way of a dialog through them.
 //! - [`report`], [`record`]: what became of a mail. [`trace`]: what the mail says of it.
+//! - [`spool`]: mail that waits, safe on disk. [`quarantine`]: mail that was stopped. [`store`]: what both are
+//!   made of.
 //! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
@@ -37,10 +39,13 @@ pub mod milter;
 pub mod ocp;
 pub mod passage;
 pub mod processor;
+pub mod quarantine;
 pub mod record;
 pub mod relay;
 pub mod report;
 pub mod reuse;
 mod shadow;
 pub mod smtp;
+pub mod spool;
+pub mod store;
 pub mod trace;

@@ -1,0 +1,292 @@
+mod model;
+
+use std::io::read_to_string;
+use std::time::{Duration, UNIX_EPOCH};
+
+use ocp_proto::smtp::Address;
+
+use super::report::Report;
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
+}
+
+fn address(path: &str) -> Address {
+    Address::new(path.to_owned()).unwrap()
+}
+
+fn to(recipients: &[&str]) -> NewEntry {
+    NewEntry::new(address("<s@x>"), recipients.iter().map(|path| address(path)).collect())
+}
+
+fn put(spool: &Spool, entry: NewEntry, text: &str) -> Id {
+    let mut writer = spool.accept(entry, at(0)).unwrap();
+    writer.write_pieces(&[text.to_owned().into()]).unwrap();
+    writer.commit().unwrap().id
+}
+
+fn open(folder: &Path) -> Spool {
+    let (spool, recovery) = Spool::open(folder, Limits::default()).unwrap();
+    assert_eq!(recovery.broken, []);
+    spool
+}
+
+fn deferred(seconds: u64) -> Settlement {
+    Settlement::Deferred { until: at(seconds), reply: "450 later".to_owned() }
+}
+
+fn delivered() -> Settlement {
+    Settlement::Delivered { reply: "250 ok".to_owned() }
+}
+
+fn failed() -> Settlement {
+    Settlement::Failed { reply: "550 no".to_owned() }
+}
+
+fn report() -> Report {
+    Report {
+        sender: Address::null(),
+        recipient: address("<s@x>"),
+        before: "before:".into(),
+        returned: 4,
+        after: ":after".into(),
+        delays: Vec::new(),
+    }
+}
+
+fn text(spool: &Spool, id: &Id) -> String {
+    read_to_string(spool.message(id).unwrap()).unwrap()
+}
+
+#[test]
+fn a_message_waits_until_all_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let id = put(&spool, to(&["<a@b>", "<c@d>"]), "Hello");
+    assert_eq!(spool.due(at(0), 9), std::slice::from_ref(&id));
+    let mut claim = spool.claim(&id, at(0)).unwrap().unwrap();
+    assert!(spool.claim(&id, at(0)).unwrap().is_none(), "it is claimed");
+    assert_eq!((spool.due(at(0), 9), spool.next_due()), (Vec::new(), None));
+    assert_eq!(read_to_string(claim.message().unwrap()).unwrap(), "Hello");
+    claim.settle(&[(0, delivered()), (1, deferred(300)), (7, delivered())], None, at(1)).unwrap();
+    assert!(!claim.is_done());
+    drop(claim);
+    assert_eq!(spool.next_due(), Some(at(300)));
+    assert!(spool.claim(&id, at(299)).unwrap().is_none());
+
+    drop(spool);
+    let spool = open(folder.path());
+    let mut claim = spool.claim(&id, at(300)).unwrap().unwrap();
+    let due: Vec<usize> =
+        claim.entry().due_recipients(at(300).into()).map(|(place, _)| place).collect();
+    assert_eq!(due, [1]);
+    assert_eq!(claim.entry().recipients[1].state.attempts(), 1);
+    // What is settled stays so.
+    claim.settle(&[(0, failed()), (1, deferred(900))], None, at(300)).unwrap();
+    assert_eq!(claim.entry().recipients[0].state.reply(), Some("250 ok"));
+    assert_eq!(claim.entry().recipients[1].state.attempts(), 2);
+    claim.settle(&[(1, delivered())], None, at(301)).unwrap();
+    assert!(claim.is_done());
+    drop(claim);
+    assert!(matches!(spool.entry(&id), Err(StoreError::Unknown { .. })));
+    assert_eq!(std::fs::read_dir(folder.path().join("spool")).unwrap().count(), 0);
+}
+
+#[test]
+fn one_process_at_a_time_owns_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let error = Spool::open(folder.path(), Limits::default()).unwrap_err().to_string();
+    let expected = format!(
+        "the spool {} is in use by process {}: one process at a time works on it",
+        folder.path().display(),
+        std::process::id()
+    );
+    assert_eq!(error, expected);
+    drop(spool);
+    open(folder.path());
+    let error = Spool::beside(&folder.path().join("none")).unwrap_err().to_string();
+    assert!(error.ends_with("none is no spool: it has no folder `spool` in it"), "{error}");
+}
+
+#[test]
+fn a_full_spool_takes_no_more_until_something_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { entries: 2, octets: 10 };
+    let (spool, _) = Spool::open(folder.path(), limits).unwrap();
+    let id = put(&spool, to(&["<a@b>"]), "123456");
+    let mut second = spool.accept(to(&["<a@b>"]), at(0)).unwrap();
+    let third = spool.accept(to(&["<a@b>"]), at(0)).unwrap_err().to_string();
+    assert_eq!(third, "the spool is full: it holds 2 entries at the most");
+    second.write(b"1234").unwrap();
+    let more = second.write(b"5").unwrap_err().to_string();
+    assert_eq!(more, "the spool is full: it holds 10 octets at the most");
+    drop(second);
+    // The report is not refused, or a full spool could not give up what fills it.
+    let other = put(&spool, to(&["<a@b>"]), "1234");
+    let mut claim = spool.claim(&id, at(0)).unwrap().unwrap();
+    claim.settle(&[(0, failed())], Some(&report()), at(0)).unwrap();
+    drop(claim);
+    assert!(spool.accept(to(&["<a@b>"]), at(0)).is_err());
+    spool.delete(&other).unwrap();
+    spool.delete(&id.derived("report-1").unwrap()).unwrap();
+    drop(spool);
+    // What is there counts at the next start.
+    let (spool, _) = Spool::open(folder.path(), limits).unwrap();
+    put(&spool, to(&["<a@b>"]), "1234567890");
+    let mut writer = spool.accept(to(&["<a@b>"]), at(0)).unwrap();
+    assert!(writer.write(b"1").is_err());
+}
+
+#[test]
+fn hold_delay_and_release() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let delayed = NewEntry { not_before: Some(at(60)), ..to(&["<a@b>"]) };
+    let id = put(&spool, delayed, "x");
+    assert_eq!(spool.next_due(), Some(at(60)));
+    spool.flush(&id, at(1)).unwrap();
+    assert_eq!(spool.next_due(), Some(at(60)), "a delay stays");
+    spool.hold(&id, "why").unwrap();
+    assert_eq!(spool.next_due(), None);
+    assert_eq!(spool.entry(&id).unwrap().status(at(0).into()), "hold");
+    spool.release(&id).unwrap();
+    assert_eq!(spool.due(at(0), 1), std::slice::from_ref(&id));
+    let error = spool.release(&id).unwrap_err().to_string();
+    assert_eq!(error, format!("{id} is neither on hold nor delayed"));
+}
+
+#[test]
+fn the_owner_hears_what_others_do_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let owner = open(folder.path());
+    let beside = Spool::beside(folder.path()).unwrap();
+    let ids = [0, 1, 2].map(|_| put(&owner, to(&["<a@b>"]), "x"));
+    for id in &ids {
+        let mut claim = owner.claim(id, at(0)).unwrap().unwrap();
+        assert!(matches!(beside.flush(id, at(5)), Err(StoreError::Busy { .. })));
+        claim.settle(&[(0, deferred(600))], None, at(0)).unwrap();
+    }
+    beside.flush(&ids[0], at(5)).unwrap();
+    beside.hold(&ids[1], "why").unwrap();
+    beside.delete(&ids[2]).unwrap();
+    assert_eq!(owner.next_due(), Some(at(600)));
+    assert_eq!(owner.refresh().unwrap(), 3);
+    assert_eq!(owner.due(at(600), 9), [ids[0].clone()]);
+    assert_eq!(owner.next_due(), Some(at(5)));
+    assert_eq!(owner.refresh().unwrap(), 0);
+    let put_beside = put(&beside, to(&["<a@b>"]), "x");
+    assert_eq!(owner.refresh().unwrap(), 1);
+    assert_eq!(owner.due(at(0), 9), [put_beside]);
+}
+
+#[test]
+fn what_was_changed_beside_is_seen_by_a_claim_before_anybody_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let owner = open(folder.path());
+    let beside = Spool::beside(folder.path()).unwrap();
+    let ids = [0, 1].map(|_| put(&owner, to(&["<a@b>"]), "x"));
+    beside.hold(&ids[0], "why").unwrap();
+    beside.delete(&ids[1]).unwrap();
+    for id in &ids {
+        assert!(owner.claim(id, at(0)).unwrap().is_none());
+    }
+    assert_eq!(owner.due(at(0), 9), []);
+}
+
+#[test]
+fn somebody_at_work_beside_puts_an_attempt_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let owner = open(folder.path());
+    let id = put(&owner, to(&["<a@b>"]), "x");
+    let folder: Folder<Entry> = Folder::existing(folder.path()).unwrap();
+    let locked = folder.lock(&id).unwrap();
+    assert!(owner.claim(&id, at(5)).unwrap().is_none());
+    assert_eq!(owner.next_due(), Some(at(6)));
+    drop(locked);
+    assert!(owner.claim(&id, at(6)).unwrap().is_some());
+}
+
+#[test]
+fn a_report_and_what_it_says_are_there_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let id = put(&spool, to(&["<a@b>", "<c@d>"]), "Hello");
+    let mut claim = spool.claim(&id, at(0)).unwrap().unwrap();
+    claim.settle(&[(0, failed()), (1, deferred(9))], Some(&report()), at(0)).unwrap();
+    let first = id.derived("report-1").unwrap();
+    let entry = spool.entry(&first).unwrap();
+    assert_eq!((entry.awaits, entry.sender), (None, Address::null()));
+    assert_eq!(text(&spool, &first), "before:Hell:after");
+    claim.settle(&[(1, failed())], Some(&report()), at(9)).unwrap();
+    drop(claim);
+    let second = id.derived("report-2").unwrap();
+    assert_eq!(spool.due(at(9), 9), [first, second]);
+}
+
+/// A process may end after each of the steps of [`Claim::settle`].
+#[test]
+fn a_report_that_was_interrupted_counts_if_what_it_is_about_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let mut ids = [0, 1, 2].map(|_| put(&spool, to(&["<a@b>"]), "Hello"));
+    ids.sort();
+    for id in &ids {
+        let awaits = Awaits::Report { of: id.clone(), number: 1 };
+        let name = id.derived("report-1").unwrap();
+        spool.prepare(to(&["<s@x>"]), awaits, name, at(0).into()).unwrap().commit().unwrap();
+    }
+    // The second has counted it, the third is done and gone.
+    let mut locked = spool.0.folder.lock(&ids[1]).unwrap();
+    let entry = Entry { reports: 1, ..locked.record().clone() };
+    locked.replace(&spool.0.folder, entry).unwrap();
+    drop(locked);
+    spool.delete(&ids[2]).unwrap();
+    let [none, second, third] = ids.clone().map(|id| id.derived("report-1").unwrap());
+    assert_eq!(spool.due(at(0), 9), ids[..2]);
+    assert_eq!(spool.entry(&second).unwrap().status(at(0).into()), "unfinished");
+
+    drop(spool);
+    let spool = open(folder.path());
+    let mut expected = vec![ids[0].clone(), ids[1].clone(), second, third];
+    expected.sort();
+    let mut due = spool.due(at(0), 9);
+    due.sort();
+    assert_eq!(due, expected);
+    assert!(matches!(spool.entry(&none), Err(StoreError::Unknown { .. })));
+    // It is made again under the same name.
+    let mut claim = spool.claim(&ids[0], at(0)).unwrap().unwrap();
+    claim.settle(&[(0, failed())], Some(&report()), at(0)).unwrap();
+    assert_eq!(text(&spool, &none), "before:Hell:after");
+}
+
+#[test]
+fn a_broken_entry_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let (bad, good) = (put(&spool, to(&["<a@b>"]), "x"), put(&spool, to(&["<a@b>"]), "x"));
+    let file = folder.path().join("spool").join(format!("{bad}.json"));
+    std::fs::write(&file, "{").unwrap();
+    let error = spool.claim(&bad, at(0)).unwrap_err().to_string();
+    assert!(error.starts_with(&file.display().to_string()), "{error}");
+    assert_eq!(spool.due(at(0), 9), std::slice::from_ref(&good));
+    drop(spool);
+    let (spool, recovery) = Spool::open(folder.path(), Limits::default()).unwrap();
+    assert_eq!((recovery.entries, recovery.broken.len()), (1, 1));
+    assert_eq!(recovery.broken[0].file, file);
+    assert_eq!(spool.due(at(0) + SECOND, 9), [good]);
+}
+
+#[test]
+fn nobody_is_no_recipient() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    for entry in [to(&[]), to(&["<>"])] {
+        let refused = spool.accept(entry, at(0)).unwrap().commit();
+        assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("spool")).unwrap().count(), 0);
+}

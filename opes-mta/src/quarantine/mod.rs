@@ -109,17 +109,23 @@ impl Quarantine {
     /// who owns both.
     pub fn finish(&self, spool: &Spool, now: SystemTime) -> Result<usize, StoreError> {
         let mut finished = 0;
-        for entry in spool.entries()?.0 {
-            let Some(Awaits::Release { of }) = &entry.awaits else { continue };
-            match self.0.folder.lock(of) {
-                Ok(locked) if locked.record().state == State::Kept => spool.delete(&entry.id)?,
-                Ok(mut locked) => {
+        for kept in self.entries()?.0.iter().filter(|kept| kept.is_releasing()) {
+            match self.0.folder.lock(&kept.id) {
+                Ok(mut locked) if locked.record().is_releasing() => {
                     self.complete(&mut locked, spool, now.into())?;
                     finished += 1;
                 }
-                // An entry that is releasing is not removed, so this one was not.
-                Err(StoreError::Unknown { .. }) => spool.delete(&entry.id)?,
-                // Somebody is about it, or can't be about it.
+                // Somebody else is about it, or was.
+                Ok(_) | Err(StoreError::Busy { .. } | StoreError::Unknown { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for entry in spool.entries()?.0 {
+            let Some(Awaits::Release { of }) = &entry.awaits else { continue };
+            match self.0.folder.lock(of) {
+                Ok(locked) if locked.record().state != State::Kept => spool.confirm(&entry.id)?,
+                // It had not come to the second step. An entry that has can't be removed.
+                Ok(_) | Err(StoreError::Unknown { .. }) => spool.delete(&entry.id)?,
                 Err(StoreError::Busy { .. } | StoreError::Broken(_)) => {}
                 Err(error) => return Err(error),
             }

@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod proxy;
 mod serve;
+mod stores;
 mod tls;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Load(load::Arguments),
     Milter(serve::Arguments),
     Smtp(proxy::Arguments),
+    Quarantine(stores::quarantine::Arguments),
+    Spool(stores::spool::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
         Command::Load(arguments) => load::main(arguments),
         Command::Milter(arguments) => serve::main(arguments),
         Command::Smtp(arguments) => proxy::main(arguments),
+        Command::Quarantine(arguments) => stores::quarantine::main(arguments),
+        Command::Spool(arguments) => stores::spool::main(arguments),
     };
     match done {
         Ok(code) => code,

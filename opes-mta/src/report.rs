@@ -358,7 +358,7 @@ fn text(octets: &[u8]) -> String {
 
 /// Text that moves no cursor and turns no direction: what a peer or a file name says goes to a
 /// terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let harmful =
         |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut printable = String::with_capacity(text.len());

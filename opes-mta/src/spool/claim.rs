@@ -117,7 +117,7 @@ impl Claim {
             }
         }
         if let Some(report) = report {
-            entry.reports += 1;
+            entry.reports = entry.reports.saturating_add(1);
             for place in &report.delays {
                 entry.recipients.get_mut(*place).into_iter().for_each(|r| r.delay_reported = true);
             }

@@ -10,6 +10,44 @@
 //! [`Writer::commit`] has returned. A recipient may get a message twice only if the process ends between a
 //! next hop's 250 and [`Claim::settle`]: SMTP has no way around that (RFC 5321 section 6.1).
 //!
+//! ```
+//! use std::time::SystemTime;
+//!
+//! use ocp_proto::smtp::Address;
+//! use opes_mta::spool::{Limits, NewEntry, Schedule, Settlement, Spool};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! let (spool, recovery) = Spool::open(folder, Limits::default())?;
+//! recovery.broken.iter().for_each(|broken| eprintln!("{broken}"));
+//!
+//! let entry = NewEntry::new(Address::new("<a@b.example>")?, vec![Address::new("<c@d.example>")?]);
+//! let mut writer = spool.accept(entry, SystemTime::now())?;
+//! writer.write(b"Subject: hello\r\n\r\nworld\r\n")?;
+//! writer.commit()?; // Now the client gets its 250.
+//!
+//! let (now, schedule) = (SystemTime::now(), Schedule::default());
+//! for id in spool.due(now, 10) {
+//!     let Some(mut claim) = spool.claim(&id, now)? else { continue };
+//!     let arrived = claim.entry().arrived.into();
+//!     let due: Vec<_> = claim.entry().due_recipients(now.into()).map(|(place, _)| place).collect();
+//!     for place in due {
+//!         // The next hop said "450 4.2.0 later" to this recipient.
+//!         let reply = "450 4.2.0 later".to_owned();
+//!         let attempts = claim.entry().recipients[place].state.attempts() + 1;
+//!         let settlement = match schedule.next(arrived, attempts, now) {
+//!             Some(until) => Settlement::Deferred { until, reply },
+//!             None => Settlement::Failed { reply },
+//!         };
+//!         claim.settle(&[(place, settlement)], None, now)?;
+//!     }
+//! }
+//! # assert!(spool.next_due() > Some(now));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Commands work beside the owner: what they changed it hears by [`Spool::refresh`], which costs one look at a file if
 //! there is nothing and is to be called each second or so.
 

@@ -216,7 +216,10 @@ fn a_report_and_what_it_says_are_there_together() {
     let spool = open(folder.path());
     let id = put(&spool, to(&["<a@b>", "<c@d>"]), "Hello");
     let mut claim = spool.claim(&id, at(0)).unwrap().unwrap();
-    claim.settle(&[(0, failed()), (1, deferred(9))], Some(&report()), at(0)).unwrap();
+    let both = Report { delays: vec![1], ..report() };
+    claim.settle(&[(0, failed()), (1, deferred(9))], Some(&both), at(0)).unwrap();
+    let reported = spool.entry(&id).unwrap().recipients.into_iter().map(|r| r.delay_reported);
+    assert_eq!(reported.collect::<Vec<_>>(), [false, true]);
     let first = id.derived("report-1").unwrap();
     let entry = spool.entry(&first).unwrap();
     assert_eq!((entry.awaits, entry.sender), (None, Address::null()));

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 /// Mail is for its recipients, not for other users of the machine.
@@ -18,13 +18,28 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Makes a file that is not there yet.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    give_to_owner(&file, path)?;
+    Ok(file)
+}
+
+/// Whoever a folder belongs to owns the files in it, too: the superuser may work beside a process that is not allowed
+/// as much, and that has to read what comes of it.
+fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let (folder, made) = (fs::metadata(folder)?, file.metadata()?);
+    if folder.uid() == made.uid() {
+        return Ok(());
+    }
+    fchown(file, Some(folder.uid()), Some(folder.gid()))
 }
 
 /// Puts these octets in the place of a file; `partial` is in the same folder and has them until then.
 pub(super) fn replace(path: &Path, partial: &Path, octets: &[u8]) -> io::Result<()> {
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(partial)?;
+    give_to_owner(&file, partial)?;
     file.write_all(octets)?;
     file.sync_all()?;
     fs::rename(partial, path)?;
@@ -53,6 +68,7 @@ pub(super) fn synchronise(folder: &Path) -> io::Result<()> {
 /// Appends a line to a file at once, beside whoever else does.
 pub(super) fn append(path: &Path, line: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?;
+    give_to_owner(&file, path)?;
     file.write_all(line.as_bytes())
 }
 

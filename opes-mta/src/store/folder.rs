@@ -52,9 +52,12 @@ impl<T: Record> Folder<T> {
     /// The store at a path.
     pub fn existing(root: &Path) -> Result<Self, StoreError> {
         let folder = Self::at(root);
-        match folder.entries.is_dir() {
-            true => Ok(folder),
-            false => Err(StoreError::NoStore { kind: T::KIND, path: root.to_owned() }),
+        match fs::read_dir(&folder.entries) {
+            Ok(_) => Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::NoStore { kind: T::KIND, path: root.to_owned() })
+            }
+            Err(error) => Err(StoreError::system("list", &folder.entries)(error)),
         }
     }
 

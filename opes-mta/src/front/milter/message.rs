@@ -44,7 +44,7 @@ pub struct Field {
 
 impl Collector {
     /// Nothing so far. The message may take this many octets: its own, and 24 for each field. The worst
-    /// case is three times that ([`Pieces`]), and a packet.
+    /// case is three times that, and a packet.
     pub fn new(limit: usize) -> Self {
         Self { header: BytesMut::new(), fields: Vec::new(), body: Pieces::default(), limit }
     }

@@ -379,7 +379,9 @@ proptest! {
                     if (Stage::Data..=Stage::EndOfMessage).contains(&stage) =>
                 {
                     prop_assert!(sender && recipients > 0, "{stage:?}");
-                    if !goes_on || stage == Stage::EndOfMessage {
+                    // A refusal of DATA leaves the message.
+                    let stays = goes_on || stage == Stage::Data && decision != Decision::Accept;
+                    if !stays || stage == Stage::EndOfMessage {
                         (sender, recipients) = (false, 0);
                     }
                 }

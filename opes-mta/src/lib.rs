@@ -30,6 +30,7 @@ mod attempt;
 pub mod bypass;
 pub mod config;
 pub mod consult;
+pub mod delivery;
 pub mod disclosure;
 pub mod event;
 pub mod front;

@@ -48,23 +48,29 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).map(shown).collect()
 }
 
-/// The status code (RFC 3463): the one of the reply if it has one, or one that says its class.
+/// The status code (RFC 3463): the one of the reply or of our own words if there is one, or one that says its
+/// class.
 pub(super) fn status(reply: &str, class: char) -> String {
     let (code, text) = reply.split_at_checked(3).unwrap_or_default();
     if !is_code(code) {
         // Nothing was said until it was too late: delivery time expired.
-        return if class == '2' { "2.0.0" } else { "4.4.7" }.to_owned();
+        let expired = if class == '2' { "2.0.0" } else { "4.4.7" };
+        return enhanced(reply, &["2", "4", "5"]).unwrap_or(expired).to_owned();
     }
-    let word = text.trim_start_matches(['-', ' ']).split(' ').next().unwrap_or_default();
+    let first = code.get(..1).unwrap_or_default();
+    let status = enhanced(text.trim_start_matches(['-', ' ']), &[first]);
+    status.map_or_else(|| format!("{first}.0.0"), str::to_owned)
+}
+
+/// The status code that a text begins with, if it is of one of these classes.
+fn enhanced<'a>(text: &'a str, classes: &[&str]) -> Option<&'a str> {
+    let word = text.split(' ').next()?;
     let numbers: Vec<&str> = word.split('.').collect();
     let is_number = |number: &&str| {
         (1..=3).contains(&number.len()) && number.bytes().all(|octet| octet.is_ascii_digit())
     };
-    let first = code.get(..1).unwrap_or_default();
-    match &numbers[..] {
-        [class, _, _] if numbers.iter().all(is_number) && *class == first => word.to_owned(),
-        _ => format!("{first}.0.0"),
-    }
+    let [class, _, _] = &numbers[..] else { return None };
+    (numbers.iter().all(is_number) && classes.contains(class)).then_some(word)
 }
 
 /// The field's value for what a next hop said, or for our own words.

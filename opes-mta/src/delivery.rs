@@ -1,0 +1,261 @@
+//! Brings mail that waits in a spool to the next hop.
+//!
+//! ```text
+//!  Spool::due ──▶ claim ──▶ relay::Connection::deliver ──▶ outcomes ──▶ settle, with a report to the sender
+//! ```
+//!
+//! An attempt that the end of the process cuts short is due again; what the next hop has taken by then
+//! arrives twice (RFC 5321 section 6.1).
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ocp_proto::smtp::Address;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::event::header_end;
+use crate::relay::{Message, NextHop, Options, Outcome, Pool, PoolLimits, RelayError};
+use crate::spool::report::{Event, Reporter};
+use crate::spool::{Claim, Entry, Id, Schedule, Settlement, Spool, StoreError};
+
+/// Messages that are brought at a time, each over a connection of its own.
+const AT_A_TIME: usize = 8;
+
+/// How often somebody looks what is due, and what others have done to the spool.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Octets of a message that is returned whole to a sender who asks for that.
+const MOST_RETURNED: u64 = 1024 * 1024;
+
+/// Octets of a header section that are looked at for octets above 127.
+const LONGEST_HEADER: usize = 256 * 1024;
+
+/// Brings a spool's mail to one next hop.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    spool: Spool,
+    pool: Pool,
+    schedule: Schedule,
+    reporter: Arc<Reporter>,
+}
+
+/// A message as it has to be announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Octets {
+    is_eight_bit: bool,
+    has_utf8_header: bool,
+}
+
+impl Delivery {
+    /// Of this spool, to there, with attempts by that schedule.
+    pub fn new(spool: Spool, next_hop: Arc<NextHop>, schedule: Schedule) -> Self {
+        let reporter = Reporter { name: next_hop.name.clone(), most_returned: MOST_RETURNED };
+        let pool = Pool::new(next_hop, PoolLimits::default());
+        Self { spool, pool, schedule, reporter: Arc::new(reporter) }
+    }
+
+    /// Delivers what is due until `stop` is cancelled; what is under way then is brought to its end.
+    pub async fn run(self, stop: CancellationToken) {
+        let (attempts, places) = (TaskTracker::new(), Arc::new(Semaphore::new(AT_A_TIME)));
+        while !stop.is_cancelled() {
+            let spool = self.spool.clone();
+            let (refreshed, due) = blocking(move || {
+                let refreshed = spool.refresh();
+                (refreshed, spool.due(SystemTime::now(), AT_A_TIME))
+            })
+            .await;
+            if let Err(error) = refreshed {
+                tracing::warn!(cause = %error, "the spool can't be read");
+            }
+            for id in due {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+                let delivery = self.clone();
+                attempts.spawn(async move {
+                    if let Err(error) = delivery.attempt(&id).await {
+                        tracing::warn!(%id, cause = %error, "an attempt at delivery failed");
+                    }
+                    drop(place);
+                });
+            }
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        attempts.close();
+        attempts.wait().await;
+        self.pool.close().await;
+    }
+
+    /// One attempt at an entry, unless somebody else has it.
+    async fn attempt(&self, id: &Id) -> Result<(), StoreError> {
+        let (spool, id) = (self.spool.clone(), id.clone());
+        let claimed = blocking(move || spool.claim(&id, SystemTime::now())).await?;
+        let Some(claim) = claimed else { return Ok(()) };
+        let entry = claim.entry().clone();
+        let now = SystemTime::now();
+        let due = entry.due_recipients(now.into());
+        let due: Vec<_> = due.map(|(place, one)| (place, one.address.clone())).collect();
+        let addresses: Vec<_> = due.iter().map(|(_, address)| address.clone()).collect();
+        let delivered = match claim.message() {
+            Ok(file) => self.deliver(&entry, &addresses, file).await,
+            Err(error) => Err(error),
+        };
+        let settled = match delivered {
+            Ok(outcomes) => due
+                .iter()
+                .zip(outcomes)
+                .map(|((place, _), outcome)| self.settle(&entry, *place, outcome))
+                .collect(),
+            Err(error) => {
+                let reply = format!("4.3.0 the message can't be read: {error}");
+                due.iter().map(|(place, _)| self.put_off(&entry, *place, reply.clone())).collect()
+            }
+        };
+        self.note(claim, settled).await
+    }
+
+    /// An outcome for each recipient.
+    async fn deliver(
+        &self,
+        entry: &Entry,
+        recipients: &[Address],
+        file: File,
+    ) -> io::Result<Vec<Outcome>> {
+        let (file, octets) = blocking(move || {
+            let octets = Octets::of(&file)?;
+            Ok::<_, io::Error>((file, octets))
+        })
+        .await?;
+        let mut kept = match self.pool.take().await {
+            Ok(kept) => kept,
+            Err(error) => {
+                return Ok(recipients.iter().map(|_| RelayError::clone(&error).into()).collect());
+            }
+        };
+        let message = Message {
+            content: tokio::fs::File::from_std(file),
+            size: entry.octets,
+            is_eight_bit: octets.is_eight_bit,
+            has_utf8_header: octets.has_utf8_header,
+        };
+        let delivered =
+            kept.connection.deliver(&entry.sender, recipients, message, Options::default()).await;
+        self.pool.give_back(kept).await;
+        Ok(delivered)
+    }
+
+    /// What an outcome is for the spool, and for the sender if that is to hear of it.
+    fn settle(&self, entry: &Entry, place: usize, outcome: Outcome) -> Settled {
+        match outcome {
+            Outcome::Delivered { reply, notifies } => {
+                let reply = reply.to_string();
+                log(entry, place, "delivered", &reply);
+                let event = (!notifies).then(|| Event::Relayed { reply: reply.clone() });
+                Settled { place, settlement: Settlement::Delivered { reply }, event }
+            }
+            Outcome::Failed(error) => give_up(entry, place, said(&error)),
+            Outcome::Deferred(error) => self.put_off(entry, place, said(&error)),
+        }
+    }
+
+    /// Later, unless it is too late.
+    fn put_off(&self, entry: &Entry, place: usize, reply: String) -> Settled {
+        let recipient = entry.recipients.get(place);
+        let attempts = recipient.map_or(0, |recipient| recipient.state.attempts()) + 1;
+        match self.schedule.next(entry.arrived.into(), attempts, SystemTime::now()) {
+            Some(until) => {
+                log(entry, place, "deferred", &reply);
+                Settled { place, settlement: Settlement::Deferred { until, reply }, event: None }
+            }
+            None => give_up(entry, place, reply),
+        }
+    }
+
+    /// Notes it all, with one report.
+    async fn note(&self, mut claim: Claim, settled: Vec<Settled>) -> Result<(), StoreError> {
+        let reporter = Arc::clone(&self.reporter);
+        blocking(move || {
+            let now = SystemTime::now();
+            let events: Vec<_> =
+                settled.iter().filter_map(|one| Some((one.place, one.event.clone()?))).collect();
+            let composed = match events.is_empty() {
+                true => Ok(None),
+                false => claim.message().and_then(|mut message| {
+                    reporter.compose(claim.entry(), &mut message, &events, now)
+                }),
+            };
+            let report = composed.unwrap_or_else(|error| {
+                let id = &claim.entry().id;
+                tracing::warn!(%id, cause = %error, "a sender can't be told of a failed delivery");
+                None
+            });
+            let settlements: Vec<_> =
+                settled.into_iter().map(|one| (one.place, one.settlement)).collect();
+            claim.settle(&settlements, report.as_ref(), now)
+        })
+        .await
+    }
+}
+
+/// A recipient after an attempt.
+struct Settled {
+    place: usize,
+    settlement: Settlement,
+    event: Option<Event>,
+}
+
+/// What the next hop said, or why it said nothing.
+fn said(error: &RelayError) -> String {
+    match error.reply() {
+        Some(reply) => reply.to_string(),
+        None => format!("{} {error}", error.status()),
+    }
+}
+
+fn give_up(entry: &Entry, place: usize, reply: String) -> Settled {
+    log(entry, place, "failed", &reply);
+    let event = Some(Event::Failed { reply: reply.clone() });
+    Settled { place, settlement: Settlement::Failed { reply }, event }
+}
+
+fn log(entry: &Entry, place: usize, outcome: &str, reply: &str) {
+    let recipient = entry.recipients.get(place).map(|recipient| &recipient.address);
+    let recipient = recipient.map(tracing::field::display);
+    tracing::info!(id = %entry.id, sender = %entry.sender, recipient, outcome, reply, "delivery");
+}
+
+impl Octets {
+    /// Reads a message; afterwards it is to be read from its beginning.
+    fn of(mut file: &File) -> io::Result<Self> {
+        let (mut found, mut start, mut piece) = (Self::default(), Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let count = file.read(&mut piece)?;
+            let octets = piece.get(..count).unwrap_or_default();
+            if octets.is_empty() {
+                break;
+            }
+            found.is_eight_bit |= !octets.is_ascii();
+            let room = LONGEST_HEADER.saturating_sub(start.len());
+            start.extend_from_slice(octets.get(..room.min(count)).unwrap_or_default());
+        }
+        let header = start.get(..header_end(&start).unwrap_or(start.len())).unwrap_or_default();
+        found.has_utf8_header = !header.is_ascii();
+        file.seek(SeekFrom::Start(0))?;
+        Ok(found)
+    }
+}
+
+/// Work on the disk. A panic there is one here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,13 +1,25 @@
 //! `opes-mta smtp`: a proxy in front of a mail server becomes an OPES MTA.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use opes_mta::config::{Clients, Config, MilterAddress};
+use opes_mta::delivery::Delivery;
 use opes_mta::front::smtp::{self, Listeners, Settings, Trust};
+use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
+use opes_mta::spool::{Limits, Schedule, Spool};
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, Services};
+
+/// How often messages are looked for whose time in the quarantine is over.
+const EXPIRY: Duration = Duration::from_secs(3_600);
 
 /// Be an SMTP proxy: bring mail to callout servers on its way to the next hop.
 ///
@@ -32,6 +44,12 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.0/8,::1,unix"
     )]
     trust: Vec<Clients>,
+    /// Folder of the quarantine: messages that services want to be looked at; needs --spool
+    #[arg(long, value_name = "DIR", requires = "spool")]
+    quarantine: Option<PathBuf>,
+    /// Folder of the spool: what is released from the quarantine waits there for the next hop
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
 }
 
 const HELP: &str = "\
@@ -51,7 +69,11 @@ Log lines go to the standard error, as JSON unless that is a terminal; one line 
 of it and why. RUST_LOG replaces the level, which is info.
 
 What does not get through: STARTTLS, XCLIENT and extensions that the proxy does not know. Content with bare
-CR or LF is refused. Quarantine, delay and other effects that need a queue are not offered to services.
+CR or LF is refused. Delay and notifications are not offered to services, quarantine only with --quarantine:
+
+  opes-mta smtp --listen ADDR --next-hop ADDR --quarantine /var/lib/opes/quarantine --spool /var/lib/opes/spool
+  opes-mta quarantine list --store /var/lib/opes/quarantine
+  opes-mta quarantine release --store /var/lib/opes/quarantine --spool /var/lib/opes/spool ID
 
 SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
 
@@ -59,8 +81,36 @@ Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
 /// Runs the command.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { services, listen, next_hop, trust } = arguments;
-    serve::run(services.config(), |config| serve(config, listen, next_hop, trust))
+    let Arguments { services, listen, next_hop, trust, quarantine, spool } = arguments;
+    let stores = Stores { quarantine, spool };
+    serve::run(services.config(), |config| serve(config, listen, next_hop, trust, stores))
+}
+
+/// Folders.
+struct Stores {
+    quarantine: Option<PathBuf>,
+    spool: Option<PathBuf>,
+}
+
+impl Stores {
+    /// Opens both, and brings to an end what a process that ended has begun.
+    fn open(&self) -> anyhow::Result<(Option<Quarantine>, Option<Spool>)> {
+        let (mut quarantine, mut spool) = (None, None);
+        if let Some(folder) = &self.spool {
+            let (opened, recovery) = Spool::open(folder, Limits::default())?;
+            recovery.broken.iter().for_each(|broken| tracing::error!(%broken, "the spool"));
+            spool = Some(opened);
+        }
+        if let Some(folder) = &self.quarantine {
+            let (opened, recovery) = Quarantine::open(folder, Limits::default())?;
+            recovery.broken.iter().for_each(|broken| tracing::error!(%broken, "the quarantine"));
+            if let Some(spool) = &spool {
+                opened.finish(spool, SystemTime::now())?;
+            }
+            quarantine = Some(opened);
+        }
+        Ok((quarantine, spool))
+    }
 }
 
 async fn serve(
@@ -68,19 +118,45 @@ async fn serve(
     listen: Vec<MilterAddress>,
     next_hop: NextHopAddress,
     trust: Vec<Clients>,
+    stores: Stores,
 ) -> anyhow::Result<()> {
+    let (quarantine, spool) = stores.open()?;
     let stop = serve::stopped_by_signals()?;
     let listeners = Listeners::bind(&listen).await?;
-    let processor = serve::processor(config, &smtp::offer(), &stop).await?;
+    let processor = serve::processor(config, &smtp::offer(quarantine.is_some()), &stop).await?;
     for address in listeners.addresses() {
         tracing::info!(%address, %next_hop, "listening");
     }
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
-    let settings =
-        Settings { next_hop: Arc::new(NextHop::new(next_hop, name)), trust: Trust(trust) };
+    let next_hop = Arc::new(NextHop::new(next_hop, name));
+    let delivery = spool.map(|spool| {
+        Delivery::new(spool, Arc::clone(&next_hop), Schedule::default()).run(stop.clone())
+    });
+    let expiry = quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
+    let settings = Settings { next_hop, trust: Trust(trust), quarantine };
+    let waiting = [delivery.map(tokio::spawn), expiry.map(tokio::spawn)];
     listeners.serve(settings, processor, stop).await;
+    for task in waiting.into_iter().flatten() {
+        task.await?;
+    }
     Ok(())
+}
+
+/// Removes from the quarantine what nobody has asked for in its time.
+async fn expire(quarantine: Quarantine, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let kept = quarantine.clone();
+        match spawn_blocking(move || kept.expire(SystemTime::now())).await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(expired)) => tracing::info!(expired, "removed from the quarantine"),
+            Ok(Err(error)) => tracing::warn!(cause = %error, "the quarantine can't be read"),
+        }
+        tokio::select! {
+            () = sleep(EXPIRY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
 }
 
 /// `HOST:PORT` or `unix:/PATH`.

@@ -25,6 +25,7 @@ fn actor() -> Script {
             EffectName::DeleteRecipient,
             EffectName::ChangeSender,
             EffectName::Discard,
+            EffectName::Quarantine,
         ],
         ..Declaration::on([
             Command::Connect,
@@ -72,6 +73,10 @@ fn act(request: &Request) -> (Duration, Outcome) {
         (Command::Message, "sender") => {
             passed.with_effect(SideEffect::ChangeSender(address("other@a.example")))
         }
+        (Command::Message, "odd") => edited(request, |edits, mail| {
+            edits.prepend_field(mail, "X-Odd", "yes");
+        })
+        .with_effect(SideEffect::Quarantine("looks odd".into())),
         (Command::Message, "discard") => passed.with_effect(SideEffect::Discard("x".into())),
         _ => passed,
     };
@@ -226,6 +231,63 @@ fn clients_are_refused_by_where_they_are() {
     assert_eq!(client.say("XFORWARD ADDR=192.0.2.1"), "550 5.7.0 You may not speak for others");
     assert_eq!(client.say("STARTTLS"), "502 5.5.1 This command does not get through here");
     assert_eq!(client.mail("a@a.example", &["b@b.example"], MAIL.as_bytes()), "250 2.0.0 taken");
+}
+
+/// What is kept goes nowhere until somebody releases it, and then once.
+#[test]
+fn what_is_kept_is_released_once() {
+    let server = Scripted::start(&[actor()]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let hop = NextHop::start();
+    let file = folder.path().join("opes-mta.toml");
+    std::fs::write(&file, config(&server)).expect("written");
+    let (quarantine, spool) = (folder.path().join("quarantine"), folder.path().join("spool"));
+    let mut command = tests::program("opes-mta");
+    let next_hop = format!("127.0.0.1:{}", hop.port);
+    command.args(["smtp", "--listen", "127.0.0.1:0", "--next-hop", &next_hop, "--config"]);
+    command.arg(&file).arg("--quarantine").arg(&quarantine).arg("--spool").arg(&spool);
+    let mut proxy = Milter::run(command);
+    let mut client = Client::greeted(proxy.port());
+    let recipients = ["b@b.example", "c@b.example"];
+    assert_eq!(client.mail("odd@a.example", &recipients, MAIL.as_bytes()), "250 2.0.0 Ok");
+    let line = told(&proxy.wait_for("message"));
+    assert!(
+        line.starts_with("quarantine <odd@a.example> -> <b@b.example> <c@b.example>"),
+        "{line}"
+    );
+    assert_eq!(client.mail("a@a.example", &["d@b.example"], MAIL.as_bytes()), "250 2.0.0 taken");
+    assert_eq!(hop.wait_for(1)[0].recipients, ["d@b.example"]);
+
+    let run = |arguments: &[&str]| {
+        let mut command = tests::program("opes-mta");
+        command.arg("quarantine").args(arguments).arg("--store").arg(&quarantine);
+        if arguments[0] == "release" {
+            command.arg("--spool").arg(&spool);
+        }
+        let output = command.output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (code, listed) = run(&["list", "--json"]);
+    assert_eq!((code, listed.lines().count()), (Some(0), 1), "{listed}");
+    let kept: serde_json::Value = serde_json::from_str(&listed).expect("it is JSON");
+    assert_eq!(
+        (text(&kept, "reason"), text(&kept["client"], "address")),
+        ("looks odd".into(), "127.0.0.1".into())
+    );
+    let id = text(&kept, "id");
+    assert_eq!(run(&["release", &id]).0, Some(0));
+    let delivered = hop.wait_for(1).remove(0);
+    assert_eq!(
+        (&delivered.sender[..], &delivered.recipients[..]),
+        ("odd@a.example", &recipients.map(str::to_owned)[..])
+    );
+    assert_eq!(String::from_utf8_lossy(&delivered.octets), format!("X-Odd: yes\r\n{MAIL}"));
+    proxy.wait_for("delivery");
+    run(&["release", &id]);
+    proxy.terminate();
+    assert_eq!(proxy.ended().0, Some(0));
+    assert!(hop.is_empty(), "it is released once");
 }
 
 #[test]

@@ -1,18 +1,20 @@
 //! One client: its commands to the next hop, and the replies to them, as the services have made them.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{Address, Command as Verb, CommandLine, Envelope, Reply};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::dialogue::{Delivery, Dialogue, Told};
-use super::{hello, replies};
-use crate::relay::{self, Answer, NextHop, RelayError};
+use super::{hello, listen, replies};
+use crate::quarantine::{Arrival, Quarantine};
+use crate::relay::{self, Answer, RelayError};
 use crate::smtp::{Command, Event, Hello, Misuse, Path, Request, Session, Settings};
+use crate::store::StoreError;
 
 /// Octets of one read.
 const READ: usize = 64 * 1024;
@@ -52,6 +54,7 @@ pub(super) struct Client<S> {
     refused_content: Option<Reply>,
     /// By which the client authenticates, as long as it does.
     mechanism: Option<Bytes>,
+    quarantine: Option<Quarantine>,
 }
 
 /// Serves a client until one of both goes away, or until `stop` where no message is under way.
@@ -60,13 +63,13 @@ pub(super) struct Client<S> {
 /// What else ended it.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    next_hop: &Arc<NextHop>,
+    settings: &listen::Settings,
     dialogue: Dialogue,
     is_heard: bool,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
     let session = Session::new(Settings::default());
-    let hop = match relay::Connection::connect(next_hop).await {
+    let hop = match relay::Connection::connect(&settings.next_hop).await {
         Ok(hop) => hop,
         Err(error) => {
             // The client may have gone already.
@@ -85,6 +88,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         is_heard,
         refused_content: None,
         mechanism: None,
+        quarantine: settings.quarantine.clone(),
     };
     let served = client.converse(stop).await;
     client.dialogue.abandon();
@@ -286,12 +290,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 self.reset().await?;
                 (reply, false)
             }
+            Delivery::Keep { content, arrival } => {
+                let reply = self.keep(content, *arrival).await;
+                self.reset().await?;
+                (reply, false)
+            }
             Delivery::Send { content, envelope } => {
                 (self.deliver(&content, envelope.as_ref()).await?, true)
             }
         };
         self.dialogue.delivered(&reply, is_sent);
         self.answer(&reply)
+    }
+
+    /// Puts a message into the quarantine; without a place there it is not taken.
+    async fn keep(&self, content: Vec<Bytes>, arrival: Arrival) -> Reply {
+        let Some(quarantine) = self.quarantine.clone() else { return replies::not_kept() };
+        let kept = spawn_blocking(move || {
+            let mut writer = quarantine.keep(arrival, SystemTime::now())?;
+            writer.write_pieces(&content)?;
+            writer.commit()
+        });
+        match kept.await {
+            Ok(Ok(kept)) => {
+                tracing::info!(id = %kept.id, reason = kept.reason, "kept in the quarantine");
+                replies::taken()
+            }
+            Ok(Err(StoreError::Full { .. })) => replies::no_room(),
+            Ok(Err(error)) => {
+                tracing::error!(cause = %error, "the quarantine takes nothing");
+                replies::not_kept()
+            }
+            Err(error) => {
+                tracing::error!(cause = %error, "the quarantine takes nothing");
+                replies::not_kept()
+            }
+        }
     }
 
     /// The next hop forgets the envelope that it knows.

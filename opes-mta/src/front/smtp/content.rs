@@ -116,7 +116,7 @@ mod tests {
         let text = "[limits]\nmessage-octets = 4096\ncontent-octets = 4096\n\
                     [[group]]\nname = \"a\"\nservers = [\"unix:/nonexistent\"]\nservices = [\"log\"]\n";
         let config = Config::parse(text, Path::new("test.toml")).unwrap();
-        Processor::start(config, &super::super::offer())
+        Processor::start(config, &super::super::offer(false))
     }
 
     proptest! {

@@ -1,12 +1,13 @@
 //! What the services make of an SMTP dialog: commands as they go to the next hop, and content.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{
     Address, Auth, Command, CommandLine, DialogFacts, DialogUpdate, EffectName, Envelope, Reply,
-    SideEffect,
+    SideEffect, Verdict,
 };
 use ocp_proto::wire::Atom;
 
@@ -21,8 +22,13 @@ use crate::front::advisor::{Advisor, Said};
 use crate::front::facts::text;
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
+use crate::quarantine::Arrival;
 use crate::record::{Decision, Record};
 use crate::smtp::Attribute;
+use crate::spool::NewRecipient;
+
+/// How long a message is kept that nobody releases.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What becomes of a command.
 #[derive(Debug)]
@@ -44,6 +50,13 @@ pub(super) enum Delivery {
         content: Vec<Bytes>,
         /// Sender and recipients, if they are others than those that the next hop knows.
         envelope: Option<Envelope>,
+    },
+    /// The message is kept for somebody to look at; the next hop gets no content.
+    Keep {
+        /// The header section, then the body.
+        content: Vec<Bytes>,
+        /// What is known of it.
+        arrival: Box<Arrival>,
     },
 }
 
@@ -343,7 +356,14 @@ impl Dialogue {
         }
         mail.effects.extend(advice.effects.iter().cloned());
         let envelope = mail.envelope();
+        let verdicts = advice.verdicts.clone();
         mail.asked = Some((advice, mail.sender.clone(), mail.sender.clone()));
+        let content = adapted.octets();
+        if let Some(reason) = mail.quarantine() {
+            let facts = self.advisor.facts();
+            let arrival = Box::new(arrival(reason, envelope, facts, verdicts));
+            return Delivery::Keep { content, arrival };
+        }
         if mail.asks(EffectName::Discard) {
             return Delivery::Answer(taken());
         }
@@ -351,7 +371,7 @@ impl Dialogue {
             return Delivery::Answer(taken());
         }
         let envelope = (envelope != mail.known).then_some(envelope);
-        Delivery::Send { content: adapted.octets(), envelope }
+        Delivery::Send { content, envelope }
     }
 
     /// The message as services see it: with our own trace on top.
@@ -376,6 +396,7 @@ impl Dialogue {
             let is_modified = matches!(advice.answer, Answer::Message(_));
             advice.report(&result, Some(reply).filter(|reply| !reply.is_success()));
             let decision = match reply.is_success() {
+                true if !is_sent && mail.quarantine().is_some() => Decision::Quarantine,
                 true if !is_sent && discards => Decision::Discard,
                 true if is_modified || is_changed => Decision::Modify,
                 true => Decision::Accept,
@@ -409,6 +430,14 @@ impl Mail {
         envelope
     }
 
+    /// Why it is to be kept, if it is.
+    fn quarantine(&self) -> Option<String> {
+        self.effects.iter().find_map(|effect| match effect {
+            SideEffect::Quarantine(reason) => Some(String::from_utf8_lossy(reason).into_owned()),
+            _ => None,
+        })
+    }
+
     fn asks(&self, name: EffectName) -> bool {
         self.effects.iter().any(|effect| effect.name() == name)
     }
@@ -428,6 +457,39 @@ fn adapted_line(advice: &Advice, line: CommandLine, given: &Address) -> (Command
             Err(_) => (line, given.clone()),
         },
         _ => (line, given.clone()),
+    }
+}
+
+/// What a quarantine is told of a message.
+fn arrival(
+    reason: String,
+    envelope: Envelope,
+    facts: Option<&DialogFacts>,
+    verdicts: Vec<Verdict>,
+) -> Arrival {
+    let known = |name: &str, fact: &Option<Atom>| {
+        let fact = String::from_utf8_lossy(fact.as_deref()?).into_owned();
+        Some((name.to_owned(), fact))
+    };
+    let client = facts.into_iter().flat_map(|facts| {
+        [
+            known("address", &facts.client_address),
+            known("name", &facts.client_name),
+            known("helo", &facts.helo),
+        ]
+    });
+    let recipient = |address| NewRecipient { address, next_hop: None };
+    let name = |verdict: &Verdict| String::from_utf8_lossy(&verdict.service).into_owned();
+    Arrival {
+        reason,
+        expires: SystemTime::now().checked_add(KEPT),
+        sender: envelope.sender.unwrap_or_else(Address::null),
+        recipients: envelope.recipients.into_iter().map(recipient).collect(),
+        client: client.flatten().collect(),
+        stopped_by: verdicts.iter().map(name).collect(),
+        verdicts,
+        trace: None,
+        queue_id: facts.and_then(|facts| known("", &facts.queue_id)).map(|(_, id)| id),
     }
 }
 

@@ -12,6 +12,7 @@ use super::peer::Trust;
 use crate::config::{MilterAddress, Origin};
 use crate::front::listen::{Accepted, Sockets};
 use crate::processor::Processor;
+use crate::quarantine::Quarantine;
 use crate::relay::NextHop;
 
 /// What a proxy goes by.
@@ -21,6 +22,8 @@ pub struct Settings {
     pub next_hop: Arc<NextHop>,
     /// Who may say for whom it speaks (XFORWARD).
     pub trust: Trust,
+    /// Where messages are kept that services want to be looked at.
+    pub quarantine: Option<Quarantine>,
 }
 
 /// Bound sockets. A unix socket's file goes with them.
@@ -62,13 +65,13 @@ impl Listeners {
             };
             let dialogue = Dialogue::new(Arc::clone(&processor), Arc::clone(&name), origin, port);
             async move {
-                let (hop, is_heard) = (&settings.next_hop, settings.trust.hears(origin));
+                let is_heard = settings.trust.hears(origin);
                 let served = match accepted {
                     Accepted::Inet(stream, _) => {
-                        client::serve(stream, hop, dialogue, is_heard, stop).await
+                        client::serve(stream, &settings, dialogue, is_heard, stop).await
                     }
                     Accepted::Unix(stream) => {
-                        client::serve(stream, hop, dialogue, is_heard, stop).await
+                        client::serve(stream, &settings, dialogue, is_heard, stop).await
                     }
                 };
                 if let Err(cause) = served {

@@ -17,8 +17,16 @@ use ocp_proto::smtp::{Command, CommandProfile, EffectName};
 pub use listen::{Listeners, Settings};
 pub use peer::Trust;
 
-/// What the proxy can vector out and carry out.
-pub fn offer() -> CommandProfile {
+/// What the proxy can vector out and carry out, with a quarantine or without.
+pub fn offer(keeps: bool) -> CommandProfile {
+    let mut side_effects = vec![
+        EffectName::AddRecipient,
+        EffectName::DeleteRecipient,
+        EffectName::SetRecipients,
+        EffectName::ChangeSender,
+        EffectName::Discard,
+    ];
+    side_effects.extend(keeps.then_some(EffectName::Quarantine));
     CommandProfile {
         commands: vec![
             Command::Connect,
@@ -28,13 +36,7 @@ pub fn offer() -> CommandProfile {
             Command::Data,
             Command::Message,
         ],
-        side_effects: vec![
-            EffectName::AddRecipient,
-            EffectName::DeleteRecipient,
-            EffectName::SetRecipients,
-            EffectName::ChangeSender,
-            EffectName::Discard,
-        ],
+        side_effects,
         multiple_messages: true,
         ..CommandProfile::default()
     }

@@ -20,6 +20,16 @@ pub(super) fn taken() -> Reply {
     fixed(250, "2.0.0", "Ok")
 }
 
+/// There is no room for it now.
+pub(super) fn no_room() -> Reply {
+    fixed(452, "4.3.1", "Too much mail is kept, try again later")
+}
+
+/// It could not be put where it belongs.
+pub(super) fn not_kept() -> Reply {
+    fixed(451, "4.3.0", "The message could not be kept, try again later")
+}
+
 /// The octets of a chunk.
 pub(super) fn chunk() -> Reply {
     fixed(250, "2.0.0", "Octets received")

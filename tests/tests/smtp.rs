@@ -73,6 +73,9 @@ fn act(request: &Request) -> (Duration, Outcome) {
         (Command::Message, "sender") => {
             passed.with_effect(SideEffect::ChangeSender(address("other@a.example")))
         }
+        (Command::Message, "bare") => edited(request, |edits, mail| {
+            edits.replace(mail.header().len()..mail.len(), "one\ntwo\r\n".into());
+        }),
         (Command::Message, "odd") => edited(request, |edits, mail| {
             edits.prepend_field(mail, "X-Odd", "yes");
         })
@@ -231,6 +234,21 @@ fn clients_are_refused_by_where_they_are() {
     assert_eq!(client.say("XFORWARD ADDR=192.0.2.1"), "550 5.7.0 You may not speak for others");
     assert_eq!(client.say("STARTTLS"), "502 5.5.1 This command does not get through here");
     assert_eq!(client.mail("a@a.example", &["b@b.example"], MAIL.as_bytes()), "250 2.0.0 taken");
+}
+
+/// A service must not make two messages of one either.
+#[test]
+fn what_services_make_is_smuggled_neither() {
+    let mut chain = chain("");
+    let mut client = Client::greeted(chain.proxy.port());
+    let reply = client.mail("bare@a.example", &["b@b.example"], MAIL.as_bytes());
+    assert_eq!(reply, "554 5.6.0 The message can't be passed on as it was adapted");
+    let line = chain.told();
+    assert!(
+        line.starts_with("reject <bare@a.example> -> <b@b.example>\nreason: 554 5.6.0 "),
+        "{line}"
+    );
+    assert!(chain.hop.is_empty());
 }
 
 /// What is kept goes nowhere until somebody releases it, and then once.

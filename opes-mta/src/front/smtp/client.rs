@@ -350,16 +350,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.reset().await?;
             return Ok(reply);
         }
+        match self.transfer(content).await {
+            Ok(Answer::One(reply) | Answer::Prdr { all: reply, .. }) => Ok(reply),
+            Ok(Answer::Each(replies)) => {
+                Ok(replies.into_iter().next().unwrap_or_else(replies::no_sense))
+            }
+            // The next hop has refused it before its end, or it is nothing that could be sent.
+            Err(error) => match error.reply() {
+                Some(reply) => Ok(reply.clone()),
+                None if error.is_permanent() => Ok(replies::unfit()),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    async fn transfer(&mut self, content: &[Bytes]) -> Result<Answer, RelayError> {
         let mut transfer = self.hop.content();
         for piece in content {
             transfer.write(piece).await?;
         }
-        match transfer.finish(relay::Replies::One).await? {
-            Answer::One(reply) | Answer::Prdr { all: reply, .. } => Ok(reply),
-            Answer::Each(replies) => {
-                Ok(replies.into_iter().next().unwrap_or_else(replies::no_sense))
-            }
-        }
+        transfer.finish(relay::Replies::One).await
     }
 
     /// The next hop is told another envelope: its reply if it refuses a part of that.

@@ -30,6 +30,11 @@ pub(super) fn not_kept() -> Reply {
     fixed(451, "4.3.0", "The message could not be kept, try again later")
 }
 
+/// What services have made of a message can't be sent as one.
+pub(super) fn unfit() -> Reply {
+    fixed(554, "5.6.0", "The message can't be passed on as it was adapted")
+}
+
 /// The octets of a chunk.
 pub(super) fn chunk() -> Reply {
     fixed(250, "2.0.0", "Octets received")

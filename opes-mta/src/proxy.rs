@@ -1,5 +1,7 @@
 //! `opes-mta smtp`: a proxy in front of a mail server becomes an OPES MTA.
 
+mod tls;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,11 +13,11 @@ use opes_mta::front::smtp::{self, Listeners, Settings, Trust};
 use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
 use opes_mta::spool::{Limits, Schedule, Spool};
-
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::tls::TlsArguments;
 use crate::serve::{self, Services};
 
 /// How often messages are looked for whose time in the quarantine is over.
@@ -50,6 +52,8 @@ pub(crate) struct Arguments {
     /// Folder of the spool: what is released from the quarantine waits there for the next hop
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 const HELP: &str = "\
@@ -63,27 +67,42 @@ In front of Postfix's own queue (smtpd_proxy_filter), in master.cf:
 Examples:
   opes-mta smtp --listen 127.0.0.1:10025 --next-hop 127.0.0.1:10026
   opes-mta smtp --listen 0.0.0.0:25 --next-hop mail.internal:25 --trust unix --config /etc/opes-mta.toml
+  opes-mta smtp --listen 0.0.0.0:25 --tls-certificate mx.pem --tls-key mx.key \
+    --next-hop mail.internal:25 --next-hop-tls require --next-hop-tls-ca internal.pem
 
 Of the configuration, groups, rules, limits, the system and bypass count here; [[listen]] is for the milter.
 Log lines go to the standard error, as JSON unless that is a terminal; one line a message says what became
 of it and why. RUST_LOG replaces the level, which is info.
 
-What does not get through: STARTTLS, XCLIENT and extensions that the proxy does not know. Content with bare
-CR or LF is refused. Delay and notifications are not offered to services, quarantine only with --quarantine:
+TLS with clients and TLS with the next hop are two matters: each begins with a STARTTLS of its own. What is
+said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it from clients within TLS alone.
+
+What does not get through: XCLIENT and extensions that the proxy does not know. Content with bare CR or LF
+is refused. Delay and notifications are not offered to services, quarantine only with --quarantine:
 
   opes-mta smtp --listen ADDR --next-hop ADDR --quarantine /var/lib/opes/quarantine --spool /var/lib/opes/spool
   opes-mta quarantine list --store /var/lib/opes/quarantine
   opes-mta quarantine release --store /var/lib/opes/quarantine --spool /var/lib/opes/spool ID
 
 SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
+SIGHUP: with --tls-certificate, it and its key are read again.
 
 Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
 /// Runs the command.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { services, listen, next_hop, trust, quarantine, spool } = arguments;
+    let Arguments { services, listen, next_hop, trust, tls, quarantine, spool } = arguments;
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
+    let next_hop = NextHop { tls: tls.policy(&next_hop)?, ..NextHop::new(next_hop, name) };
+    let settings = Settings {
+        next_hop: Arc::new(next_hop),
+        tls: tls.for_clients()?.map(Arc::new),
+        trust: Trust(trust),
+        quarantine: None,
+    };
     let stores = Stores { quarantine, spool };
-    serve::run(services.config(), |config| serve(config, listen, next_hop, trust, stores))
+    serve::run(services.config(), |config| serve(config, listen, settings, stores))
 }
 
 /// Folders.
@@ -116,26 +135,25 @@ impl Stores {
 async fn serve(
     config: Config,
     listen: Vec<MilterAddress>,
-    next_hop: NextHopAddress,
-    trust: Vec<Clients>,
+    settings: Settings,
     stores: Stores,
 ) -> anyhow::Result<()> {
     let (quarantine, spool) = stores.open()?;
     let stop = serve::stopped_by_signals()?;
+    if let Some(tls) = settings.tls.clone() {
+        tls::reload_on_signal(tls)?;
+    }
     let listeners = Listeners::bind(&listen).await?;
     let processor = serve::processor(config, &smtp::offer(quarantine.is_some()), &stop).await?;
     for address in listeners.addresses() {
-        tracing::info!(%address, %next_hop, "listening");
+        tracing::info!(%address, next_hop = %settings.next_hop.address, "listening");
     }
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
-    let next_hop = Arc::new(NextHop::new(next_hop, name));
-    let delivery = spool.map(|spool| {
-        Delivery::new(spool, Arc::clone(&next_hop), Schedule::default()).run(stop.clone())
-    });
+    let next_hop = Arc::clone(&settings.next_hop);
+    let delivery =
+        spool.map(|spool| Delivery::new(spool, next_hop, Schedule::default()).run(stop.clone()));
     let expiry = quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
-    let settings = Settings { next_hop, trust: Trust(trust), quarantine };
     let waiting = [delivery.map(tokio::spawn), expiry.map(tokio::spawn)];
+    let settings = Settings { quarantine, ..settings };
     listeners.serve(settings, processor, stop).await;
     for task in waiting.into_iter().flatten() {
         task.await?;

@@ -17,5 +17,5 @@ pub use driver::ClientError;
 pub(crate) use driver::Ended;
 pub use service::service_uri;
 pub use tls::{Tls, TlsError, TlsNegotiation, TlsSettings};
-pub(crate) use tls::{server_name, verifying};
+pub(crate) use tls::{certificates, private_key, server_name, verifying, wrong};
 pub use upstream::Upstream;

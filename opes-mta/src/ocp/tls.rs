@@ -281,7 +281,7 @@ pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
         .map_err(|_| TlsError::new(format!("{name} is neither a DNS name nor an address")))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let octets = std::fs::read(path).map_err(|error| wrong(path, error))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets).collect();
     let certificates = certificates.map_err(|error| wrong(path, error))?;
@@ -291,7 +291,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let octets = std::fs::read(path).map_err(|error| wrong(path, error))?;
     PrivateKeyDer::from_pem_slice(&octets).map_err(|error| match error {
         pem::Error::NoItemsFound => wrong(path, "there is no private key in PEM form"),
@@ -299,7 +299,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-fn wrong(path: &Path, cause: impl fmt::Display) -> TlsError {
+pub(crate) fn wrong(path: &Path, cause: impl fmt::Display) -> TlsError {
     let message = format!("{} can't be used: {cause}", path.display());
     TlsError { message, file: Some(path.to_owned()) }
 }

@@ -37,3 +37,4 @@ pub use pool::{Kept, Pool, PoolLimits};
 pub use stage::{Stage, Timeouts};
 pub use tls::TlsPolicy;
 pub use transfer::{Answer, Replies, Transfer};
+pub(crate) use transport::Transport;

@@ -15,11 +15,11 @@ use super::error::{Attempts, Cause};
 const MAXIMUM_ADDRESSES: usize = 16;
 
 /// Octets both ways.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 
-pub(super) type Transport = Box<dyn Stream>;
+pub(crate) type Transport = Box<dyn Stream>;
 
 /// Connects until `deadline`; a name's addresses are tried in turn, each for its share of what is left, so
 /// that one that swallows everything does not keep the next from its turn (RFC 5321 section 5.1).

@@ -1,19 +1,23 @@
 //! One client: its commands to the next hop, and the replies to them, as the services have made them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{Address, Command as Verb, CommandLine, Envelope, Reply};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::dialogue::{Delivery, Dialogue, Told};
-use super::{hello, listen, replies};
+use super::hello::{self, Offer};
+use super::listen::Settings;
+use super::replies;
+use super::tls::Tls;
 use crate::quarantine::{Arrival, Quarantine};
-use crate::relay::{self, Answer, RelayError};
-use crate::smtp::{Command, Event, Hello, Misuse, Path, Request, Session, Settings};
+use crate::relay::{self, Answer, NextHop, RelayError, Transport};
+use crate::smtp::{self, Command, Event, Hello, Misuse, Path, Request, Session};
 use crate::store::StoreError;
 
 /// Octets of one read.
@@ -21,6 +25,9 @@ const READ: usize = 64 * 1024;
 
 /// How long a client may say nothing, or not read what we say (RFC 5321 section 4.5.3.2.7).
 const SILENCE: Duration = Duration::from_secs(300);
+
+/// How long a client may take for the handshake of TLS.
+const HANDSHAKE: Duration = Duration::from_secs(60);
 
 /// How long the next hop may take to say good-bye.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -34,6 +41,10 @@ pub(super) enum Broken {
     Silence(Duration),
     #[error("the client went away in the middle of a message")]
     Lost,
+    #[error("the handshake of TLS failed: {0}")]
+    Handshake(std::io::Error),
+    #[error("the handshake of TLS took more than {0:?}")]
+    SlowHandshake(Duration),
     #[error("{0}")]
     NextHop(#[from] RelayError),
     #[error("the next hop's reply has no place here: {0}")]
@@ -41,13 +52,15 @@ pub(super) enum Broken {
 }
 
 /// A client and its next hop.
-pub(super) struct Client<S> {
-    stream: S,
+pub(super) struct Client {
+    stream: Transport,
     input: BytesMut,
     output: BytesMut,
     session: Session,
     dialogue: Dialogue,
     hop: relay::Connection,
+    /// What it is offered STARTTLS with.
+    tls: Option<Arc<Tls>>,
     /// Whether it may say who its client is.
     is_heard: bool,
     /// DATA or BDAT was refused by a service, or is to be.
@@ -61,15 +74,15 @@ pub(super) struct Client<S> {
 ///
 /// # Errors
 /// What else ended it.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    settings: &listen::Settings,
+pub(super) async fn serve(
+    mut stream: Transport,
+    settings: &Settings,
     dialogue: Dialogue,
     is_heard: bool,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
-    let session = Session::new(Settings::default());
-    let hop = match relay::Connection::connect(&settings.next_hop).await {
+    let session = Session::new(smtp::Settings::default());
+    let hop = match connect(&settings.next_hop).await {
         Ok(hop) => hop,
         Err(error) => {
             // The client may have gone already.
@@ -85,6 +98,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         session,
         dialogue,
         hop,
+        tls: settings.tls.clone(),
         is_heard,
         refused_content: None,
         mechanism: None,
@@ -107,7 +121,16 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     served
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+/// A next hop that has greeted us, with TLS if that is wanted: then it has heard our own name before, and
+/// hears the client's within.
+async fn connect(next_hop: &Arc<NextHop>) -> Result<relay::Connection, RelayError> {
+    match next_hop.tls.is_wanted() {
+        true => relay::Connection::open(next_hop).await,
+        false => relay::Connection::connect(next_hop).await,
+    }
+}
+
+impl Client {
     async fn converse(&mut self, stop: CancellationToken) -> Result<(), Broken> {
         // Who speaks for others says first for whom.
         let refused = if self.is_heard { None } else { self.dialogue.begin().await };
@@ -161,9 +184,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 self.authenticated(&reply);
                 self.answer(&reply)
             }
-            // It is not offered.
-            Event::StartTls => Ok(()),
+            Event::StartTls => self.start_tls().await,
         }
+    }
+
+    /// The handshake; then the session begins anew.
+    async fn start_tls(&mut self) -> Result<(), Broken> {
+        let Some(tls) = self.tls.clone() else { return Ok(()) };
+        // The client waits for the reply to STARTTLS.
+        self.flush().await?;
+        let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let handshake = timeout(HANDSHAKE, tls.accept(plain)).await;
+        let secured = handshake.map_err(|_| Broken::SlowHandshake(HANDSHAKE))?;
+        let (stream, facts) = secured.map_err(Broken::Handshake)?;
+        self.stream = stream;
+        self.session.secured()?;
+        self.dialogue.secured(facts);
+        Ok(())
     }
 
     async fn command(&mut self, request: Request) -> Result<(), Broken> {
@@ -198,6 +235,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 self.dialogue.abandon();
                 self.pass(&request).await
             }
+            Command::Auth { .. } if !self.may_authenticate() => {
+                self.answer(&replies::auth_needs_tls())
+            }
             Command::Auth { mechanism, .. } => {
                 let reply = match CommandLine::new(request.octets().clone()) {
                     Ok(line) => self.hop.command(&line).await?,
@@ -212,7 +252,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 self.answer(&replies::taken())
             }
             Command::Xforward(_) | Command::Xclient(_) => self.answer(&replies::not_heard()),
-            Command::StartTls | Command::Other(_) => self.answer(&replies::unknown()),
+            Command::StartTls if self.tls.is_none() => self.answer(&replies::unknown()),
+            Command::StartTls if self.session.is_authenticated() => {
+                self.answer(&replies::tls_too_late())
+            }
+            Command::StartTls => self.answer(&replies::begin_tls()),
+            Command::Other(_) => self.answer(&replies::unknown()),
         }
     }
 
@@ -227,12 +272,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         let Ok(name) = std::str::from_utf8(name) else { return Ok(replies::syntax()) };
         match self.hop.hello(name).await {
-            Ok(reply) => Ok(hello::answer(&reply, self.is_heard)),
+            Ok(reply) => Ok(hello::answer(&reply, self.offer())),
             Err(error) => match error.reply() {
                 Some(reply) => Ok(reply.clone()),
                 None => Err(error.into()),
             },
         }
+    }
+
+    fn offer(&self) -> Offer {
+        Offer {
+            xforward: self.is_heard,
+            starttls: self.tls.is_some() && !self.session.is_secure(),
+            auth: self.may_authenticate(),
+        }
+    }
+
+    /// What the next hop hears within TLS is not said in plain text before.
+    fn may_authenticate(&self) -> bool {
+        self.session.is_secure() || !self.hop.is_secured()
     }
 
     async fn mail(&mut self, path: &Path) -> Result<(), Broken> {
@@ -407,8 +465,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = timeout(SILENCE, self.stream.write_all_buf(&mut self.output)).await;
-        Ok(written.map_err(|_| Broken::Silence(SILENCE))??)
+        let written = timeout(SILENCE, async {
+            self.stream.write_all_buf(&mut self.output).await?;
+            self.stream.flush().await
+        });
+        Ok(written.await.map_err(|_| Broken::Silence(SILENCE))??)
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{
     Address, Auth, Command, CommandLine, DialogFacts, DialogUpdate, EffectName, Envelope, Reply,
-    SideEffect, Verdict,
+    SideEffect, Tls, Verdict,
 };
 use ocp_proto::wire::Atom;
 
@@ -65,6 +65,8 @@ pub(super) enum Delivery {
 pub(super) struct Dialogue {
     listen: Arc<str>,
     advisor: Advisor,
+    /// What the connection alone says of the client.
+    connected: (DialogFacts, Origin),
     origin: Origin,
     /// What is known before the services are told.
     facts: DialogFacts,
@@ -105,7 +107,16 @@ impl Dialogue {
     ) -> Self {
         let facts = peer::connected(origin, client_port);
         let advisor = Advisor::new(processor);
-        Self { listen, advisor, origin, facts, is_begun: false, refused: None, mail: None }
+        Self {
+            listen,
+            advisor,
+            connected: (facts.clone(), origin),
+            origin,
+            facts,
+            is_begun: false,
+            refused: None,
+            mail: None,
+        }
     }
 
     /// Tells the services of the client, as it is known by now: what it is refused with, if it is.
@@ -146,6 +157,19 @@ impl Dialogue {
         let helo = facts.helo.or_else(|| self.facts.helo.clone());
         (self.facts, self.origin) = (DialogFacts { helo, ..facts }, origin);
         (self.is_begun, self.refused) = (false, None);
+    }
+
+    /// There is TLS with the client. What it said before could be somebody else's words (RFC 3207 section
+    /// 4.2); services that know of it are told, or of whom it spoke for no more.
+    pub(super) fn secured(&mut self, tls: Tls) {
+        self.abandon();
+        let (connected, origin) = self.connected.clone();
+        let spoke_for_another = self.facts.activation != connected.activation;
+        self.is_begun &= !spoke_for_another;
+        (self.facts, self.origin) = (DialogFacts { tls: Some(tls.clone()), ..connected }, origin);
+        if self.is_begun {
+            self.advisor.update(Some(DialogUpdate { tls: Some(tls), ..DialogUpdate::default() }));
+        }
     }
 
     async fn hello(&mut self, name: &[u8]) -> Option<Reply> {

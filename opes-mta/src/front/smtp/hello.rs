@@ -3,6 +3,8 @@
 
 use ocp_proto::smtp::Reply;
 
+use crate::smtp::extensions::STARTTLS;
+
 /// Extensions that concern what goes through us as it is. Others are not passed on: what we do not know
 /// may change what follows.
 const PASSED_ON: [&str; 9] =
@@ -17,15 +19,29 @@ const WITH_LAYER: [&str; 4] = ["GSSAPI", "GS2-KRB5", "DIGEST-MD5", "NTLM"];
 /// Attributes of XFORWARD that a peer is heard with.
 const XFORWARD: &str = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE";
 
-/// The answer to EHLO, made of the next hop's: its first line, and the extensions. A client that speaks for
-/// others is told that it may.
-pub(super) fn answer(hop: &Reply, speaks_for_others: bool) -> Reply {
+/// What is offered beyond what gets through of the next hop's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offer {
+    /// The client may say for whom it speaks.
+    pub(super) xforward: bool,
+    /// It may begin TLS.
+    pub(super) starttls: bool,
+    /// It may authenticate, if the next hop says so.
+    pub(super) auth: bool,
+}
+
+/// The answer to EHLO, made of the next hop's: its first line, and the extensions.
+pub(super) fn answer(hop: &Reply, offer: Offer) -> Reply {
     let mut lines = hop.lines().map(|line| line.get(4..).unwrap_or_default().to_vec());
     let first = lines.next().unwrap_or_default();
     let mut said = vec![first];
-    said.extend(lines.filter_map(|line| passed_on(&line)));
+    let passed_on = lines.filter_map(|line| passed_on(&line));
+    said.extend(passed_on.filter(|line| offer.auth || !is_auth(line)));
     said.extend(OURS.iter().map(|keyword| keyword.as_bytes().to_vec()));
-    if speaks_for_others {
+    if offer.starttls {
+        said.push(STARTTLS.as_bytes().to_vec());
+    }
+    if offer.xforward {
         said.push(XFORWARD.as_bytes().to_vec());
     }
     let mut octets = Vec::new();
@@ -53,6 +69,11 @@ fn passed_on(line: &[u8]) -> Option<Vec<u8>> {
     Some([keyword, separator, &mechanisms.join(&b' ')].concat())
 }
 
+/// Whether a line that is passed on is about AUTH; old servers write `AUTH=`.
+fn is_auth(line: &[u8]) -> bool {
+    line.get(..4).is_some_and(|keyword| keyword.eq_ignore_ascii_case(b"AUTH"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,8 +91,14 @@ mod tests {
         );
         let expected = "250-mx.example greets you\r\n250-SIZE 1000\r\n250-AUTH PLAIN LOGIN\r\n\
                         250-auth=PLAIN\r\n250-dsn\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
-        assert_eq!(answer(&hop, false), reply(expected));
-        let bare = answer(&reply("250 mx\r\n"), true);
+        let offer = Offer { xforward: false, starttls: false, auth: true };
+        assert_eq!(answer(&hop, offer), reply(expected));
+        let without = expected.replace("250-AUTH PLAIN LOGIN\r\n250-auth=PLAIN\r\n", "");
+        let bare =
+            Reply::parse(without.replace("250 CHUNKING", "250-CHUNKING") + "250 STARTTLS\r\n");
+        let secure = answer(&hop, Offer { starttls: true, auth: false, ..offer });
+        assert_eq!(secure, bare.unwrap());
+        let bare = answer(&reply("250 mx\r\n"), Offer { xforward: true, ..offer });
         let expected = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n\
                         250 XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n";
         assert_eq!(bare, reply(expected));

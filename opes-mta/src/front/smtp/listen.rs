@@ -9,17 +9,20 @@ use tracing::warn;
 use super::client;
 use super::dialogue::Dialogue;
 use super::peer::Trust;
+use super::tls::Tls;
 use crate::config::{MilterAddress, Origin};
 use crate::front::listen::{Accepted, Sockets};
 use crate::processor::Processor;
 use crate::quarantine::Quarantine;
-use crate::relay::NextHop;
+use crate::relay::{NextHop, Transport};
 
 /// What a proxy goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where everything goes.
     pub next_hop: Arc<NextHop>,
+    /// What clients are offered STARTTLS with, if they are.
+    pub tls: Option<Arc<Tls>>,
     /// Who may say for whom it speaks (XFORWARD).
     pub trust: Trust,
     /// Where messages are kept that services want to be looked at.
@@ -66,14 +69,11 @@ impl Listeners {
             let dialogue = Dialogue::new(Arc::clone(&processor), Arc::clone(&name), origin, port);
             async move {
                 let is_heard = settings.trust.hears(origin);
-                let served = match accepted {
-                    Accepted::Inet(stream, _) => {
-                        client::serve(stream, &settings, dialogue, is_heard, stop).await
-                    }
-                    Accepted::Unix(stream) => {
-                        client::serve(stream, &settings, dialogue, is_heard, stop).await
-                    }
+                let stream: Transport = match accepted {
+                    Accepted::Inet(stream, _) => Box::new(stream),
+                    Accepted::Unix(stream) => Box::new(stream),
                 };
+                let served = client::serve(stream, &settings, dialogue, is_heard, stop).await;
                 if let Err(cause) = served {
                     warn!(listen = &*name, peer, %cause, "the dialog of a client broke");
                 }

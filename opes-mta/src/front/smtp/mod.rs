@@ -11,11 +11,13 @@ mod hello;
 mod listen;
 mod peer;
 mod replies;
+mod tls;
 
 use ocp_proto::smtp::{Command, CommandProfile, EffectName};
 
 pub use listen::{Listeners, Settings};
 pub use peer::Trust;
+pub use tls::Tls;
 
 /// What the proxy can vector out and carry out, with a quarantine or without.
 pub fn offer(keeps: bool) -> CommandProfile {

@@ -65,6 +65,21 @@ pub(super) fn stopping() -> Reply {
     fixed(421, "4.3.2", "Going down, try again later")
 }
 
+/// The handshake of TLS may begin.
+pub(super) fn begin_tls() -> Reply {
+    fixed(220, "2.0.0", "Begin TLS")
+}
+
+/// STARTTLS behind AUTH: the next hop would not forget who the client was.
+pub(super) fn tls_too_late() -> Reply {
+    fixed(503, "5.5.1", "STARTTLS comes before AUTH")
+}
+
+/// AUTH in plain text, to a next hop that we speak to within TLS: it may offer it for that reason alone.
+pub(super) fn auth_needs_tls() -> Reply {
+    fixed(538, "5.7.11", "AUTH needs TLS here")
+}
+
 /// A command that does not get through.
 pub(super) fn unknown() -> Reply {
     fixed(502, "5.5.1", "This command does not get through here")

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use clap::ValueEnum;
 use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
 use opes_mta::front::smtp::{self, Listeners, Settings, Trust};
 use opes_mta::quarantine::Quarantine;
-use opes_mta::relay::{NextHop, NextHopAddress};
+use opes_mta::relay::{self, NextHop, NextHopAddress};
 use opes_mta::spool::{Limits, Schedule, Spool};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -38,6 +39,9 @@ pub(crate) struct Arguments {
     /// The mail server that everything goes to: HOST:PORT or unix:/PATH
     #[arg(long, value_name = "ADDR")]
     next_hop: NextHopAddress,
+    /// What both sides speak: smtp, or lmtp with a reply for each recipient behind content (RFC 2033)
+    #[arg(long, value_name = "NAME", default_value = "smtp", hide_possible_values = true)]
+    protocol: Protocol,
     /// Peers that may say for which client they speak (XFORWARD): networks, or `unix`
     #[arg(
         long,
@@ -56,6 +60,12 @@ pub(crate) struct Arguments {
     tls: TlsArguments,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Protocol {
+    Smtp,
+    Lmtp,
+}
+
 const HELP: &str = "\
 In front of Postfix's own queue (smtpd_proxy_filter), in master.cf:
   smtp      inet  n  -  n  -  20  smtpd
@@ -69,10 +79,14 @@ Examples:
   opes-mta smtp --listen 0.0.0.0:25 --next-hop mail.internal:25 --trust unix --config /etc/opes-mta.toml
   opes-mta smtp --listen 0.0.0.0:25 --tls-certificate mx.pem --tls-key mx.key \
     --next-hop mail.internal:25 --next-hop-tls require --next-hop-tls-ca internal.pem
+  opes-mta smtp --protocol lmtp --listen unix:/run/opes/lmtp --next-hop unix:/run/dovecot/lmtp
 
 Of the configuration, groups, rules, limits, the system and bypass count here; [[listen]] is for the milter.
 Log lines go to the standard error, as JSON unless that is a terminal; one line a message says what became
 of it and why. RUST_LOG replaces the level, which is info.
+
+With --protocol lmtp each recipient gets the next hop's own reply. One that services delete is taken as what
+is discarded is, unless one that they have added is refused: then it gets that reply.
 
 TLS with clients and TLS with the next hop are two matters: each begins with a STARTTLS of its own. What is
 said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it from clients within TLS alone.
@@ -91,10 +105,16 @@ Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
 /// Runs the command.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { services, listen, next_hop, trust, tls, quarantine, spool } = arguments;
+    let Arguments { services, listen, next_hop, protocol, trust, tls, quarantine, spool } =
+        arguments;
+    let protocol = match protocol {
+        Protocol::Smtp => relay::Protocol::Smtp,
+        Protocol::Lmtp => relay::Protocol::Lmtp,
+    };
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
-    let next_hop = NextHop { tls: tls.policy(&next_hop)?, ..NextHop::new(next_hop, name) };
+    let policy = tls.policy(&next_hop)?;
+    let next_hop = NextHop { protocol, tls: policy, ..NextHop::new(next_hop, name) };
     let settings = Settings {
         next_hop: Arc::new(next_hop),
         tls: tls.for_clients()?.map(Arc::new),

@@ -173,6 +173,7 @@ impl Delivered {
 pub struct NextHop {
     /// Its port on loopback.
     pub port: u16,
+    is_lmtp: bool,
     arrived: Arc<(Mutex<Vec<Delivered>>, Condvar)>,
 }
 
@@ -182,10 +183,22 @@ impl NextHop {
     /// # Panics
     /// If there is none.
     pub fn start() -> Self {
+        Self::speaking(false)
+    }
+
+    /// The same for LMTP: `nobody` is no recipient, and content is refused for `full` and for `gone`.
+    ///
+    /// # Panics
+    /// As [`NextHop::start`].
+    pub fn start_lmtp() -> Self {
+        Self::speaking(true)
+    }
+
+    fn speaking(is_lmtp: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let port = listener.local_addr().expect("it is bound").port();
         let arrived = Arc::new((Mutex::default(), Condvar::new()));
-        let hop = Self { port, arrived };
+        let hop = Self { port, is_lmtp, arrived };
         let accepting = hop.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -238,6 +251,11 @@ impl NextHop {
             let line = line.trim_end();
             let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
             let reply = match verb.as_str() {
+                "LHLO" if self.is_lmtp => "250-next.example\r\n250 8BITMIME",
+                "EHLO" if self.is_lmtp => "500 5.5.1 LMTP",
+                "RCPT" if self.is_lmtp && path(line).0.starts_with("nobody@") => {
+                    "550 5.1.1 nobody there"
+                }
                 "EHLO" => "250-next.example\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8",
                 "MAIL" => {
                     let (path, parameters) = path(line);
@@ -256,8 +274,14 @@ impl NextHop {
                     mail.octets = content(&mut reader)?;
                     let (mails, changed) = &*self.arrived;
                     let mut mails = mails.lock().expect("nobody panics with it");
+                    let recipients = mail.recipients.clone();
                     mails.push(std::mem::take(&mut mail));
                     changed.notify_all();
+                    if self.is_lmtp {
+                        let replies = recipients.iter().map(|recipient| replied(recipient));
+                        writer.write_all(replies.collect::<String>().as_bytes())?;
+                        continue;
+                    }
                     "250 2.0.0 taken"
                 }
                 "QUIT" => {
@@ -268,6 +292,15 @@ impl NextHop {
             };
             writer.write_all(format!("{reply}\r\n").as_bytes())?;
         }
+    }
+}
+
+/// What LMTP says to content for a recipient.
+fn replied(recipient: &str) -> String {
+    match recipient.split('@').next() {
+        Some("full") => "452 4.2.2 is full\r\n".to_owned(),
+        Some("gone") => "550 5.2.1 is gone\r\n".to_owned(),
+        _ => format!("250 2.0.0 {recipient} has it\r\n"),
     }
 }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use ocp_proto::smtp::{Address, Command as Verb, CommandLine, Envelope, Reply};
+use ocp_proto::smtp::{Command as Verb, CommandLine, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::deliver::{deliver, envelope_line, own_line};
 use super::dialogue::{Delivery, Dialogue, Told};
 use super::hello::{self, Offer};
 use super::listen::Settings;
@@ -81,7 +82,11 @@ pub(super) async fn serve(
     is_heard: bool,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
-    let session = Session::new(smtp::Settings::default());
+    let protocol = match settings.next_hop.protocol {
+        relay::Protocol::Smtp => smtp::Protocol::Smtp,
+        relay::Protocol::Lmtp => smtp::Protocol::Lmtp,
+    };
+    let session = Session::new(smtp::Settings { protocol, ..smtp::Settings::default() });
     let hop = match connect(&settings.next_hop).await {
         Ok(hop) => hop,
         Err(error) => {
@@ -335,30 +340,28 @@ impl Client {
     async fn message(&mut self) -> Result<(), Broken> {
         if let Some(reply) = self.refused_content.take() {
             self.reset().await?;
-            return self.answer(&reply);
+            return self.answer_content(&Answer::One(reply));
         }
-        if self.session.bare().is_some() {
-            let reply = replies::bare_line_end();
-            self.dialogue.delivered(&reply, false);
-            self.reset().await?;
-            return self.answer(&reply);
-        }
-        let (reply, is_sent) = match self.dialogue.message().await {
+        let delivery = match self.session.bare() {
+            Some(_) => Delivery::Answer(replies::bare_line_end()),
+            None => self.dialogue.message().await,
+        };
+        let (answer, is_sent) = match delivery {
             Delivery::Answer(reply) => {
                 self.reset().await?;
-                (reply, false)
+                (Answer::One(reply), false)
             }
             Delivery::Keep { content, arrival } => {
                 let reply = self.keep(content, *arrival).await;
                 self.reset().await?;
-                (reply, false)
+                (Answer::One(reply), false)
             }
-            Delivery::Send { content, envelope } => {
-                (self.deliver(&content, envelope.as_ref()).await?, true)
+            Delivery::Send { content, envelope, is_known } => {
+                (deliver(&mut self.hop, &content, &envelope, is_known).await?, true)
             }
         };
-        self.dialogue.delivered(&reply, is_sent);
-        self.answer(&reply)
+        let told = self.dialogue.delivered(answer, is_sent);
+        self.answer_content(&told)
     }
 
     /// Puts a message into the quarantine; without a place there it is not taken.
@@ -391,62 +394,6 @@ impl Client {
         Ok(self.hop.command(&own_line("RSET")).await?)
     }
 
-    /// Brings a message to the next hop: the reply that decides.
-    async fn deliver(
-        &mut self,
-        content: &[Bytes],
-        envelope: Option<&Envelope>,
-    ) -> Result<Reply, Broken> {
-        if let Some(envelope) = envelope
-            && let Some(refused) = self.begin_again(envelope).await?
-        {
-            self.reset().await?;
-            return Ok(refused);
-        }
-        let reply = self.hop.command(&own_line("DATA")).await?;
-        if reply.code() != 354 {
-            self.reset().await?;
-            return Ok(reply);
-        }
-        match self.transfer(content).await {
-            Ok(Answer::One(reply) | Answer::Prdr { all: reply, .. }) => Ok(reply),
-            Ok(Answer::Each(replies)) => {
-                Ok(replies.into_iter().next().unwrap_or_else(replies::no_sense))
-            }
-            // The next hop has refused it before its end, or it is nothing that could be sent.
-            Err(error) => match error.reply() {
-                Some(reply) => Ok(reply.clone()),
-                None if error.is_permanent() => Ok(replies::unfit()),
-                None => Err(error.into()),
-            },
-        }
-    }
-
-    async fn transfer(&mut self, content: &[Bytes]) -> Result<Answer, RelayError> {
-        let mut transfer = self.hop.content();
-        for piece in content {
-            transfer.write(piece).await?;
-        }
-        transfer.finish(relay::Replies::One).await
-    }
-
-    /// The next hop is told another envelope: its reply if it refuses a part of that.
-    async fn begin_again(&mut self, envelope: &Envelope) -> Result<Option<Reply>, Broken> {
-        self.reset().await?;
-        let sender = envelope.sender.iter().map(|sender| ("MAIL FROM:", sender));
-        let recipients = envelope.recipients.iter().map(|recipient| ("RCPT TO:", recipient));
-        for (verb, address) in sender.chain(recipients) {
-            let Some(line) = envelope_line(verb, address) else {
-                return Ok(Some(replies::syntax()));
-            };
-            let reply = self.hop.command(&line).await?;
-            if !reply.is_success() {
-                return Ok(Some(reply));
-            }
-        }
-        Ok(None)
-    }
-
     fn authenticated(&mut self, reply: &Reply) {
         // 334: the exchange goes on.
         if reply.code() != 334
@@ -455,6 +402,19 @@ impl Client {
         {
             self.dialogue.authenticated(&mechanism);
         }
+    }
+
+    /// Content gets one reply, or one for each recipient (LMTP).
+    fn answer_content(&mut self, answer: &Answer) -> Result<(), Broken> {
+        let mut recipients = 0..;
+        while self.session.awaits_reply() {
+            let reply = recipients.next().and_then(|recipient| answer.of(recipient));
+            match reply {
+                Some(reply) => self.answer(reply)?,
+                None => self.answer(&replies::no_sense())?,
+            }
+        }
+        Ok(())
     }
 
     fn answer(&mut self, reply: &Reply) -> Result<(), Broken> {
@@ -471,19 +431,4 @@ impl Client {
         });
         Ok(written.await.map_err(|_| Broken::Silence(SILENCE))??)
     }
-}
-
-/// A command of this program.
-fn own_line(verb: &'static str) -> CommandLine {
-    CommandLine::new(verb).expect("a verb is a command line")
-}
-
-/// MAIL or RCPT as it goes on: without source route, which is obsolete (RFC 5321 appendix C).
-fn envelope_line(verb: &str, address: &Address) -> Option<CommandLine> {
-    let mut line = [verb.as_bytes(), address.path()].concat();
-    for parameter in &address.parameters {
-        line.push(b' ');
-        line.extend_from_slice(parameter);
-    }
-    CommandLine::new(line).ok()
 }

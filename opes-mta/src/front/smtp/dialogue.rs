@@ -7,23 +7,25 @@ use bytes::Bytes;
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{
     Address, Auth, Command, CommandLine, DialogFacts, DialogUpdate, EffectName, Envelope, Reply,
-    SideEffect, Tls, Verdict,
+    Tls, Verdict,
 };
 use ocp_proto::wire::Atom;
 
 use super::content::{Content, NoContent};
-use super::peer;
+use super::mail::Mail;
 use super::replies::{fixed, syntax, taken};
+use super::{peer, recipients};
 use crate::apply::{Adapted, Answer};
 use crate::bypass::{self, Outcome};
 use crate::config::Origin;
-use crate::event::{self, Event, Message, address_of, carry_out};
+use crate::event::{self, Event, Message, address_of};
 use crate::front::advisor::{Advisor, Said};
 use crate::front::facts::text;
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
 use crate::quarantine::Arrival;
 use crate::record::{Decision, Record};
+use crate::relay;
 use crate::smtp::Attribute;
 use crate::spool::NewRecipient;
 
@@ -48,8 +50,10 @@ pub(super) enum Delivery {
     Send {
         /// The header section, then the body.
         content: Vec<Bytes>,
-        /// Sender and recipients, if they are others than those that the next hop knows.
-        envelope: Option<Envelope>,
+        /// The envelope in force.
+        envelope: Envelope,
+        /// Whether the next hop knows that envelope.
+        is_known: bool,
     },
     /// The message is kept for somebody to look at; the next hop gets no content.
     Keep {
@@ -75,26 +79,6 @@ pub(super) struct Dialogue {
     /// The client as a whole was refused.
     refused: Option<Reply>,
     mail: Option<Mail>,
-}
-
-/// A message that has begun with MAIL.
-#[derive(Debug)]
-struct Mail {
-    /// As the client gave them, and the next hop accepted them.
-    sender: Address,
-    recipients: Vec<Address>,
-    /// As the next hop knows them.
-    known: Envelope,
-    /// What the services asked for so far, in order.
-    effects: Vec<SideEffect>,
-    /// Whether they want no more events of this envelope.
-    done: bool,
-    /// Whether they were asked about DATA.
-    is_data_asked: bool,
-    record: Record,
-    content: Content,
-    /// What they said of the command whose reply has not come, and what it names.
-    asked: Option<(Advice, Address, Address)>,
 }
 
 impl Dialogue {
@@ -394,8 +378,8 @@ impl Dialogue {
         if envelope.recipients.is_empty() {
             return Delivery::Answer(taken());
         }
-        let envelope = (envelope != mail.known).then_some(envelope);
-        Delivery::Send { content, envelope }
+        let is_known = envelope == mail.known;
+        Delivery::Send { content, envelope, is_known }
     }
 
     /// The message as services see it: with our own trace on top.
@@ -407,29 +391,32 @@ impl Dialogue {
         Message { header, body: message.body.clone() }
     }
 
-    /// The client was told what became of the message.
-    pub(super) fn delivered(&mut self, reply: &Reply, is_sent: bool) {
-        let Some(mail) = &mut self.mail else { return };
+    /// The next hop, or we in its place, has answered for the recipients of the envelope in force: what the
+    /// client's get.
+    pub(super) fn delivered(&mut self, answer: relay::Answer, is_sent: bool) -> relay::Answer {
+        let Some(mail) = &mut self.mail else { return answer };
         let is_changed = mail.is_changed();
         let discards = mail.asks(EffectName::Discard) || mail.envelope().recipients.is_empty();
-        if let Some((mut advice, ..)) = mail.asked.take() {
-            let result = match reply.is_success() {
-                true => OcpResult::ok(),
-                false => OcpResult::failure("the next hop refused it"),
+        let told = mail.answered(answer);
+        let refused = recipients::worst(recipients::replies(&told));
+        let is_modified = mail.asked.take().is_some_and(|(mut advice, ..)| {
+            let result = match refused {
+                None => OcpResult::ok(),
+                Some(_) => OcpResult::failure("the next hop refused it"),
             };
-            let is_modified = matches!(advice.answer, Answer::Message(_));
-            advice.report(&result, Some(reply).filter(|reply| !reply.is_success()));
-            let decision = match reply.is_success() {
-                true if !is_sent && mail.quarantine().is_some() => Decision::Quarantine,
-                true if !is_sent && discards => Decision::Discard,
-                true if is_modified || is_changed => Decision::Modify,
-                true => Decision::Accept,
-                false => decision_of(reply),
-            };
-            let reason = (!reply.is_success()).then(|| reply.to_string());
-            return self.close(decision, reason.as_deref());
-        }
-        self.close(decision_of(reply), Some(&reply.to_string()));
+            advice.report(&result, refused);
+            matches!(advice.answer, Answer::Message(_))
+        });
+        let decision = match refused {
+            Some(reply) => decision_of(reply),
+            None if !is_sent && mail.quarantine().is_some() => Decision::Quarantine,
+            None if !is_sent && discards => Decision::Discard,
+            None if is_modified || is_changed => Decision::Modify,
+            None => Decision::Accept,
+        };
+        let reason = refused.map(Reply::to_string);
+        self.close(decision, reason.as_deref());
+        told
     }
 
     /// The message that was under way is given up.
@@ -443,33 +430,6 @@ impl Dialogue {
             mail.record.log(facts, Some(&mail.sender), &mail.recipients, decision, why);
         }
         self.advisor.end_message();
-    }
-}
-
-impl Mail {
-    /// The envelope in force: what the next hop knows, after all that the services asked for.
-    fn envelope(&self) -> Envelope {
-        let mut envelope = self.known.clone();
-        self.effects.iter().for_each(|effect| carry_out(&mut envelope, effect));
-        envelope
-    }
-
-    /// Why it is to be kept, if it is.
-    fn quarantine(&self) -> Option<String> {
-        self.effects.iter().find_map(|effect| match effect {
-            SideEffect::Quarantine(reason) => Some(String::from_utf8_lossy(reason).into_owned()),
-            _ => None,
-        })
-    }
-
-    fn asks(&self, name: EffectName) -> bool {
-        self.effects.iter().any(|effect| effect.name() == name)
-    }
-
-    /// Whether it goes to others than the client named.
-    fn is_changed(&self) -> bool {
-        let envelope = self.envelope();
-        envelope.sender.as_ref() != Some(&self.sender) || envelope.recipients != self.recipients
     }
 }
 

@@ -19,7 +19,7 @@ use crate::relay::{NextHop, Transport};
 /// What a proxy goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where everything goes.
+    /// Where everything goes. What it speaks, clients speak too.
     pub next_hop: Arc<NextHop>,
     /// What clients are offered STARTTLS with, if they are.
     pub tls: Option<Arc<Tls>>,

@@ -6,10 +6,13 @@
 
 mod client;
 mod content;
+mod deliver;
 mod dialogue;
 mod hello;
 mod listen;
+mod mail;
 mod peer;
+mod recipients;
 mod replies;
 mod tls;
 

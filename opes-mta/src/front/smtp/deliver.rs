@@ -1,0 +1,138 @@
+//! A message on its way to the next hop: its envelope again where services have changed it, then its content.
+
+use bytes::Bytes;
+use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
+
+use super::replies;
+use crate::relay::{Answer, Connection, Protocol, RelayError, Replies};
+
+/// Brings a message to the next hop: what holds for the recipients of the envelope, in their order. Over SMTP
+/// that is one for all: if the next hop refuses a part of the envelope, nobody gets the message. Over LMTP
+/// each has a reply of its own.
+///
+/// # Errors
+/// If the connection is of no more use. The next hop may have the message even so.
+pub(super) async fn deliver(
+    hop: &mut Connection,
+    content: &[Bytes],
+    envelope: &Envelope,
+    is_known: bool,
+) -> Result<Answer, RelayError> {
+    let told = if is_known { Ok(Vec::new()) } else { begin_again(hop, envelope).await? };
+    let (refused, said) = match told {
+        Err(reply) => {
+            hop.reset().await?;
+            (Vec::new(), Answer::One(reply))
+        }
+        Ok(refused) => {
+            let accepted = envelope.recipients.len() - refused.iter().flatten().count();
+            (refused, send(hop, content, accepted).await?)
+        }
+    };
+    match hop.next_hop().protocol {
+        Protocol::Smtp => Ok(said),
+        Protocol::Lmtp => Ok(each(envelope.recipients.len(), refused, &said)),
+    }
+}
+
+/// The content, for so many recipients that were accepted.
+async fn send(
+    hop: &mut Connection,
+    content: &[Bytes],
+    accepted: usize,
+) -> Result<Answer, RelayError> {
+    if accepted == 0 {
+        hop.reset().await?;
+        return Ok(Answer::Each(Vec::new()));
+    }
+    let reply = hop.command(&own_line("DATA")).await?;
+    if reply.code() != 354 {
+        hop.reset().await?;
+        // Nothing was sent: a success would be none.
+        let is_refused = reply.code() >= 400;
+        return Ok(Answer::One(if is_refused { reply } else { replies::no_sense() }));
+    }
+    let replies = match hop.next_hop().protocol {
+        Protocol::Smtp => Replies::One,
+        Protocol::Lmtp => Replies::Each(accepted),
+    };
+    match transfer(hop, content, replies).await {
+        Err(error) => match error.reply() {
+            // It was refused before its end. A success there would be none.
+            Some(reply) if reply.code() >= 400 => Ok(Answer::One(reply.clone())),
+            None if error.is_permanent() => Ok(Answer::One(replies::unfit())),
+            _ => Err(error),
+        },
+        answer => answer,
+    }
+}
+
+async fn transfer(
+    hop: &mut Connection,
+    content: &[Bytes],
+    replies: Replies,
+) -> Result<Answer, RelayError> {
+    let mut transfer = hop.content();
+    for piece in content {
+        transfer.write(piece).await?;
+    }
+    transfer.finish(replies).await
+}
+
+/// Tells the next hop another envelope: by recipient, the reply that it was refused with; or the reply by
+/// which the message is refused as a whole.
+async fn begin_again(
+    hop: &mut Connection,
+    envelope: &Envelope,
+) -> Result<Result<Vec<Option<Reply>>, Reply>, RelayError> {
+    hop.reset().await?;
+    if let Some(sender) = &envelope.sender
+        && let Some(refused) = tell(hop, "MAIL FROM:", sender).await?
+    {
+        return Ok(Err(refused));
+    }
+    let mut refused = Vec::new();
+    for recipient in &envelope.recipients {
+        match tell(hop, "RCPT TO:", recipient).await? {
+            Some(reply) if hop.next_hop().protocol == Protocol::Smtp => return Ok(Err(reply)),
+            reply => refused.push(reply),
+        }
+    }
+    Ok(Ok(refused))
+}
+
+/// Says a line of the envelope: its reply if it is no success.
+async fn tell(
+    hop: &mut Connection,
+    verb: &str,
+    address: &Address,
+) -> Result<Option<Reply>, RelayError> {
+    let Some(line) = envelope_line(verb, address) else { return Ok(Some(replies::syntax())) };
+    let reply = hop.command(&line).await?;
+    Ok(Some(reply).filter(|reply| !reply.is_success()))
+}
+
+/// A reply for each recipient: that by which it was refused, or what the next hop said to the content for it.
+fn each(recipients: usize, refused: Vec<Option<Reply>>, said: &Answer) -> Answer {
+    let mut accepted = 0..;
+    let refused = refused.into_iter().chain(std::iter::repeat(None)).take(recipients);
+    let reply = |refused: Option<Reply>| {
+        refused.or_else(|| said.of(accepted.next()?).cloned()).unwrap_or_else(replies::no_sense)
+    };
+    Answer::Each(refused.map(reply).collect())
+}
+
+/// A command of this program.
+pub(super) fn own_line(verb: &'static str) -> CommandLine {
+    CommandLine::new(verb).expect("a verb is a command line")
+}
+
+/// MAIL or RCPT as it goes on: without source route, which is obsolete (RFC 5321 appendix C).
+pub(super) fn envelope_line(verb: &str, address: &Address) -> Option<CommandLine> {
+    let mut line = [verb.as_bytes(), address.path()].concat();
+    for parameter in &address.parameters {
+        line.push(b' ');
+        line.extend_from_slice(parameter);
+    }
+    CommandLine::new(line).ok()
+}

@@ -27,9 +27,6 @@ const READ: usize = 64 * 1024;
 /// How long a client may say nothing, or not read what we say (RFC 5321 section 4.5.3.2.7).
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// How long a client may take for the handshake of TLS.
-const HANDSHAKE: Duration = Duration::from_secs(60);
-
 /// How long the next hop may take to say good-bye.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -44,8 +41,6 @@ pub(super) enum Broken {
     Lost,
     #[error("the handshake of TLS failed: {0}")]
     Handshake(std::io::Error),
-    #[error("the handshake of TLS took more than {0:?}")]
-    SlowHandshake(Duration),
     #[error("{0}")]
     NextHop(#[from] RelayError),
     #[error("the next hop's reply has no place here: {0}")]
@@ -199,9 +194,7 @@ impl Client {
         // The client waits for the reply to STARTTLS.
         self.flush().await?;
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
-        let handshake = timeout(HANDSHAKE, tls.accept(plain)).await;
-        let secured = handshake.map_err(|_| Broken::SlowHandshake(HANDSHAKE))?;
-        let (stream, facts) = secured.map_err(Broken::Handshake)?;
+        let (stream, facts) = tls.accept(plain).await.map_err(Broken::Handshake)?;
         self.stream = stream;
         self.session.secured()?;
         self.dialogue.secured(facts);

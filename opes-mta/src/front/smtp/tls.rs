@@ -4,15 +4,20 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use ocp_proto::smtp::Tls as Facts;
 use rustls::crypto::ring;
 use rustls::server::NoServerSessionStorage;
 use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::ocp::{TlsError, certificates, private_key, wrong};
 use crate::relay::Transport;
+
+/// How long a client may take for the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(60);
 
 /// What clients are shown, and where it comes from.
 pub struct Tls {
@@ -44,10 +49,11 @@ impl Tls {
         Ok(())
     }
 
-    /// The handshake, and what it led to. Its time is the caller's to bound.
+    /// The handshake, and what it led to.
     pub(super) async fn accept(&self, stream: Transport) -> io::Result<(Transport, Facts)> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let stream = TlsAcceptor::from(current).accept(stream).await?;
+        let handshake = TlsAcceptor::from(current).accept(stream);
+        let stream = timeout(HANDSHAKE, handshake).await??;
         let facts = facts(stream.get_ref().1);
         Ok((Box::new(stream), facts))
     }
@@ -91,5 +97,33 @@ fn facts(connection: &ServerConnection) -> Facts {
         cipher: cipher.replacen("TLS13_", "TLS_", 1).into(),
         client_subject: None,
         verified: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// A client that says an octet every ten seconds.
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_does_not_last_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        ::tests::certificates::Authority::new(folder.path(), "ca").sign("mx", &["mx.example"]);
+        let path = |name: &str| folder.path().join(name);
+        let tls = Tls::load(path("mx.pem"), path("mx.key")).unwrap();
+        let (ours, mut peers) = tokio::io::duplex(16);
+        tokio::spawn(async move {
+            // The header of a record, and what could go on.
+            for octet in [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3] {
+                peers.write_u8(octet).await.unwrap();
+                sleep(Duration::from_secs(10)).await;
+            }
+        });
+        let begin = Instant::now();
+        let Err(error) = tls.accept(Box::new(ours)).await else { panic!("there is no handshake") };
+        assert_eq!((error.kind(), begin.elapsed()), (io::ErrorKind::TimedOut, HANDSHAKE));
     }
 }

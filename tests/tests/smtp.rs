@@ -308,6 +308,21 @@ fn what_is_kept_is_released_once() {
     assert!(hop.is_empty(), "it is released once");
 }
 
+/// Whoever speaks for a client that is refused hears so at each of its messages, until he speaks for another.
+#[test]
+fn a_client_that_was_refused_stays_so_by_any_name() {
+    let chain = chain("");
+    let mut client = Client::greeted(chain.proxy.port());
+    assert_eq!(client.say("XFORWARD ADDR=127.0.0.2 NAME=a.example"), "250 2.0.0 Ok");
+    for name in ["client.example", "other.example"] {
+        assert_eq!(client.say("MAIL FROM:<a@a.example>"), "554 5.7.1 not from there", "{name}");
+        assert_eq!(client.say(&format!("EHLO {name}")), "554 5.7.1 not from there");
+    }
+    assert_eq!(client.say("XFORWARD ADDR=127.0.0.3"), "250 2.0.0 Ok");
+    assert_eq!(client.mail("a@a.example", &["b@b.example"], MAIL.as_bytes()), "250 2.0.0 taken");
+    assert_eq!(chain.hop.wait_for(1).len(), 1);
+}
+
 #[test]
 fn commands_come_together_and_content_in_chunks() {
     let chain = chain("");

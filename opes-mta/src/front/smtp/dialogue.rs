@@ -76,7 +76,9 @@ pub(super) struct Dialogue {
     facts: DialogFacts,
     /// Whether the services know of the client. A peer that speaks for others may yet say who it is.
     is_begun: bool,
-    /// The client as a whole was refused.
+    /// The client as a whole was refused, whatever it calls itself.
+    turned_away: Option<Reply>,
+    /// The name that it gave was refused; it may give another one.
     refused: Option<Reply>,
     mail: Option<Mail>,
 }
@@ -98,6 +100,7 @@ impl Dialogue {
             origin,
             facts,
             is_begun: false,
+            turned_away: None,
             refused: None,
             mail: None,
         }
@@ -114,20 +117,20 @@ impl Dialogue {
                 envelope: Envelope::default(),
                 bypass: Vec::new(),
             };
-            self.refused = self.client(connect).await;
-            if let (None, Some(name)) = (&self.refused, self.facts.helo.clone()) {
+            self.turned_away = self.client(connect).await;
+            if let (None, Some(name)) = (&self.turned_away, self.facts.helo.clone()) {
                 self.refused = self.hello(&name).await;
             }
         }
-        self.refused.clone()
+        self.turned_away.clone().or(self.refused.clone())
     }
 
     /// The client says its name. The services hear it at once, or with the rest.
     pub(super) async fn greet(&mut self, name: &[u8]) -> Option<Reply> {
         self.abandon();
         self.facts.helo = text(name).or(self.facts.helo.take());
-        if !self.is_begun {
-            return None;
+        if !self.is_begun || self.turned_away.is_some() {
+            return self.turned_away.clone();
         }
         let update = DialogUpdate { helo: text(name), ..DialogUpdate::default() };
         self.advisor.update(Some(update));
@@ -140,7 +143,8 @@ impl Dialogue {
         let (facts, origin) = peer::forwarded(attributes);
         let helo = facts.helo.or_else(|| self.facts.helo.clone());
         (self.facts, self.origin) = (DialogFacts { helo, ..facts }, origin);
-        (self.is_begun, self.refused) = (false, None);
+        self.is_begun = false;
+        (self.turned_away, self.refused) = (None, None);
     }
 
     /// There is TLS with the client. What it said before could be somebody else's words (RFC 3207 section

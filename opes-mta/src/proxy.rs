@@ -12,7 +12,7 @@ use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
 use opes_mta::front::smtp::{self, Listeners, Settings, Trust};
 use opes_mta::quarantine::Quarantine;
-use opes_mta::relay::{self, NextHop, NextHopAddress};
+use opes_mta::relay::{NextHop, NextHopAddress};
 use opes_mta::spool::{Limits, Schedule, Spool};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -108,8 +108,8 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { services, listen, next_hop, protocol, trust, tls, quarantine, spool } =
         arguments;
     let protocol = match protocol {
-        Protocol::Smtp => relay::Protocol::Smtp,
-        Protocol::Lmtp => relay::Protocol::Lmtp,
+        Protocol::Smtp => opes_mta::smtp::Protocol::Smtp,
+        Protocol::Lmtp => opes_mta::smtp::Protocol::Lmtp,
     };
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "localhost" } else { name.trim() };

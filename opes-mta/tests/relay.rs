@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use ocp_proto::smtp::{Address, CommandLine};
 use opes_mta::relay::{
-    Answer, Cause, Connection, Message, NextHop, Options, Origin, Outcome, Pool, PoolLimits,
-    Protocol, RelayError, Replies, Stage,
+    Answer, Cause, Connection, Expected, Message, NextHop, Options, Origin, Outcome, Pool,
+    PoolLimits, RelayError, Stage,
 };
+use opes_mta::smtp::Protocol;
 use opes_mta::smtp::reply::InvalidReply;
 
 #[path = "support/next_hop.rs"]
@@ -627,7 +628,7 @@ async fn answers_are_those_of_their_recipients() {
     });
     let mut connection = Connection::open(&script.next_hop()).await.unwrap();
     connection.command(&line("DATA")).await.unwrap();
-    let answer = connection.content().finish(Replies::Prdr(2)).await.unwrap();
+    let answer = connection.content().finish(Expected::Prdr(2)).await.unwrap();
     assert!(matches!(&answer, Answer::Prdr { each, .. } if each.len() == 2));
     assert_eq!(answer.of(1).unwrap().code(), 450);
     assert_eq!(answer.of(2), None);

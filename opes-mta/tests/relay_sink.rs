@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use ocp_proto::smtp::Address;
 use ocp_proto::wire::Atom;
-use opes_mta::relay::{
-    Connection, Message, NextHop, Options, Origin, Outcome, Protocol, TlsPolicy,
-};
+use opes_mta::relay::{Connection, Message, NextHop, Options, Origin, Outcome, TlsPolicy};
+use opes_mta::smtp::Protocol;
 use opes_mta::smtp::extensions::{CHUNKING, PIPELINING};
 use tempfile::{TempDir, tempdir};
 use tests::certificates::Authority;

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::error::{Cause, RelayError};
-use super::hello::Protocol;
 use super::parameters::{Plan, Unfit, plan};
 use super::stage::Stage;
-use super::transfer::{Answer, Replies};
+use super::transfer::{Answer, Expected};
+use crate::smtp::Protocol;
 use crate::smtp::extensions::{DSN, PIPELINING};
 
 /// Commands that are under way at a time to a next hop that offers PIPELINING. Worst case a connection:
@@ -141,9 +141,9 @@ impl Connection {
             return Err(self.refusal(Stage::Data, since, reply));
         }
         let replies = match (self.next_hop.protocol, plan.has_prdr) {
-            (Protocol::Lmtp, _) => Replies::Each(accepted),
-            (Protocol::Smtp, true) => Replies::Prdr(accepted),
-            (Protocol::Smtp, false) => Replies::One,
+            (Protocol::Lmtp, _) => Expected::Each(accepted),
+            (Protocol::Smtp, true) => Expected::Prdr(accepted),
+            (Protocol::Smtp, false) => Expected::One,
         };
         let answer = self.transfer(plan, message, replies).await?;
         let notifies = self.extensions.offers(DSN);
@@ -212,7 +212,7 @@ impl Connection {
     async fn end_of_nothing(&mut self, data: Option<Reply>) -> Result<(), RelayError> {
         match (data.map(|reply| reply.code()), self.next_hop.protocol) {
             (Some(354), Protocol::Smtp) => {
-                self.content().finish(Replies::One).await?;
+                self.content().finish(Expected::One).await?;
             }
             (Some(354), Protocol::Lmtp) => self.abort(),
             _ => {}
@@ -225,7 +225,7 @@ impl Connection {
         &mut self,
         plan: &Plan,
         mut message: Message<R>,
-        replies: Replies,
+        replies: Expected,
     ) -> Result<Answer, RelayError> {
         let (next_hop, since) = (Arc::clone(&self.next_hop), Instant::now());
         let mut transfer = if plan.has_chunks { self.chunks() } else { self.content() };

@@ -12,17 +12,8 @@ use super::stage::{Stage, Timeouts};
 use super::tls::TlsPolicy;
 use super::transport::connect;
 use super::wire::Wire;
+use crate::smtp::Protocol;
 use crate::smtp::extensions::{Extensions, STARTTLS};
-
-/// Which protocol the next hop speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
-    /// SMTP (RFC 5321).
-    #[default]
-    Smtp,
-    /// LMTP (RFC 2033): one reply a recipient behind the content.
-    Lmtp,
-}
 
 /// Where mail goes, and how.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::error::{Cause, RelayError};
-use super::hello::Protocol;
 use super::stage::Stage;
+use crate::smtp::Protocol;
 use crate::smtp::content::{BareLineEnd, Encoder};
 use crate::smtp::extensions::PIPELINING;
 use crate::smtp::reply::EnhancedStatus;
@@ -37,7 +37,7 @@ enum Form {
 
 /// Which replies follow the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replies {
+pub enum Expected {
     /// One, as in SMTP.
     One,
     /// One for each recipient that was accepted, as in LMTP (RFC 2033 section 4.2).
@@ -115,13 +115,13 @@ impl Transfer<'_> {
     ///
     /// # Errors
     /// What the next hop did. It may have the message even so: nothing but its reply tells.
-    pub async fn finish(mut self, replies: Replies) -> Result<Answer, RelayError> {
+    pub async fn finish(mut self, replies: Expected) -> Result<Answer, RelayError> {
         let answer = self.end(replies).await;
         self.is_over |= answer.is_ok();
         answer
     }
 
-    async fn end(&mut self, replies: Replies) -> Result<Answer, RelayError> {
+    async fn end(&mut self, replies: Expected) -> Result<Answer, RelayError> {
         let first = match &mut self.form {
             Form::Data(encoder) => {
                 let encoder = std::mem::take(encoder);
@@ -140,14 +140,14 @@ impl Transfer<'_> {
             }
         };
         match replies {
-            Replies::One => Ok(Answer::One(first)),
-            Replies::Each(count) => {
+            Expected::One => Ok(Answer::One(first)),
+            Expected::Each(count) => {
                 let mut each = vec![first];
                 self.read(count.saturating_sub(1), &mut each).await?;
                 Ok(Answer::Each(each))
             }
-            Replies::Prdr(_) if first.code() != 353 => Ok(Answer::One(first)),
-            Replies::Prdr(count) => {
+            Expected::Prdr(_) if first.code() != 353 => Ok(Answer::One(first)),
+            Expected::Prdr(count) => {
                 let mut each = Vec::new();
                 self.read(count, &mut each).await?;
                 self.connection.expect(Stage::EndOfContent);

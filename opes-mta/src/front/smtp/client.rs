@@ -77,10 +77,7 @@ pub(super) async fn serve(
     is_heard: bool,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
-    let protocol = match settings.next_hop.protocol {
-        relay::Protocol::Smtp => smtp::Protocol::Smtp,
-        relay::Protocol::Lmtp => smtp::Protocol::Lmtp,
-    };
+    let protocol = settings.next_hop.protocol;
     let session = Session::new(smtp::Settings { protocol, ..smtp::Settings::default() });
     let hop = match connect(&settings.next_hop).await {
         Ok(hop) => hop,

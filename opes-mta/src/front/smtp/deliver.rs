@@ -4,7 +4,8 @@ use bytes::Bytes;
 use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
 
 use super::replies;
-use crate::relay::{Answer, Connection, Protocol, RelayError, Replies};
+use crate::relay::{Answer, Connection, Expected, RelayError};
+use crate::smtp::Protocol;
 
 /// Brings a message to the next hop: what holds for the recipients of the envelope, in their order. Over SMTP
 /// that is one for all: if the next hop refuses a part of the envelope, nobody gets the message. Over LMTP
@@ -53,8 +54,8 @@ async fn send(
         return Ok(Answer::One(if is_refused { reply } else { replies::no_sense() }));
     }
     let replies = match hop.next_hop().protocol {
-        Protocol::Smtp => Replies::One,
-        Protocol::Lmtp => Replies::Each(accepted),
+        Protocol::Smtp => Expected::One,
+        Protocol::Lmtp => Expected::Each(accepted),
     };
     match transfer(hop, content, replies).await {
         Err(error) => match error.reply() {
@@ -70,7 +71,7 @@ async fn send(
 async fn transfer(
     hop: &mut Connection,
     content: &[Bytes],
-    replies: Replies,
+    replies: Expected,
 ) -> Result<Answer, RelayError> {
     let mut transfer = hop.content();
     for piece in content {

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod gateway;
 pub mod peer;
 pub mod postfix;
+pub mod random;
 pub mod scripted;
 pub mod smtp;
 pub mod story;

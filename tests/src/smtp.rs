@@ -124,7 +124,7 @@ impl Client {
 }
 
 /// A message as it goes over the wire, with the line that ends it.
-fn stuffed(message: &[u8]) -> Vec<u8> {
+pub fn stuffed(message: &[u8]) -> Vec<u8> {
     let mut octets = Vec::with_capacity(message.len() + 5);
     for line in message.split_inclusive(|octet| *octet == b'\n') {
         if line.first() == Some(&b'.') {
@@ -168,12 +168,32 @@ impl Delivered {
     }
 }
 
-/// A next hop that takes everything.
+/// What a next hop does where a story does not want it to take what it hears.
+#[derive(Clone, Debug)]
+pub enum Instead {
+    /// Says this; it has taken what it heard only if that is a success.
+    Say(Vec<u8>),
+    /// Closes the connection.
+    HangUp,
+}
+
+impl Instead {
+    /// Says one line.
+    pub fn say(line: &str) -> Option<Self> {
+        Some(Self::Say(format!("{line}\r\n").into()))
+    }
+}
+
+/// What a story makes of a line, see [`NextHop::unless`].
+type Unless = dyn Fn(&str) -> Option<Instead> + Send + Sync;
+
+/// A next hop that takes everything that comes in its order.
 #[derive(Clone)]
 pub struct NextHop {
     /// Its port on loopback.
     pub port: u16,
     is_lmtp: bool,
+    unless: Arc<Unless>,
     arrived: Arc<(Mutex<Vec<Delivered>>, Condvar)>,
 }
 
@@ -183,7 +203,7 @@ impl NextHop {
     /// # Panics
     /// If there is none.
     pub fn start() -> Self {
-        Self::speaking(false)
+        Self::speaking(false, |_| None)
     }
 
     /// The same for LMTP: `nobody` is no recipient, and content is refused for `full` and for `gone`.
@@ -191,14 +211,29 @@ impl NextHop {
     /// # Panics
     /// As [`NextHop::start`].
     pub fn start_lmtp() -> Self {
-        Self::speaking(true)
+        Self::speaking(true, |line| {
+            let is_nobody = line.starts_with("RCPT") && path(line).0.starts_with("nobody@");
+            is_nobody.then(|| Instead::Say(b"550 5.1.1 nobody there\r\n".to_vec()))
+        })
     }
 
-    fn speaking(is_lmtp: bool) -> Self {
+    /// As [`NextHop::start`], unless the story says what it does instead of taking a line: a command, `.`
+    /// for the end of a message, or an empty one for a new connection.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn unless(says: impl Fn(&str) -> Option<Instead> + Send + Sync + 'static) -> Self {
+        Self::speaking(false, says)
+    }
+
+    fn speaking(
+        is_lmtp: bool,
+        unless: impl Fn(&str) -> Option<Instead> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let port = listener.local_addr().expect("it is bound").port();
         let arrived = Arc::new((Mutex::default(), Condvar::new()));
-        let hop = Self { port, is_lmtp, arrived };
+        let hop = Self { port, is_lmtp, unless: Arc::new(unless), arrived };
         let accepting = hop.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -239,58 +274,110 @@ impl NextHop {
 
     fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
-        let mut writer = stream.try_clone()?;
+        let mut dialogue = HopDialogue { hop: self, writer: stream.try_clone()?, mail: None };
         let mut reader = BufReader::new(stream);
-        writer.write_all(b"220 next.example ESMTP\r\n")?;
-        let mut mail = Delivered::default();
+        if !dialogue.say("", "220 next.example ESMTP")? {
+            return Ok(());
+        }
         loop {
             let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
+            if reader.read_line(&mut line)? == 0 || !dialogue.take(line.trim_end(), &mut reader)? {
                 return Ok(());
             }
-            let line = line.trim_end();
-            let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
-            let reply = match verb.as_str() {
-                "LHLO" if self.is_lmtp => "250-next.example\r\n250 8BITMIME",
-                "EHLO" if self.is_lmtp => "500 5.5.1 LMTP",
-                "RCPT" if self.is_lmtp && path(line).0.starts_with("nobody@") => {
-                    "550 5.1.1 nobody there"
+        }
+    }
+}
+
+/// One connection to the next hop.
+struct HopDialogue<'a> {
+    hop: &'a NextHop,
+    writer: TcpStream,
+    mail: Option<Delivered>,
+}
+
+impl HopDialogue<'_> {
+    /// Acts on a command; whether there may be another one.
+    fn take(&mut self, line: &str, reader: &mut impl BufRead) -> std::io::Result<bool> {
+        const ORDER: &str = "503 5.5.1 not now";
+        let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
+        match (verb.as_str(), &mut self.mail) {
+            ("EHLO", _) if self.hop.is_lmtp => drop(self.say(line, "500 5.5.1 LMTP")?),
+            ("LHLO", _) if self.hop.is_lmtp => {
+                if self.say(line, "250-next.example\r\n250 8BITMIME")? {
+                    self.mail = None;
                 }
-                "EHLO" => "250-next.example\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8",
-                "MAIL" => {
-                    let (path, parameters) = path(line);
-                    mail = Delivered { sender: path, ..Delivered::default() };
-                    mail.parameters.push(parameters);
-                    "250 2.1.0 ok"
+            }
+            ("EHLO", _) => {
+                let taken = "250-next.example\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8";
+                if self.say(line, taken)? {
+                    self.mail = None;
                 }
-                "RCPT" => {
+            }
+            ("MAIL", None) => {
+                if self.say(line, "250 2.1.0 ok")? {
+                    let (sender, parameters) = path(line);
+                    let parameters = vec![parameters];
+                    self.mail = Some(Delivered { sender, parameters, ..Delivered::default() });
+                }
+            }
+            ("RCPT", Some(_)) => {
+                if self.say(line, "250 2.1.5 ok")?
+                    && let Some(mail) = &mut self.mail
+                {
                     let (path, parameters) = path(line);
                     mail.recipients.push(path);
                     mail.parameters.push(parameters);
-                    "250 2.1.5 ok"
                 }
-                "DATA" => {
-                    writer.write_all(b"354 go on\r\n")?;
-                    mail.octets = content(&mut reader)?;
-                    let (mails, changed) = &*self.arrived;
-                    let mut mails = mails.lock().expect("nobody panics with it");
-                    let recipients = mail.recipients.clone();
-                    mails.push(std::mem::take(&mut mail));
-                    changed.notify_all();
-                    if self.is_lmtp {
-                        let replies = recipients.iter().map(|recipient| replied(recipient));
-                        writer.write_all(replies.collect::<String>().as_bytes())?;
-                        continue;
+            }
+            ("DATA", Some(mail)) if !mail.recipients.is_empty() => {
+                if self.say(line, "354 go on")? {
+                    let octets = content(reader)?;
+                    let mail = self.mail.take().map(|mail| Delivered { octets, ..mail });
+                    let recipients = mail.iter().flat_map(|mail| &mail.recipients);
+                    let each: Vec<_> = recipients.map(|recipient| replied(recipient)).collect();
+                    let one = "250 2.0.0 taken".to_owned();
+                    let taken = if self.hop.is_lmtp { each.join("\r\n") } else { one };
+                    let (reply, _) = self.reply(".", &taken)?;
+                    let is_taken = self.hop.is_lmtp || reply.starts_with(b"2");
+                    // Who hears that it has arrived may look for it at once.
+                    if is_taken {
+                        self.hop.arrived.0.lock().expect("nobody panics with it").extend(mail);
+                        self.hop.arrived.1.notify_all();
                     }
-                    "250 2.0.0 taken"
+                    self.writer.write_all(&reply)?;
                 }
-                "QUIT" => {
-                    writer.write_all(b"221 2.0.0 bye\r\n")?;
-                    return Ok(());
+            }
+            ("MAIL" | "RCPT" | "DATA", _) => drop(self.say(line, ORDER)?),
+            ("RSET" | "HELO", _) => {
+                if self.say(line, "250 ok")? {
+                    self.mail = None;
                 }
-                _ => "250 ok",
-            };
-            writer.write_all(format!("{reply}\r\n").as_bytes())?;
+            }
+            ("QUIT", _) => {
+                self.say(line, "221 2.0.0 bye")?;
+                return Ok(false);
+            }
+            _ => drop(self.say(line, "250 ok")?),
+        }
+        Ok(true)
+    }
+
+    /// Answers a line by this reply, or as the story says; whether it was taken.
+    fn say(&mut self, line: &str, taken: &str) -> std::io::Result<bool> {
+        let (reply, is_taken) = self.reply(line, taken)?;
+        self.writer.write_all(&reply)?;
+        Ok(is_taken)
+    }
+
+    /// The same, but for saying it.
+    fn reply(&self, line: &str, taken: &str) -> std::io::Result<(Vec<u8>, bool)> {
+        match (self.hop.unless)(line) {
+            None => Ok((format!("{taken}\r\n").into(), matches!(taken.as_bytes()[0], b'2' | b'3'))),
+            Some(Instead::Say(reply)) => {
+                let is_taken = taken.starts_with('2') && reply.starts_with(b"2");
+                Ok((reply, is_taken))
+            }
+            Some(Instead::HangUp) => Err(std::io::ErrorKind::ConnectionAborted.into()),
         }
     }
 }
@@ -298,9 +385,9 @@ impl NextHop {
 /// What LMTP says to content for a recipient.
 fn replied(recipient: &str) -> String {
     match recipient.split('@').next() {
-        Some("full") => "452 4.2.2 is full\r\n".to_owned(),
-        Some("gone") => "550 5.2.1 is gone\r\n".to_owned(),
-        _ => format!("250 2.0.0 {recipient} has it\r\n"),
+        Some("full") => "452 4.2.2 is full".to_owned(),
+        Some("gone") => "550 5.2.1 is gone".to_owned(),
+        _ => format!("250 2.0.0 {recipient} has it"),
     }
 }
 

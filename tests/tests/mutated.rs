@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::tempdir;
 use tests::peer::{Peer, clean_session, command, data, dialog, message, opening, outcome};
+use tests::random::Random;
 use tests::{CalloutServer, memory_is_back};
 
 /// Sessions before memory is measured for the first time: until then the allocator's arenas, the
@@ -24,23 +25,6 @@ const WORKERS: usize = 64;
 /// What a session may do to be over before it is broken off: a mutation may have made the rest of it a
 /// payload that never ends.
 const QUIET: Duration = Duration::from_millis(100);
-
-/// xorshift64*: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let next = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        next as usize % bound.max(1)
-    }
-}
 
 /// Valid sessions, as messages.
 fn sessions() -> Vec<Vec<Vec<u8>>> {

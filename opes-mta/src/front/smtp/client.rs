@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::broken::Broken;
 use super::deliver::{deliver, envelope_line, own_line};
 use super::dialogue::{Delivery, Dialogue, Told};
 use super::hello::{self, Offer};
@@ -18,7 +19,7 @@ use super::replies;
 use super::tls::Tls;
 use crate::quarantine::{Arrival, Quarantine};
 use crate::relay::{self, Answer, NextHop, RelayError, Transport};
-use crate::smtp::{self, Command, Event, Hello, Misuse, Path, Request, Session};
+use crate::smtp::{self, Command, Event, Hello, Path, Request, Session};
 use crate::store::StoreError;
 
 /// Octets of one read.
@@ -29,23 +30,6 @@ const SILENCE: Duration = Duration::from_secs(300);
 
 /// How long the next hop may take to say good-bye.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// Why a connection ended before its client wanted it to.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    #[error("the socket: {0}")]
-    Socket(#[from] std::io::Error),
-    #[error("the client said nothing for {0:?}")]
-    Silence(Duration),
-    #[error("the client went away in the middle of a message")]
-    Lost,
-    #[error("the handshake of TLS failed: {0}")]
-    Handshake(std::io::Error),
-    #[error("{0}")]
-    NextHop(#[from] RelayError),
-    #[error("the next hop's reply has no place here: {0}")]
-    Reply(#[from] Misuse),
-}
 
 /// A client and its next hop.
 pub(super) struct Client {
@@ -102,17 +86,13 @@ pub(super) async fn serve(
         quarantine: settings.quarantine.clone(),
     };
     let served = client.converse(stop).await;
-    client.dialogue.abandon();
-    if let Err(Broken::NextHop(_) | Broken::Reply(_) | Broken::Silence(_)) = &served {
-        let reply = match &served {
-            Err(Broken::Reply(_)) => replies::no_sense(),
-            Err(Broken::Silence(_)) => replies::silence(),
-            _ => replies::no_next_hop(),
-        };
+    if let Some(reply) = served.as_ref().err().and_then(Broken::reply) {
+        client.dialogue.failed(&reply);
         client.session.hang_up(&reply, &mut client.output);
         // The client may have gone already.
         let _ = client.flush().await;
     }
+    client.dialogue.abandon();
     // It may have gone already.
     let _ = timeout(FAREWELL, client.hop.quit()).await;
     served
@@ -136,6 +116,10 @@ impl Client {
         loop {
             while let Some(event) = self.session.receive(&mut self.input) {
                 self.handle(event).await?;
+                // Commands that came together may get replies of a thousand times their octets.
+                if self.output.len() >= READ {
+                    self.flush().await?;
+                }
             }
             self.flush().await?;
             if self.session.is_over() {
@@ -291,6 +275,7 @@ impl Client {
     async fn mail(&mut self, path: &Path) -> Result<(), Broken> {
         self.refused_content = None;
         let told = match envelope_line("MAIL FROM:", &path.address) {
+            _ if path.parameter("PRDR").is_some() => Told::Refuse(replies::no_prdr()),
             Some(line) => self.dialogue.mail(line, &path.address).await,
             None => Told::Refuse(replies::syntax()),
         };

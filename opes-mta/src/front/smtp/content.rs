@@ -81,16 +81,16 @@ impl Content {
         self.octets
     }
 
-    /// The whole message.
+    /// The whole message. Its room is taken as long as this is there: somebody works on it now.
     ///
     /// # Errors
     /// If it was not kept.
-    pub(super) fn finish(self) -> Result<Message, NoContent> {
+    pub(super) fn finish(&mut self) -> Result<Message, NoContent> {
         match self.failed {
             Some(failed) => Err(failed),
             None => Ok(Message {
-                header: self.header.freeze(),
-                body: self.body.unwrap_or_default().finish(),
+                header: std::mem::take(&mut self.header).freeze(),
+                body: self.body.take().unwrap_or_default().finish(),
             }),
         }
     }
@@ -145,13 +145,24 @@ mod tests {
     async fn it_has_a_size_and_takes_room() {
         let processor = processor();
         let octets = Bytes::from(vec![b'x'; 3_000]);
+        let other = || {
+            let mut other = Content::new(4_096, processor.room());
+            other.push(&octets);
+            other.finish()
+        };
         let mut one = Content::new(4_096, processor.room());
         one.push(&octets);
-        let mut other = Content::new(4_096, processor.room());
-        other.push(&octets);
-        assert_eq!(other.finish(), Err(NoContent::NoRoom));
-        one.push(&octets);
-        assert_eq!(one.octets(), 6_000);
-        assert_eq!(one.finish(), Err(NoContent::TooLarge(4_096)));
+        assert_eq!(other(), Err(NoContent::NoRoom));
+        // Nor is there any while services look at it.
+        let message = one.finish();
+        assert_eq!(message, Ok(Message::split(octets.clone())));
+        assert_eq!(other(), Err(NoContent::NoRoom));
+        drop(one);
+        assert_eq!(other(), message);
+        let mut large = Content::new(4_096, processor.room());
+        large.push(&octets);
+        large.push(&octets);
+        assert_eq!(large.octets(), 6_000);
+        assert_eq!(large.finish(), Err(NoContent::TooLarge(4_096)));
     }
 }

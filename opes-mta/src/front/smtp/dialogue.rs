@@ -318,10 +318,8 @@ impl Dialogue {
     /// The content is complete: what becomes of it. Then [`Dialogue::delivered`].
     pub(super) async fn message(&mut self) -> Delivery {
         let Some(mail) = &mut self.mail else { return Delivery::Answer(syntax()) };
-        let (limit, room) = (0, self.advisor.processor().room());
-        let content = std::mem::replace(&mut mail.content, Content::new(limit, room));
-        mail.record.octets(content.octets());
-        match content.finish() {
+        mail.record.octets(mail.content.octets());
+        match mail.content.finish() {
             Ok(message) => self.adapt(message).await,
             Err(error) => self.without_content(error),
         }
@@ -421,6 +419,11 @@ impl Dialogue {
         let reason = refused.map(Reply::to_string);
         self.close(decision, reason.as_deref());
         told
+    }
+
+    /// The message that was under way can't go on: the client was told so.
+    pub(super) fn failed(&mut self, reply: &Reply) {
+        self.close(decision_of(reply), Some(&reply.to_string()));
     }
 
     /// The message that was under way is given up.

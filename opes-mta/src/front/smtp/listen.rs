@@ -75,7 +75,8 @@ impl Listeners {
                 };
                 let served = client::serve(stream, &settings, dialogue, is_heard, stop).await;
                 if let Err(cause) = served {
-                    warn!(listen = &*name, peer, %cause, "the dialog of a client broke");
+                    let stage = cause.stage();
+                    warn!(listen = &*name, peer, stage, %cause, "the dialog of a client broke");
                 }
             }
         };

@@ -4,6 +4,7 @@
 //! next hop's replies are the client's: nothing is accepted that the next hop has not accepted. Content
 //! goes on once the services have seen all of it.
 
+mod broken;
 mod client;
 mod content;
 mod deliver;

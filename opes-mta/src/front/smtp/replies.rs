@@ -85,6 +85,11 @@ pub(super) fn unknown() -> Reply {
     fixed(502, "5.5.1", "This command does not get through here")
 }
 
+/// A reply for each recipient, which there is not.
+pub(super) fn no_prdr() -> Reply {
+    fixed(555, "5.5.4", "PRDR is not offered")
+}
+
 /// XFORWARD and XCLIENT from somebody who could be anybody.
 pub(super) fn not_heard() -> Reply {
     fixed(550, "5.7.0", "You may not speak for others")

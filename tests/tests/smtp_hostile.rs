@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ocp_proto::smtp::Command;
+use ocp_proto::smtp::{Command, EffectName, SideEffect};
 use services::{Declaration, Finding, Outcome};
 use socket2::SockRef;
 use tests::gateway::told;
 use tests::peer::Peer;
-use tests::scripted::{Script, Scripted};
+use tests::scripted::{Script, Scripted, address, sender};
 use tests::smtp::{Client, Instead, NextHop};
 use tests::story::GROWTH;
 use tests::{Milter, text};
@@ -36,10 +36,19 @@ struct Chain {
 }
 
 fn chain(hop: NextHop, more: &str) -> Chain {
+    let commands = [Command::Mail, Command::Rcpt, Command::Message];
     let passes = Script {
         name: "passes",
-        declaration: Declaration::on([Command::Mail, Command::Rcpt, Command::Message]),
-        answer: |_| (Duration::ZERO, Outcome::unchanged(Finding::new("passed"))),
+        declaration: Declaration {
+            effects: vec![EffectName::AddRecipient],
+            ..Declaration::on(commands)
+        },
+        answer: |request| {
+            let passed = Outcome::unchanged(Finding::new("passed"));
+            let adds = request.command == Command::Mail && sender(request) == "more";
+            let added = SideEffect::AddRecipient(address("added@b.example"));
+            (Duration::ZERO, if adds { passed.with_effect(added) } else { passed })
+        },
     };
     let server = Scripted::start(&[passes]);
     let folder = tempfile::tempdir().unwrap();
@@ -402,6 +411,24 @@ fn next_hops_that_refuse() {
         }
     }
     *turn.lock().unwrap() = None;
+    chain.survived();
+}
+
+/// An envelope that is not forgotten is not added to.
+#[test]
+fn next_hops_that_do_not_forget() {
+    let (hop, turn) = turning();
+    let chain = chain(hop, "");
+    let mut client = Client::greeted(chain.proxy.port());
+    *turn.lock().unwrap() = Instead::say("451 4.3.0 not now").map(|instead| ("RSET", instead));
+    let reply = client.mail("more@a.example", &["b@b.example"], MAIL);
+    assert_eq!(reply, "451 4.3.0 not now");
+    assert!(chain.hop.is_empty());
+    *turn.lock().unwrap() = None;
+    assert_eq!(client.say("RSET"), "250 ok");
+    let reply = client.mail("more@a.example", &["b@b.example"], MAIL);
+    assert_eq!(reply, "250 2.0.0 taken");
+    assert_eq!(chain.hop.wait_for(1)[0].recipients, ["b@b.example", "added@b.example"]);
     chain.survived();
 }
 

@@ -272,8 +272,8 @@ fn turning() -> (NextHop, Arc<Mutex<Turn>>) {
     (hop, turn)
 }
 
-/// A whole session: the first reply that is no success, or none if there is none.
-fn session(port: u16) -> Option<String> {
+/// A whole session: whether the message was accepted, and the first reply that is no success, if there is one.
+fn session(port: u16) -> (bool, Option<String>) {
     let (mut client, greeting) = Client::connect(port);
     let steps: [&dyn Fn(&mut Client) -> String; 6] = [
         &|_| greeting.clone(),
@@ -283,16 +283,16 @@ fn session(port: u16) -> Option<String> {
         &|client| client.say("RSET"),
         &|client| client.say("QUIT"),
     ];
-    for step in steps {
+    for (number, step) in steps.into_iter().enumerate() {
         let reply = step(&mut client);
         if !reply.starts_with('2') {
             if reply.starts_with("421") {
                 assert_eq!(client.reply(), "", "behind {reply}");
             }
-            return Some(reply);
+            return (number > 2, Some(reply));
         }
     }
-    None
+    (true, None)
 }
 
 /// Lines of the next hop, where the log says it is lost there, and mails that have arrived by then.
@@ -325,9 +325,10 @@ fn next_hops_that_are_lost_at_every_command() {
     for (line, stage, arrived) in LINES {
         for (instead, cause) in &nonsense {
             *turn.lock().unwrap() = Some((line, instead.clone()));
-            let reply = session(chain.proxy.port());
+            let (is_accepted, reply) = session(chain.proxy.port());
             let expected = "421 4.4.1 The next mail server is not there, try again later";
             assert_eq!(reply.as_deref(), Some(expected), "{line}: {instead:?}");
+            assert_eq!(is_accepted, arrived > 0, "{line}: {instead:?}");
             let broke = chain.proxy.wait_for(BROKE);
             assert_eq!(text(&broke, "stage"), stage, "{broke}");
             assert!(text(&broke, "cause").contains(cause), "{cause}: {broke}");
@@ -347,7 +348,7 @@ fn next_hops_that_are_lost_at_every_command() {
         }
     }
     *turn.lock().unwrap() = None;
-    assert_eq!(session(chain.proxy.port()), None);
+    assert_eq!(session(chain.proxy.port()), (true, None));
     chain.hop.wait_for(1);
     chain.survived();
     chain.proxy.terminate();
@@ -371,9 +372,9 @@ fn next_hops_that_say_what_has_no_place() {
         (".", "353 each", "353 is no reply to the content"),
     ] {
         *turn.lock().unwrap() = Instead::say(said).map(|instead| (line, instead));
-        let reply = session(chain.proxy.port());
-        let expected = "421 4.5.0 The next mail server makes no sense, try again later";
-        assert_eq!(reply.as_deref(), Some(expected), "{line}: {said}");
+        let told = session(chain.proxy.port());
+        let expected = "421 4.5.0 The next mail server makes no sense, try again later".to_owned();
+        assert_eq!(told, (false, Some(expected)), "{line}: {said}");
         let broke = chain.proxy.wait_for(BROKE);
         assert_eq!(text(&broke, "stage"), "reply", "{broke}");
         assert!(text(&broke, "cause").ends_with(cause), "{broke}");
@@ -387,8 +388,9 @@ fn next_hops_that_say_what_has_no_place() {
         ("DATA", "354 go on\r\n250 2.0.0 taken", "content", "it said: 250 2.0.0 taken"),
     ] {
         *turn.lock().unwrap() = Instead::say(said).map(|instead| (line, instead));
-        let reply = session(chain.proxy.port()).unwrap();
-        assert!(reply.starts_with("421 4.4.1 "), "{reply}");
+        let told = session(chain.proxy.port());
+        let expected = "421 4.4.1 The next mail server is not there, try again later".to_owned();
+        assert_eq!(told, (false, Some(expected)), "{line}: {said}");
         let broke = chain.proxy.wait_for(BROKE);
         assert_eq!(text(&broke, "stage"), stage, "{broke}");
         assert!(text(&broke, "cause").contains(cause), "{broke}");
@@ -406,7 +408,7 @@ fn next_hops_that_refuse() {
     for line in ["MAIL", "RCPT", "DATA", "."] {
         for said in ["450 4.2.0 later", "554 5.7.1 never", "421 4.3.2 closing"] {
             *turn.lock().unwrap() = Instead::say(said).map(|instead| (line, instead));
-            assert_eq!(session(chain.proxy.port()).as_deref(), Some(said), "{line}");
+            assert_eq!(session(chain.proxy.port()), (false, Some(said.to_owned())), "{line}");
             assert!(chain.hop.is_empty());
         }
     }
@@ -439,7 +441,7 @@ fn a_next_hop_that_takes_its_time() {
         None
     });
     let chain = chain(hop, "");
-    assert_eq!(session(chain.proxy.port()), None);
+    assert_eq!(session(chain.proxy.port()), (true, None));
     assert_eq!(chain.hop.wait_for(1)[0].octets, MAIL);
     chain.survived();
 }

@@ -124,7 +124,7 @@ fn next_hop() -> NextHop {
         let is_turn = |turn: usize| count.fetch_add(1, Ordering::Relaxed).is_multiple_of(turn);
         match line.get(..4).unwrap_or(line).to_ascii_uppercase().as_str() {
             "MAIL" | "RCPT" if line.contains("away") => Instead::say("550 5.1.1 away"),
-            "EHLO" | "RSET" if is_turn(31) => Instead::say("451 4.3.0 not now"),
+            "EHLO" if is_turn(31) => Instead::say("451 4.3.0 not now"),
             "RCPT" if is_turn(17) => Instead::say("452 4.5.3 too many"),
             "DATA" if is_turn(13) => Instead::say("451 4.3.0 no content now"),
             "." if is_turn(11) => Instead::say("452 4.3.1 no room"),

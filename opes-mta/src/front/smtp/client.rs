@@ -327,9 +327,9 @@ impl Client {
                 (Answer::One(reply), false)
             }
             Delivery::Keep { content, arrival } => {
-                let reply = self.keep(content, *arrival).await;
+                // First: once it is kept, nothing may stop the client from hearing so.
                 self.reset().await?;
-                (Answer::One(reply), false)
+                (Answer::One(self.keep(content, *arrival).await), false)
             }
             Delivery::Send { content, envelope, is_known } => {
                 (deliver(&mut self.hop, &content, &envelope, is_known).await?, true)

@@ -170,6 +170,17 @@ fn fields(header: &Bytes) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// What stands behind the colon of every field of this name, with its folds.
+pub(crate) fn values<'a>(header: &'a Bytes, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    fields(header)
+        .map(|field| slice(header, &field))
+        .filter(move |field| is_named(field, name))
+        .map(|field| {
+            let colon = memchr::memchr(b':', field).map_or(0, |at| at + 1);
+            field.get(colon..).unwrap_or_default().trim_ascii()
+        })
+}
+
 fn traces(header: &Bytes) -> impl Iterator<Item = Range<usize>> {
     fields(header).filter(|field| is_trace(slice(header, field)))
 }

@@ -163,3 +163,12 @@ fn a_rejection_ends_with_its_trace() {
         Pass { system: &system, id: "4T\r\n250 ok" }.reply(&Reply::new(550, "", "no").unwrap());
     assert_eq!(odd.to_string(), "550 no [opes https://opes.example/ 4T__250_ok]");
 }
+
+#[test]
+fn every_field_of_a_name_is_found_with_its_folds() {
+    let header = Bytes::from(
+        "OPES-Bypass: one,\r\n\ttwo\r\nX-OPES-Bypass: no\r\nopes-bypass : three\r\nOPES-Bypass:\r\n\r\n",
+    );
+    let found: Vec<&[u8]> = values(&header, "OPES-Bypass").collect();
+    assert_eq!(found, [&b"one,\r\n\ttwo"[..], b"three", b""]);
+}

@@ -28,6 +28,7 @@ use crate::record::{Decision, Record};
 use crate::relay;
 use crate::smtp::Attribute;
 use crate::spool::NewRecipient;
+use crate::trace;
 
 /// How long a message is kept that nobody releases.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -338,7 +339,7 @@ impl Dialogue {
     async fn adapt(&mut self, message: Message) -> Delivery {
         let id = self.advisor.trace_id();
         let shown = self.shown(&message, &id);
-        let request = bypass::request(bypass_values(&message));
+        let request = bypass::request(trace::values(&message.header, bypass::FIELD));
         let hears = self.advisor.hears_bypass();
         let Some(mail) = &mut self.mail else { return Delivery::Answer(syntax()) };
         let advice = if mail.done {
@@ -486,11 +487,6 @@ fn arrival(
 
 fn accepted<'a>(sender: &'a Address, recipients: &'a [Address]) -> Accepted<'a> {
     Accepted { sender: Some(sender), recipients, recipient: None }
-}
-
-/// The values of the fields that ask for services to be skipped.
-fn bypass_values(message: &Message) -> impl Iterator<Item = &[u8]> {
-    message.field(bypass::FIELD).into_iter()
 }
 
 fn decision_of(reply: &Reply) -> Decision {

@@ -216,6 +216,8 @@ impl Said {
         let known: BTreeSet<Id> = self.accepted.iter().cloned().chain(releases).collect();
         let gone = known.iter().filter(|id| may_be_gone(id) && !there.contains(id));
         self.gone = gone.cloned().collect();
+        // What came to nothing may be followed by a report about one recipient alone.
+        self.reporting.retain(|id| !there.contains(id));
         for store in ["q/quarantine", "s/spool"] {
             let files = std::fs::read_dir(folder.join(store)).unwrap().count();
             let entries = if store == "s/spool" { entries.len() } else { kept.len() };

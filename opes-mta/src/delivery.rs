@@ -7,6 +7,7 @@
 //! An attempt that the end of the process cuts short is due again; what the next hop has taken by then
 //! arrives twice (RFC 5321 section 6.1).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::header_end;
-use crate::relay::{Message, NextHop, Options, Outcome, Pool, PoolLimits, RelayError};
+use crate::relay::{
+    Message, NextHop, NextHopAddress, Options, Outcome, Pool, PoolLimits, RelayError,
+};
 use crate::spool::report::{Event, Reporter};
 use crate::spool::{Claim, Entry, Id, Schedule, Settlement, Spool, StoreError};
 
@@ -30,17 +33,21 @@ const AT_A_TIME: usize = 8;
 /// How often somebody looks what is due, and what others have done to the spool.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long an entry is left alone if what became of it could not be noted: the next hop may get it again.
+const NOT_NOTED: Duration = Duration::from_secs(300);
+
 /// Octets of a message that is returned whole to a sender who asks for that.
 const MOST_RETURNED: u64 = 1024 * 1024;
 
 /// Octets of a header section that are looked at for octets above 127.
 const LONGEST_HEADER: usize = 256 * 1024;
 
-/// Brings a spool's mail to one next hop.
+/// Brings a spool's mail to the next hop, and to others where an entry says so.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     spool: Spool,
     pool: Pool,
+    routes: Vec<Pool>,
     schedule: Schedule,
     reporter: Arc<Reporter>,
 }
@@ -53,102 +60,123 @@ struct Octets {
 }
 
 impl Delivery {
-    /// Of this spool, to there, with attempts by that schedule.
-    pub fn new(spool: Spool, next_hop: Arc<NextHop>, schedule: Schedule) -> Self {
+    /// Of this spool, to there or to one of `routes`, with attempts by that schedule.
+    pub fn new(
+        spool: Spool,
+        next_hop: Arc<NextHop>,
+        routes: &[Arc<NextHop>],
+        schedule: Schedule,
+    ) -> Self {
         let reporter = Reporter { name: next_hop.name.clone(), most_returned: MOST_RETURNED };
-        let pool = Pool::new(next_hop, PoolLimits::default());
-        Self { spool, pool, schedule, reporter: Arc::new(reporter) }
+        let pool = |next_hop: &Arc<NextHop>| Pool::new(Arc::clone(next_hop), PoolLimits::default());
+        let routes = routes.iter().map(pool).collect();
+        Self { spool, pool: pool(&next_hop), routes, schedule, reporter: Arc::new(reporter) }
     }
 
     /// Delivers what is due until `stop` is cancelled; what is under way then is brought to its end.
     pub async fn run(self, stop: CancellationToken) {
         let (attempts, places) = (TaskTracker::new(), Arc::new(Semaphore::new(AT_A_TIME)));
         while !stop.is_cancelled() {
-            let spool = self.spool.clone();
-            let (refreshed, due) = blocking(move || {
-                let refreshed = spool.refresh();
-                (refreshed, spool.due(SystemTime::now(), AT_A_TIME))
-            })
-            .await;
-            if let Err(error) = refreshed {
-                tracing::warn!(cause = %error, "the spool can't be read");
-            }
-            for id in due {
+            for id in self.due().await {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+                if stop.is_cancelled() {
+                    break;
+                }
+                let Some(claim) = self.claim(id).await else { continue };
                 let delivery = self.clone();
                 attempts.spawn(async move {
-                    if let Err(error) = delivery.attempt(&id).await {
-                        tracing::warn!(%id, cause = %error, "an attempt at delivery failed");
+                    let id = claim.entry().id.clone();
+                    if let Err(error) = delivery.attempt(claim).await {
+                        tracing::error!(%id, cause = %error, "the spool can't note an attempt");
+                        delivery.spool.put_off(&id, SystemTime::now() + NOT_NOTED);
                     }
                     drop(place);
                 });
             }
-            tokio::select! {
-                () = sleep(LOOK) => {}
-                () = stop.cancelled() => {}
+            if self.spool.due(SystemTime::now(), 1).is_empty() {
+                tokio::select! {
+                    () = self.spool.changed() => {}
+                    () = sleep(LOOK) => {}
+                    () = stop.cancelled() => {}
+                }
             }
         }
         attempts.close();
         attempts.wait().await;
-        self.pool.close().await;
+        for pool in std::iter::once(&self.pool).chain(&self.routes) {
+            pool.close().await;
+        }
     }
 
-    /// One attempt at an entry, unless somebody else has it.
-    async fn attempt(&self, id: &Id) -> Result<(), StoreError> {
-        let (spool, id) = (self.spool.clone(), id.clone());
-        let claimed = blocking(move || spool.claim(&id, SystemTime::now())).await?;
-        let Some(claim) = claimed else { return Ok(()) };
+    /// What is due, as far as others have not changed that.
+    async fn due(&self) -> Vec<Id> {
+        let spool = self.spool.clone();
+        let (refreshed, due) = blocking(move || {
+            let refreshed = spool.refresh();
+            (refreshed, spool.due(SystemTime::now(), AT_A_TIME))
+        })
+        .await;
+        if let Err(error) = refreshed {
+            tracing::warn!(cause = %error, "the spool can't be read");
+        }
+        due
+    }
+
+    /// An entry for an attempt, unless somebody else has it.
+    async fn claim(&self, id: Id) -> Option<Claim> {
+        let (spool, named) = (self.spool.clone(), id.clone());
+        match blocking(move || spool.claim(&named, SystemTime::now())).await {
+            Ok(claim) => claim,
+            Err(error) => {
+                tracing::warn!(%id, cause = %error, "an entry of the spool can't be delivered");
+                None
+            }
+        }
+    }
+
+    async fn attempt(&self, claim: Claim) -> Result<(), StoreError> {
         let entry = claim.entry().clone();
         let now = SystemTime::now();
-        let due = entry.due_recipients(now.into());
-        let due: Vec<_> = due.map(|(place, one)| (place, one.address.clone())).collect();
-        let addresses: Vec<_> = due.iter().map(|(_, address)| address.clone()).collect();
-        let delivered = match claim.message() {
-            Ok(file) => self.deliver(&entry, &addresses, file).await,
-            Err(error) => Err(error),
-        };
-        let settled = match delivered {
-            Ok(outcomes) => due
-                .iter()
-                .zip(outcomes)
-                .map(|((place, _), outcome)| self.settle(&entry, *place, outcome))
-                .collect(),
-            Err(error) => {
-                let reply = format!("4.3.0 the message can't be read: {error}");
-                due.iter().map(|(place, _)| self.put_off(&entry, *place, reply.clone())).collect()
-            }
-        };
+        let mut settled = Vec::new();
+        for (next_hop, due) in by_next_hop(&entry, now) {
+            settled.extend(self.deliver_there(&claim, next_hop, &due).await);
+        }
         self.note(claim, settled).await
     }
 
-    /// An outcome for each recipient.
-    async fn deliver(
+    /// To those of an entry's recipients whose next hop it is.
+    async fn deliver_there(
         &self,
-        entry: &Entry,
-        recipients: &[Address],
-        file: File,
-    ) -> io::Result<Vec<Outcome>> {
-        let (file, octets) = blocking(move || {
-            let octets = Octets::of(&file)?;
-            Ok::<_, io::Error>((file, octets))
-        })
-        .await?;
-        let mut kept = match self.pool.take().await {
-            Ok(kept) => kept,
-            Err(error) => {
-                return Ok(recipients.iter().map(|_| RelayError::clone(&error).into()).collect());
-            }
+        claim: &Claim,
+        next_hop: Option<&str>,
+        due: &[(usize, Address)],
+    ) -> Vec<Settled> {
+        let entry = claim.entry();
+        let put_off = |reply: &str| {
+            due.iter().map(|(place, _)| self.put_off(entry, *place, reply.to_owned())).collect()
         };
-        let message = Message {
-            content: tokio::fs::File::from_std(file),
-            size: entry.octets,
-            is_eight_bit: octets.is_eight_bit,
-            has_utf8_header: octets.has_utf8_header,
+        let Some(pool) = self.pool(next_hop) else {
+            return put_off("4.4.4 this next hop is not allowed any more (--route)");
         };
-        let delivered =
-            kept.connection.deliver(&entry.sender, recipients, message, Options::default()).await;
-        self.pool.give_back(kept).await;
-        Ok(delivered)
+        let recipients: Vec<_> = due.iter().map(|(_, address)| address.clone()).collect();
+        let delivered = match claim.message() {
+            Ok(file) => deliver(pool, entry, &recipients, file).await,
+            Err(error) => Err(error),
+        };
+        match delivered {
+            Ok(outcomes) => due
+                .iter()
+                .zip(outcomes)
+                .map(|((place, _), outcome)| self.settle(entry, *place, outcome))
+                .collect(),
+            Err(error) => put_off(&format!("4.3.0 the message can't be read: {error}")),
+        }
+    }
+
+    fn pool(&self, next_hop: Option<&str>) -> Option<&Pool> {
+        let Some(next_hop) = next_hop else { return Some(&self.pool) };
+        let address: NextHopAddress = next_hop.parse().ok()?;
+        self.routes.iter().find(|pool| pool.next_hop().address == address)
     }
 
     /// What an outcome is for the spool, and for the sender if that is to hear of it.
@@ -202,6 +230,46 @@ impl Delivery {
         })
         .await
     }
+}
+
+/// An outcome for each recipient.
+async fn deliver(
+    pool: &Pool,
+    entry: &Entry,
+    recipients: &[Address],
+    file: File,
+) -> io::Result<Vec<Outcome>> {
+    let (file, octets) = blocking(move || {
+        let octets = Octets::of(&file)?;
+        Ok::<_, io::Error>((file, octets))
+    })
+    .await?;
+    let mut kept = match pool.take().await {
+        Ok(kept) => kept,
+        Err(error) => {
+            return Ok(recipients.iter().map(|_| RelayError::clone(&error).into()).collect());
+        }
+    };
+    let message = Message {
+        content: tokio::fs::File::from_std(file),
+        size: entry.octets,
+        is_eight_bit: octets.is_eight_bit,
+        has_utf8_header: octets.has_utf8_header,
+    };
+    let delivered =
+        kept.connection.deliver(&entry.sender, recipients, message, Options::default()).await;
+    pool.give_back(kept).await;
+    Ok(delivered)
+}
+
+/// The recipients that are due, with their places, by where they go.
+fn by_next_hop(entry: &Entry, now: SystemTime) -> BTreeMap<Option<&str>, Vec<(usize, Address)>> {
+    let mut groups = BTreeMap::<_, Vec<_>>::new();
+    for (place, recipient) in entry.due_recipients(now.into()) {
+        let group = groups.entry(recipient.next_hop.as_deref()).or_default();
+        group.push((place, recipient.address.clone()));
+    }
+    groups
 }
 
 /// A recipient after an attempt.

@@ -113,6 +113,14 @@ impl PartialEq for Body {
 
 impl Eq for Body {}
 
+/// Pieces as one; a single one stays where it is.
+pub(crate) fn whole(pieces: &[Bytes]) -> Bytes {
+    match pieces {
+        [one] => one.clone(),
+        several => several.concat().into(),
+    }
+}
+
 /// Whether pieces put together are the same octets.
 pub(crate) fn is_same(one: &[Bytes], other: &[Bytes]) -> bool {
     let mut others = other.iter().map(AsRef::<[u8]>::as_ref);

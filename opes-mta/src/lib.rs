@@ -50,3 +50,4 @@ pub mod smtp;
 pub mod spool;
 pub mod store;
 pub mod trace;
+mod versions;

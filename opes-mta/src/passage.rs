@@ -1,12 +1,11 @@
 //! The way of one SMTP dialog's events through the groups that the rules choose.
 //!
-//! Groups are asked one after the other, each about what the ones before it made of the event; a reply
-//! ends the way, so nothing later weakens a rejection.
+//! Groups are asked one after the other, each about what the ones before it made of the event: about each version of
+//! a message, if recipients get different ones. A reply ends a version's way, so nothing later weakens a rejection.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ocp_proto::smtp::{
     Address, Command, DialogFacts, DialogUpdate, FailurePolicy, Reply, SideEffect, Verdict,
 };
@@ -14,15 +13,16 @@ use ocp_proto::wire::Atom;
 use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
 
-use crate::apply::{Adapted, Answer, Variant};
+use crate::apply::{Answer, Notification};
 use crate::bypass;
 use crate::config::{Config, Known, Origin, RecipientsDiffer};
-use crate::consult::Failure;
-use crate::event::{Content, Event, Message};
+use crate::consult::{Adaptation, Failure};
+use crate::event::Event;
 use crate::group::Consultation;
 use crate::ocp::{Asked, learn};
 use crate::processor::Processor;
 use crate::shadow::Shadow;
+use crate::versions::{Version, one_for_all, together};
 
 /// One SMTP dialog.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub struct Advice {
     pub effects: Vec<SideEffect>,
     /// What each service found.
     pub verdicts: Vec<Verdict>,
+    /// New messages that the services want to have submitted.
+    pub notifications: Vec<Notification>,
     /// Whether no group wants more events of this envelope.
     pub envelope_done: bool,
     /// The rule that chose the groups; `None` while that is open.
@@ -78,6 +80,8 @@ pub struct Advice {
     pub traffic: Traffic,
     /// How long it took.
     pub took: Duration,
+    /// What happens if recipients can't have versions of their own: what the group says that made them.
+    differ: Option<RecipientsDiffer>,
     asked: Vec<Asked>,
 }
 
@@ -150,57 +154,49 @@ impl Passage {
         let mut advice = Advice { rule: selection.rule.map(str::to_owned), ..Advice::default() };
         let mut event = event;
         let request = std::mem::take(&mut event.bypass);
+        let mut versions = vec![Version::new(event)];
         // Groups that are asked later on have not agreed, nor do those that are only watched.
         let mut done = selection.rule.is_some();
         let mut asked = false;
         for at in selection.groups {
-            event.bypass = bypass_for(processor.config(), &request, at);
-            let consultation = match self.way(at) {
-                Some(Way::Effective(consultation)) => consultation,
-                Some(Way::Shadow(shadow)) => {
-                    shadow.show(&event, id.clone(), processor.shadow_room());
-                    done = false;
+            let bypass = bypass_for(processor.config(), &request, at);
+            let differ = processor.config().groups.get(at).map(|group| group.recipients_differ);
+            let (before, differ) = (std::mem::take(&mut versions), differ.unwrap_or_default());
+            let count = before.len();
+            for mut version in before {
+                if version.has_ended() {
+                    versions.push(version);
                     continue;
                 }
-                Some(Way::LeftOut) | None => continue,
-            };
-            let mut adaptation = match consultation.ask_until(&event, begin + limit).await {
-                Ok(adaptation) => adaptation,
-                Err(failure) => {
-                    advice.report(&OcpResult::failure("another service group failed"), None);
-                    return Err(failure);
-                }
-            };
-            advice.traffic.sent += adaptation.traffic.sent;
-            advice.traffic.received += adaptation.traffic.received;
-            advice.verdicts.extend(adaptation.verdicts);
-            advice.asked.extend(adaptation.asked);
-            done &= adaptation.envelope_done;
-            asked = true;
-            if let Answer::Several(variants) = adaptation.answer {
-                let fallback =
-                    processor.config().groups.get(at).map(|group| group.recipients_differ);
-                (adaptation.answer, adaptation.effects) =
-                    one_for_all(variants, fallback.unwrap_or_default());
-            }
-            match adaptation.answer {
-                Answer::Unchanged => {}
-                Answer::Reply(reply) => {
-                    if !reply.is_success() {
-                        // What was asked for before concerns an event that is not executed.
-                        advice.effects.clear();
+                version.event.bypass.clone_from(&bypass);
+                let consultation = match self.way(at) {
+                    Some(Way::Effective(consultation)) => consultation,
+                    Some(Way::Shadow(shadow)) => {
+                        shadow.show(&version.event, id.clone(), processor.shadow_room());
+                        done = false;
+                        versions.push(version);
+                        continue;
                     }
-                    advice.effects.extend(adaptation.effects);
-                    advice.answer = Answer::Reply(reply);
-                    break;
-                }
-                answer => {
-                    event = next(event, &answer);
-                    advice.answer = answer;
-                }
+                    Some(Way::LeftOut) | None => {
+                        versions.push(version);
+                        continue;
+                    }
+                };
+                let adaptation = match consultation.ask_until(&version.event, begin + limit).await {
+                    Ok(adaptation) => adaptation,
+                    Err(failure) => {
+                        advice.report(&OcpResult::failure("another service group failed"), None);
+                        return Err(failure);
+                    }
+                };
+                done &= adaptation.envelope_done;
+                asked = true;
+                let (answer, effects) = advice.heard(adaptation, differ);
+                let others = versions.len().max(count) - 1;
+                versions.extend(version.adapted(answer, effects, others, differ));
             }
-            advice.effects.extend(adaptation.effects);
         }
+        (advice.answer, advice.effects) = together(versions);
         advice.envelope_done = done && asked;
         advice.took = begin.elapsed();
         Ok(advice)
@@ -264,56 +260,6 @@ fn bypass_for(config: &Config, request: &[Atom], at: usize) -> Vec<Atom> {
     })
 }
 
-/// The event as a group has changed it.
-fn next(event: Event, answer: &Answer) -> Event {
-    let content = match answer {
-        Answer::Line(line) => Content::Line(line.clone()),
-        Answer::Message(Adapted { header, body }) => {
-            Content::Message(Message { header: whole(header), body: body.clone().into() })
-        }
-        Answer::Unchanged | Answer::Reply(_) | Answer::Several(_) => return event,
-    };
-    Event { content, ..event }
-}
-
-/// What becomes of a message of which recipients should get different versions, if there is one for all of
-/// them (profile section 5).
-pub(crate) fn one_for_all(
-    variants: Vec<Variant>,
-    fallback: RecipientsDiffer,
-) -> (Answer, Vec<SideEffect>) {
-    let same =
-        |one: &Variant, other: &Variant| one.answer == other.answer && one.effects == other.effects;
-    if variants.iter().zip(variants.iter().skip(1)).all(|(one, other)| same(one, other))
-        && let Some(Variant { answer, effects, .. }) = variants.into_iter().next()
-    {
-        return (answer, effects);
-    }
-    tracing::warn!(%fallback, "recipients should get different versions of a message");
-    let (code, enhanced) = match fallback {
-        RecipientsDiffer::Reject => (554, "5.5.0"),
-        RecipientsDiffer::Tempfail => (451, "4.5.0"),
-        RecipientsDiffer::Quarantine => {
-            return (Answer::Unchanged, vec![SideEffect::Quarantine(DIFFER.into())]);
-        }
-    };
-    match Reply::new(code, enhanced, &format!("{DIFFER}: send it to each of them alone")) {
-        Ok(reply) => (Answer::Reply(reply), Vec::new()),
-        Err(_) => (Answer::Unchanged, vec![SideEffect::Quarantine(DIFFER.into())]),
-    }
-}
-
-/// Why a message is held back whose recipients differ.
-const DIFFER: &str = "recipients should get different versions of the message";
-
-/// Stretches as one; a single one stays where it is.
-fn whole(stretches: &[Bytes]) -> Bytes {
-    match stretches {
-        [one] => one.clone(),
-        several => several.concat().into(),
-    }
-}
-
 impl Default for Advice {
     /// The event stays as it is.
     fn default() -> Self {
@@ -321,58 +267,47 @@ impl Default for Advice {
             answer: Answer::Unchanged,
             effects: Vec::new(),
             verdicts: Vec::new(),
+            notifications: Vec::new(),
             envelope_done: false,
             rule: None,
             traffic: Traffic::default(),
             took: Duration::ZERO,
+            differ: None,
             asked: Vec::new(),
         }
     }
 }
 
 impl Advice {
+    /// Adds what a group says of an event: what becomes of the octets, and what to do besides.
+    fn heard(
+        &mut self,
+        adaptation: Adaptation,
+        differ: RecipientsDiffer,
+    ) -> (Answer, Vec<SideEffect>) {
+        self.traffic.sent += adaptation.traffic.sent;
+        self.traffic.received += adaptation.traffic.received;
+        self.verdicts.extend(adaptation.verdicts);
+        self.notifications.extend(adaptation.notifications);
+        self.asked.extend(adaptation.asked);
+        if matches!(adaptation.answer, Answer::Several(_)) {
+            self.differ.get_or_insert(differ);
+        }
+        (adaptation.answer, adaptation.effects)
+    }
+
+    /// Recipients get the same: what is configured for a mail server that has one version for all.
+    pub(crate) fn unite(&mut self) {
+        if let Answer::Several(variants) = &mut self.answer {
+            let variants = std::mem::take(variants);
+            (self.answer, self.effects) = one_for_all(variants, self.differ.unwrap_or_default());
+        }
+    }
+
     /// Tells those who were asked what became of the event.
     pub fn report(&mut self, result: &OcpResult, reply: Option<&Reply>) {
         for asked in self.asked.drain(..) {
             asked.report(result.clone(), reply.cloned());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ocp_proto::smtp::EffectName;
-
-    use super::*;
-
-    fn variant(answer: Answer) -> Variant {
-        Variant { recipients: Vec::new(), answer, effects: Vec::new() }
-    }
-
-    #[test]
-    fn what_is_the_same_for_all_is_one_version() {
-        let variants = vec![variant(Answer::Unchanged), variant(Answer::Unchanged)];
-        let (answer, effects) = one_for_all(variants, RecipientsDiffer::Reject);
-        assert_eq!((answer, effects), (Answer::Unchanged, Vec::new()));
-    }
-
-    #[test]
-    fn recipients_that_differ_get_the_configured_fallback() {
-        let differ = |fallback| {
-            let other = Answer::Message(Adapted::default());
-            one_for_all(vec![variant(Answer::Unchanged), variant(other)], fallback)
-        };
-        for (fallback, code) in [(RecipientsDiffer::Reject, 554), (RecipientsDiffer::Tempfail, 451)]
-        {
-            let (Answer::Reply(reply), effects) = differ(fallback) else { panic!("{fallback}") };
-            assert_eq!((reply.code(), effects), (code, Vec::new()));
-        }
-        let (answer, effects) = differ(RecipientsDiffer::Quarantine);
-        assert_eq!((answer, effects[0].name()), (Answer::Unchanged, EffectName::Quarantine));
-        let effects = vec![SideEffect::Discard("x".into())];
-        let variants =
-            vec![variant(Answer::Unchanged), Variant { effects, ..variant(Answer::Unchanged) }];
-        let (answer, _) = one_for_all(variants, RecipientsDiffer::Reject);
-        assert!(matches!(answer, Answer::Reply(_)), "effects count as well");
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
-use opes_mta::front::smtp::{self, Listeners, Settings, Trust};
+use opes_mta::front::smtp::{Listeners, Settings, Stores, Trust};
 use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
 use opes_mta::spool::{Limits, Schedule, Spool};
@@ -53,9 +53,13 @@ pub(crate) struct Arguments {
     /// Folder of the quarantine: messages that services want to be looked at; needs --spool
     #[arg(long, value_name = "DIR", requires = "spool")]
     quarantine: Option<PathBuf>,
-    /// Folder of the spool: what is released from the quarantine waits there for the next hop
+    /// Folder of the spool: mail that becomes several messages, has to wait, or is released from the quarantine is
+    /// accepted there, and brought to the next hop
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
+    /// Another mail server that services may choose for a message; needs --spool. May be repeated
+    #[arg(long = "route", value_name = "ADDR", requires = "spool")]
+    routes: Vec<NextHopAddress>,
     #[command(flatten)]
     tls: TlsArguments,
 }
@@ -92,9 +96,12 @@ TLS with clients and TLS with the next hop are two matters: each begins with a S
 said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it from clients within TLS alone.
 
 What does not get through: XCLIENT and extensions that the proxy does not know. Content with bare CR or LF
-is refused. Delay and notifications are not offered to services, quarantine only with --quarantine:
+is refused. Services may ask for quarantine with --quarantine alone. With --spool alone they may ask for hold,
+delay and new messages, and, over SMTP, recipients get different versions; over LMTP they do in any case. Where
+one message becomes several it is on the disk before the client hears that it is accepted:
 
   opes-mta smtp --listen ADDR --next-hop ADDR --quarantine /var/lib/opes/quarantine --spool /var/lib/opes/spool
+  opes-mta spool list --spool /var/lib/opes/spool
   opes-mta quarantine list --store /var/lib/opes/quarantine
   opes-mta quarantine release --store /var/lib/opes/quarantine --spool /var/lib/opes/spool ID
 
@@ -105,7 +112,7 @@ Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
 /// Runs the command.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { services, listen, next_hop, protocol, trust, tls, quarantine, spool } =
+    let Arguments { services, listen, next_hop, protocol, trust, tls, quarantine, spool, routes } =
         arguments;
     let protocol = match protocol {
         Protocol::Smtp => opes_mta::smtp::Protocol::Smtp,
@@ -113,27 +120,29 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
-    let policy = tls.policy(&next_hop)?;
-    let next_hop = NextHop { protocol, tls: policy, ..NextHop::new(next_hop, name) };
+    let server = |address: NextHopAddress| -> anyhow::Result<_> {
+        let tls = tls.policy(&address)?;
+        Ok(Arc::new(NextHop { protocol, tls, ..NextHop::new(address, name) }))
+    };
     let settings = Settings {
-        next_hop: Arc::new(next_hop),
+        next_hop: server(next_hop)?,
+        routes: routes.into_iter().map(server).collect::<anyhow::Result<_>>()?,
         tls: tls.for_clients()?.map(Arc::new),
         trust: Trust(trust),
-        quarantine: None,
+        stores: Stores::default(),
     };
-    let stores = Stores { quarantine, spool };
-    serve::run(services.config(), |config| serve(config, listen, settings, stores))
+    let folders = Folders { quarantine, spool };
+    serve::run(services.config(), |config| serve(config, listen, settings, folders))
 }
 
-/// Folders.
-struct Stores {
+struct Folders {
     quarantine: Option<PathBuf>,
     spool: Option<PathBuf>,
 }
 
-impl Stores {
+impl Folders {
     /// Opens both, and brings to an end what a process that ended has begun.
-    fn open(&self) -> anyhow::Result<(Option<Quarantine>, Option<Spool>)> {
+    fn open(&self) -> anyhow::Result<Stores> {
         let (mut quarantine, mut spool) = (None, None);
         if let Some(folder) = &self.spool {
             let (opened, recovery) = Spool::open(folder, Limits::default())?;
@@ -148,7 +157,7 @@ impl Stores {
             }
             quarantine = Some(opened);
         }
-        Ok((quarantine, spool))
+        Ok(Stores { quarantine, spool })
     }
 }
 
@@ -156,24 +165,25 @@ async fn serve(
     config: Config,
     listen: Vec<MilterAddress>,
     settings: Settings,
-    stores: Stores,
+    folders: Folders,
 ) -> anyhow::Result<()> {
-    let (quarantine, spool) = stores.open()?;
+    let settings = Settings { stores: folders.open()?, ..settings };
     let stop = serve::stopped_by_signals()?;
     if let Some(tls) = settings.tls.clone() {
         tls::reload_on_signal(tls)?;
     }
     let listeners = Listeners::bind(&listen).await?;
-    let processor = serve::processor(config, &smtp::offer(quarantine.is_some()), &stop).await?;
+    let processor = serve::processor(config, &settings.offer(), &stop).await?;
     for address in listeners.addresses() {
         tracing::info!(%address, next_hop = %settings.next_hop.address, "listening");
     }
-    let next_hop = Arc::clone(&settings.next_hop);
-    let delivery =
-        spool.map(|spool| Delivery::new(spool, next_hop, Schedule::default()).run(stop.clone()));
-    let expiry = quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
+    let Settings { next_hop, routes, stores, .. } = &settings;
+    let deliver = |spool| {
+        Delivery::new(spool, Arc::clone(next_hop), routes, Schedule::default()).run(stop.clone())
+    };
+    let delivery = stores.spool.clone().map(deliver);
+    let expiry = stores.quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
     let waiting = [delivery.map(tokio::spawn), expiry.map(tokio::spawn)];
-    let settings = Settings { quarantine, ..settings };
     listeners.serve(settings, processor, stop).await;
     for task in waiting.into_iter().flatten() {
         task.await?;

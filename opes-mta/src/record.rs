@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::bypass::Outcome;
 use crate::consult::Adaptation;
 use crate::passage::Advice;
+use crate::store::Id;
 
 /// The most recipients that are named; their number is always there.
 const MOST_RECIPIENTS: usize = 20;
@@ -38,6 +39,9 @@ pub struct Record {
     octets: usize,
     bypass: Option<String>,
     earlier_passes: usize,
+    /// Names in the quarantine, and in the spool.
+    kept: Vec<String>,
+    spooled: Vec<String>,
 }
 
 /// What became of it.
@@ -49,6 +53,10 @@ pub enum Decision {
     Modify,
     /// It is kept for review.
     Quarantine,
+    /// It waits until somebody releases it.
+    Hold,
+    /// It waits, or goes another way.
+    Delay,
     /// It is accepted and dropped.
     Discard,
     /// It is refused for good.
@@ -65,6 +73,8 @@ impl Decision {
             Self::Accept => "accept",
             Self::Modify => "modify",
             Self::Quarantine => "quarantine",
+            Self::Hold => "hold",
+            Self::Delay => "delay",
             Self::Discard => "discard",
             Self::Reject => "reject",
             Self::Tempfail => "tempfail",
@@ -89,6 +99,8 @@ impl Default for Record {
             octets: 0,
             bypass: None,
             earlier_passes: 0,
+            kept: Vec::new(),
+            spooled: Vec::new(),
         }
     }
 }
@@ -166,6 +178,12 @@ impl Record {
         self.bypass = Some(format!("{}: {}", outcome.name(), uris.join(" ")));
     }
 
+    /// The names that the quarantine and the spool have for what they took of it.
+    pub(crate) fn stored(&mut self, kept: &[Id], spooled: &[Id]) {
+        let names = |ids: &[Id]| ids.iter().take(MOST_RECIPIENTS).map(Id::to_string).collect();
+        (self.kept, self.spooled) = (names(kept), names(spooled));
+    }
+
     /// How often it has passed this system before, if its header is right.
     pub fn earlier_passes(&mut self, passes: usize) {
         self.earlier_passes = passes;
@@ -203,6 +221,8 @@ impl Record {
             failure = joined(&self.failures),
             verdicts = Verdict::summary(&self.verdicts),
             bypass = self.bypass,
+            kept = names(&self.kept),
+            spooled = names(&self.spooled),
             earlier_passes = (self.earlier_passes > 0).then_some(self.earlier_passes),
             stages_ms = stages.collect::<Vec<_>>().join(" "),
             took_ms = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -213,6 +233,11 @@ impl Record {
             if self.watched_by.is_some() { "shadow" } else { "message" }
         );
     }
+}
+
+/// `None` if there are none.
+fn names(ids: &[String]) -> Option<String> {
+    (!ids.is_empty()).then(|| ids.join(" "))
 }
 
 /// `None` if there are none.

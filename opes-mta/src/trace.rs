@@ -8,6 +8,8 @@ use ocp_proto::smtp::{Reply, Verdict};
 use crate::apply::Adapted;
 use crate::bypass::{self, Outcome};
 use crate::config::System;
+use crate::event::whole;
+use crate::spool::Trace;
 
 /// The field that names the system; one more for each pass.
 pub const SYSTEM: &str = "OPES-System";
@@ -52,10 +54,7 @@ impl Pass<'_> {
         bypass: Option<Outcome>,
         verdicts: &[Verdict],
     ) {
-        let made: Bytes = match &adapted.header[..] {
-            [one] => one.clone(),
-            several => several.concat().into(),
-        };
+        let made = whole(&adapted.header);
         let mut section = Vec::new();
         let has_via = fields(header).any(|field| is_named(slice(header, &field), VIA));
         if has_via || self.system.services_in_trace && !verdicts.is_empty() {
@@ -106,6 +105,16 @@ impl Pass<'_> {
         Reply::parse(behind)
             .or_else(|_| Reply::parse(with_line(text, &trace)))
             .unwrap_or_else(|_| reply.clone())
+    }
+
+    /// What the spool and the quarantine know of this pass, for reports.
+    pub(crate) fn record(&self, verdicts: &[Verdict]) -> Trace {
+        Trace {
+            system: self.system.uri.clone(),
+            processor: self.system.name.clone(),
+            id: self.id.to_owned(),
+            verdicts: Verdict::summary(verdicts),
+        }
     }
 
     fn entry(&self) -> Vec<String> {

@@ -34,7 +34,7 @@ fn put(spool: &Spool, entry: NewEntry) {
 /// Delivers until `done`.
 async fn deliver(spool: &Spool, address: &str, done: impl Fn(&Spool) -> bool) {
     let next_hop = Arc::new(NextHop::new(address.parse().unwrap(), "mta.example"));
-    let delivery = Delivery::new(spool.clone(), next_hop, Schedule::default());
+    let delivery = Delivery::new(spool.clone(), next_hop, &[], Schedule::default());
     let stop = CancellationToken::new();
     let running = tokio::spawn(delivery.run(stop.clone()));
     let waited = timeout(PATIENCE, async {

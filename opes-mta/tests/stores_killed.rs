@@ -76,7 +76,7 @@ fn worker() {
 fn work(quarantine: &Quarantine, spool: &Spool) {
     let mut random = fastrand::Rng::new();
     loop {
-        match random.u8(0..6) {
+        match random.u8(0..7) {
             0 | 1 => {
                 let entry =
                     NewEntry::new(address("<s@x>"), vec![address("<a@b>"), address("<c@d>")]);
@@ -85,9 +85,22 @@ fn work(quarantine: &Quarantine, spool: &Spool) {
                 println!("accepted {}", writer.commit().unwrap().id);
             }
             2 => keep_and_release(quarantine, spool, &mut random),
+            3 => accept_together(spool, &mut random),
             _ => settle(spool, &mut random),
         }
     }
+}
+
+/// Several messages, all of them or none: what follows the first has names made of its name.
+fn accept_together(spool: &Spool, random: &mut fastrand::Rng) {
+    let mut batch = spool.batch(SystemTime::now());
+    for _ in 0..3 {
+        let entry = NewEntry::new(address("<s@x>"), vec![address("<a@b>")]);
+        let message = message(random);
+        batch.add(entry, |writer| writer.write_pieces(&message)).unwrap();
+    }
+    let ids = batch.commit().unwrap();
+    println!("accepted {}\naccepted {}\naccepted {}", ids[0], ids[1], ids[2]);
 }
 
 fn keep_and_release(quarantine: &Quarantine, spool: &Spool, random: &mut fastrand::Rng) {
@@ -198,6 +211,14 @@ impl Said {
         let may_be_gone = |id: &Id| self.ending.contains(id) || self.reporting.contains(id);
         for id in &self.accepted {
             assert!(there.contains(id) || may_be_gone(id), "{id} is lost");
+        }
+        for id in &there {
+            let Some((leader, _)) = id.as_str().split_once("-with-") else { continue };
+            let leader: Id = leader.parse().unwrap();
+            let followers = ["with-1", "with-2"].map(|name| leader.derived(name).unwrap());
+            for other in followers.iter().chain([&leader]) {
+                assert!(there.contains(other) || may_be_gone(other), "{other} is not with {id}");
+            }
         }
         let back: Vec<_> = self.ended.union(&self.gone).filter(|id| there.contains(id)).collect();
         assert!(back.is_empty(), "{back:?} came back");

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ocp_proto::OcpResult;
-use ocp_proto::smtp::{Command, DialogFacts, DialogUpdate, FailurePolicy, Reply};
+use ocp_proto::smtp::{Command, DialogFacts, DialogUpdate, FailurePolicy, Reply, SideEffect};
 
-use crate::apply::Answer;
+use crate::apply::{Answer, Notification};
 use crate::config::Origin;
 use crate::consult::failure_reply;
 use crate::event::Event;
@@ -18,22 +18,43 @@ use crate::trace::Pass;
 #[derive(Debug)]
 pub(super) struct Advisor {
     processor: Arc<Processor>,
+    abilities: Abilities,
     /// From CONNECT on.
     passage: Option<Passage>,
+}
+
+/// What a front end can do with the services' answers beyond what it has offered them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Abilities {
+    /// It can give recipients versions of their own; if not, the configured fallback holds.
+    pub(super) versions: bool,
+    /// It can submit new messages; if not, there are none, and the message's line in the log says so.
+    pub(super) notifications: bool,
 }
 
 /// What the services said of a stage.
 pub(super) enum Said {
     /// It goes on; these are for the stage's own use.
     Go(Advice),
+    /// It does not.
+    Refused(Refusal),
+}
+
+/// That an event is not executed.
+#[derive(Debug)]
+pub(super) struct Refusal {
     /// The client gets this.
-    Refused(Reply),
+    pub(super) reply: Reply,
+    /// What to do besides, in this order.
+    pub(super) effects: Vec<SideEffect>,
+    /// New messages that the services want to have submitted.
+    pub(super) notifications: Vec<Notification>,
 }
 
 impl Advisor {
     /// For a client that has not come yet.
-    pub(super) fn new(processor: Arc<Processor>) -> Self {
-        Self { processor, passage: None }
+    pub(super) fn new(processor: Arc<Processor>, abilities: Abilities) -> Self {
+        Self { processor, abilities, passage: None }
     }
 
     /// What it goes by.
@@ -97,17 +118,28 @@ impl Advisor {
                 record.failed(failure.to_string());
                 match failure_reply(failure.policy) {
                     None => Said::Go(Advice::default()),
-                    Some(reply) => Said::Refused(reply),
+                    Some(reply) => Said::Refused(Refusal::of(reply)),
                 }
             }
             Ok(mut advice) => {
                 record.add(&name, &advice);
+                if !self.abilities.versions {
+                    advice.unite();
+                }
+                if !(self.abilities.notifications || advice.notifications.is_empty()) {
+                    let count = std::mem::take(&mut advice.notifications).len();
+                    record.failed(format!("{count} notifications can't be submitted here"));
+                }
                 match &advice.answer {
-                    // A message that is taken and dropped or kept; the effects say so.
+                    // A success is for a message that is taken and dropped or kept; the effects say so.
                     Answer::Reply(reply) if !reply.is_success() => {
                         let reply = reply.clone();
                         advice.report(&OcpResult::ok(), Some(&reply));
-                        Said::Refused(self.refusal(&reply))
+                        Said::Refused(Refusal {
+                            reply: self.refusal(&reply),
+                            effects: advice.effects,
+                            notifications: advice.notifications,
+                        })
                     }
                     _ => Said::Go(advice),
                 }
@@ -126,7 +158,14 @@ impl Advisor {
     }
 
     /// A service's refusal, with its trace.
-    fn refusal(&self, reply: &Reply) -> Reply {
+    pub(super) fn refusal(&self, reply: &Reply) -> Reply {
         self.pass(&self.trace_id()).map_or_else(|| reply.clone(), |pass| pass.reply(reply))
+    }
+}
+
+impl Refusal {
+    /// This alone.
+    fn of(reply: Reply) -> Self {
+        Self { reply, effects: Vec::new(), notifications: Vec::new() }
     }
 }

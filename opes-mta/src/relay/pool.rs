@@ -64,6 +64,11 @@ impl Pool {
         Self { next_hop, limits, idle: Arc::default() }
     }
 
+    /// Where its connections go.
+    pub fn next_hop(&self) -> &NextHop {
+        &self.next_hop
+    }
+
     /// A connection that is ready for MAIL: one that waits, if it still answers RSET, or a new one.
     ///
     /// # Errors

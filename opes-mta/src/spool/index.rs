@@ -79,9 +79,14 @@ impl Index {
 
     /// Somebody else works on an entry.
     pub(super) fn is_busy(&mut self, id: &Id, now: Moment) {
+        self.put_off(id, now.after(BUSY));
+    }
+
+    /// An entry that nobody has claimed any more is not due before that, whatever its file says.
+    pub(super) fn put_off(&mut self, id: &Id, until: Moment) {
         self.set_aside(id);
         if let Some(slot) = self.slots.get_mut(id) {
-            slot.due = Some(now.after(BUSY));
+            slot.due = Some(until);
         }
         self.unclaim(id);
     }

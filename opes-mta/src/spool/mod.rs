@@ -51,6 +51,7 @@
 //! Commands work beside the owner: what they changed it hears by [`Spool::refresh`], which costs one look at a file if
 //! there is nothing and is to be called each second or so.
 
+mod batch;
 mod claim;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -65,11 +66,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+pub use self::batch::Batch;
 pub use self::claim::{Claim, Settlement};
 pub use self::record::{Awaits, Entry, NewEntry, NewRecipient, Recipient, State, Trace};
 pub use self::schedule::Schedule;
 pub use self::writer::Writer;
 pub use crate::store::{Broken, Id, Limits, Moment, Recovery, StoreError};
+
+use tokio::sync::Notify;
 
 use self::index::Index;
 use crate::store::{Folder, Owner, Share, Usage};
@@ -84,6 +88,7 @@ struct Inner {
     limits: Limits,
     usage: Usage,
     index: Mutex<Index>,
+    changed: Notify,
     /// `None` beside an owner.
     owner: Option<Owner>,
 }
@@ -100,6 +105,7 @@ impl Spool {
         let (entries, broken) = spool.entries()?;
         entries.iter().for_each(|entry| spool.put(entry));
         entries.iter().try_for_each(|entry| spool.finish_report(entry))?;
+        spool.finish_batches(&entries)?;
         let entries = spool.index().len();
         Ok((spool, Recovery { entries, removed, broken }))
     }
@@ -111,8 +117,8 @@ impl Spool {
     }
 
     fn new(folder: Folder<Entry>, limits: Limits, owner: Option<Owner>) -> Self {
-        let (usage, index) = (Usage::default(), Mutex::default());
-        Self(Arc::new(Inner { folder, limits, usage, index, owner }))
+        let (usage, index, changed) = (Usage::default(), Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { folder, limits, usage, index, changed, owner }))
     }
 
     /// All entries as they are, in the order of their names, and those that can't be used.
@@ -135,6 +141,11 @@ impl Spool {
         Writer::new(self, entry, now.into(), None)
     }
 
+    /// Begins to take messages that are accepted together or not at all.
+    pub fn batch(&self, now: SystemTime) -> Batch {
+        Batch::new(self, now)
+    }
+
     /// Entries that are due, the longest first, at most so many. Those that somebody has claimed are left out.
     pub fn due(&self, now: SystemTime, most: usize) -> Vec<Id> {
         self.index().due(now.into(), most)
@@ -145,10 +156,21 @@ impl Spool {
         self.index().next_due().map(SystemTime::from)
     }
 
+    /// Waits until an entry has come or was changed by this process, once for all that has since the last call. For
+    /// one waiter at a time.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
     /// Takes an entry for an attempt to deliver it; `None` if it is not due, is gone, or somebody else works on
     /// it at this moment.
     pub fn claim(&self, id: &Id, now: SystemTime) -> Result<Option<Claim>, StoreError> {
         Claim::new(self, id, now.into())
+    }
+
+    /// Leaves an entry alone for a while: what became of it could not be noted.
+    pub(crate) fn put_off(&self, id: &Id, until: SystemTime) {
+        self.index().put_off(id, until.into());
     }
 
     /// Hears of entries that were changed beside the owner, and says how many.
@@ -197,9 +219,14 @@ impl Spool {
         })
     }
 
-    /// Removes an entry; nobody hears of it.
+    /// Removes an entry; nobody hears of it. One that others wait for is not removed before they count.
     pub fn delete(&self, id: &Id) -> Result<(), StoreError> {
-        self.0.folder.lock(id)?.remove(&self.0.folder)?;
+        let locked = self.0.folder.lock(id)?;
+        if locked.record().awaits == Some(Awaits::Followers) {
+            let reason = "is half accepted: the owner of the spool goes on with it at its start";
+            return Err(StoreError::Refused { id: id.clone(), reason: reason.to_owned() });
+        }
+        locked.remove(&self.0.folder)?;
         self.forget(id);
         self.tell_owner(id)
     }
@@ -242,6 +269,22 @@ impl Spool {
         if counts { self.confirm(&entry.id) } else { self.delete(&entry.id) }
     }
 
+    /// Entries that were accepted together count if their leader is there, which is the last to come and the
+    /// last to be delivered.
+    fn finish_batches(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        for entry in entries {
+            let Some(Awaits::Leader { of }) = &entry.awaits else { continue };
+            match self.0.folder.read(of) {
+                Ok(_) => self.confirm(&entry.id)?,
+                Err(StoreError::Unknown { .. }) => self.delete(&entry.id)?,
+                Err(StoreError::Broken(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut leaders = entries.iter().filter(|entry| entry.awaits == Some(Awaits::Followers));
+        leaders.try_for_each(|leader| self.confirm(&leader.id))
+    }
+
     fn change(
         &self,
         id: &Id,
@@ -266,6 +309,7 @@ impl Spool {
         if self.index().put(entry) {
             self.0.usage.count(Share { entries: 1, octets: entry.octets });
         }
+        self.0.changed.notify_one();
     }
 
     fn forget(&self, id: &Id) {

@@ -113,6 +113,13 @@ pub enum Awaits {
         /// Its name there.
         of: Id,
     },
+    /// It was accepted together with another entry, and counts once that one is there.
+    Leader {
+        /// Its name.
+        of: Id,
+    },
+    /// Entries were accepted together with it, and all of them are to be delivered before it may be gone.
+    Followers,
 }
 
 /// What traces and reports say of a message's way (RFC 3897, RFC 4902).

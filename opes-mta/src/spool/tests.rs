@@ -293,3 +293,69 @@ fn nobody_is_no_recipient() {
     }
     assert_eq!(std::fs::read_dir(folder.path().join("spool")).unwrap().count(), 0);
 }
+
+fn batch(spool: &Spool, count: usize) -> Batch {
+    let mut batch = spool.batch(at(0));
+    for number in 0..count {
+        batch.add(to(&["<a@b>"]), |writer| writer.write(number.to_string().as_bytes())).unwrap();
+    }
+    batch
+}
+
+#[test]
+fn what_is_accepted_together_is_delivered_like_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    assert!(batch(&spool, 0).is_empty());
+    assert_eq!(batch(&spool, 0).commit().unwrap(), []);
+    let several = batch(&spool, 3);
+    assert_eq!(spool.due(at(0), 9), [], "none of them is accepted yet");
+    let ids = several.commit().unwrap();
+    assert_eq!(ids[2], ids[0].derived("with-2").unwrap());
+    assert_eq!(ids.iter().map(|id| text(&spool, id)).collect::<String>(), "012");
+    let alone = batch(&spool, 1).commit().unwrap();
+    let due: std::collections::BTreeSet<_> = spool.due(at(0), 9).into_iter().collect();
+    assert_eq!(due, ids.into_iter().chain(alone).collect());
+    assert!(spool.entries().unwrap().0.iter().all(|entry| entry.awaits.is_none()));
+}
+
+#[test]
+fn what_is_not_accepted_together_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    drop(batch(&spool, 3));
+    let mut broken_off = batch(&spool, 2);
+    let nobody = NewEntry { recipients: Vec::new(), ..to(&["<a@b>"]) };
+    let refused = broken_off.add(nobody, |writer| writer.write(b"x")).unwrap_err();
+    assert!(refused.to_string().contains("it has no recipients"), "{refused}");
+    drop(broken_off);
+    assert_eq!(spool.entries().unwrap().0, []);
+    assert_eq!(std::fs::read_dir(folder.path().join("spool")).unwrap().count(), 0);
+}
+
+#[test]
+fn who_leads_a_batch_stays_until_all_of_it_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let leader = {
+        let mut writer = spool.accept(to(&["<a@b>"]), at(0)).unwrap();
+        writer.awaits(Awaits::Followers);
+        writer.commit().unwrap().id
+    };
+    let follower = |of: &Id, name: &str| {
+        let awaits = Awaits::Leader { of: of.clone() };
+        let writer = spool.prepare(to(&["<c@d>"]), awaits, of.derived(name).unwrap(), at(0).into());
+        writer.unwrap().commit().unwrap().id
+    };
+    let (counts, gone) = (follower(&leader, "with-1"), Id::new(at(0).into()));
+    let lost = follower(&gone, "with-1");
+    let refused = spool.delete(&leader).unwrap_err();
+    assert!(refused.to_string().contains("is half accepted"), "{refused}");
+    assert_eq!(spool.due(at(0), 9), []);
+
+    drop(spool);
+    let spool = open(folder.path());
+    assert!(matches!(spool.entry(&lost), Err(StoreError::Unknown { .. })));
+    let due: std::collections::BTreeSet<_> = spool.due(at(0), 9).into_iter().collect();
+    assert_eq!(due, [leader, counts].into());
+}

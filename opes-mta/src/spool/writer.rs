@@ -64,6 +64,11 @@ impl Writer {
         Ok(())
     }
 
+    /// What has to happen before it is delivered.
+    pub(super) fn awaits(&mut self, awaits: Awaits) {
+        self.entry.awaits = Some(awaits);
+    }
+
     /// Once this has returned, and not before, the message is accepted.
     pub fn commit(mut self) -> Result<Entry, StoreError> {
         let entry = self.entry.clone();

@@ -17,7 +17,7 @@ use crate::apply::{Adapted, Answer};
 use crate::bypass::{self, Outcome};
 use crate::config::Origin;
 use crate::event::{Content, Event, Message, address_of};
-use crate::front::advisor::{Advisor, Said};
+use crate::front::advisor::{Abilities, Advisor, Refusal, Said};
 use crate::milter::{self, Actions, Client, Command, Macros, Modification, Path, Stage};
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
@@ -71,7 +71,7 @@ impl Dialogue {
             sends_content,
             actions,
             macros: Vec::new(),
-            advisor: Advisor::new(processor),
+            advisor: Advisor::new(processor, Abilities::default()),
             mail: None,
             owed: Owed::default(),
         }
@@ -195,7 +195,7 @@ impl Dialogue {
                 advice.report(&OcpResult::ok(), None);
                 milter::Decision::Continue
             }
-            Said::Refused(reply) => {
+            Said::Refused(Refusal { reply, .. }) => {
                 let decision = decision_of(&reply);
                 if let Some(facts) = self.advisor.facts() {
                     record.log(facts, None, &[], decided(&decision), Some(&reason(&decision)));
@@ -214,7 +214,7 @@ impl Dialogue {
         let mail = self.mail.insert(mail);
         let accepted = Accepted { sender: Some(&sender), ..Accepted::default() };
         match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(reply) => {
+            Said::Refused(Refusal { reply, .. }) => {
                 let decision = decision_of(&reply);
                 self.close(decided(&decision), Some(&reason(&decision)));
                 decision
@@ -251,7 +251,7 @@ impl Dialogue {
             recipient: Some(&recipient),
         };
         match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(reply) => {
+            Said::Refused(Refusal { reply, .. }) => {
                 let decision = decision_of(&reply);
                 mail.record.refused(&recipient, &reason(&decision));
                 mail.refused = Some(decision.clone());
@@ -286,7 +286,7 @@ impl Dialogue {
         };
         let accepted = accepted(&mail.sender, &mail.recipients);
         match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(reply) => {
+            Said::Refused(Refusal { reply, .. }) => {
                 let decision = decision_of(&reply);
                 self.close(decided(&decision), Some(&reason(&decision)));
                 self.owed.to_message = Some(decision.clone());
@@ -342,7 +342,7 @@ impl Dialogue {
         let said = self.ask_about(&request, &shown).await;
         let outcome = self.outcome_of(&request);
         match said {
-            Some(Said::Refused(reply)) => refused(decision_of(&reply)),
+            Some(Said::Refused(Refusal { reply, .. })) => refused(decision_of(&reply)),
             Some(Said::Go(advice)) => self.conclude(original, &shown, Some(advice), outcome),
             None => self.conclude(original, &shown, None, outcome),
         }

@@ -1,26 +1,25 @@
 //! One client: its commands to the next hop, and the replies to them, as the services have made them.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{Command as Verb, CommandLine, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::broken::Broken;
-use super::deliver::{deliver, envelope_line, own_line};
-use super::dialogue::{Delivery, Dialogue, Told};
+use super::carry::carry;
+use super::deliver::{envelope_line, own_line};
+use super::dialogue::{Dialogue, Told};
 use super::hello::{self, Offer};
 use super::listen::Settings;
+use super::plan::Plan;
 use super::replies;
 use super::tls::Tls;
-use crate::quarantine::{Arrival, Quarantine};
 use crate::relay::{self, Answer, NextHop, RelayError, Transport};
 use crate::smtp::{self, Command, Event, Hello, Path, Request, Session};
-use crate::store::StoreError;
 
 /// Octets of one read.
 const READ: usize = 64 * 1024;
@@ -47,7 +46,7 @@ pub(super) struct Client {
     refused_content: Option<Reply>,
     /// By which the client authenticates, as long as it does.
     mechanism: Option<Bytes>,
-    quarantine: Option<Quarantine>,
+    settings: Arc<Settings>,
 }
 
 /// Serves a client until one of both goes away, or until `stop` where no message is under way.
@@ -56,7 +55,7 @@ pub(super) struct Client {
 /// What else ended it.
 pub(super) async fn serve(
     mut stream: Transport,
-    settings: &Settings,
+    settings: &Arc<Settings>,
     dialogue: Dialogue,
     is_heard: bool,
     stop: CancellationToken,
@@ -83,7 +82,7 @@ pub(super) async fn serve(
         is_heard,
         refused_content: None,
         mechanism: None,
-        quarantine: settings.quarantine.clone(),
+        settings: Arc::clone(settings),
     };
     let served = client.converse(stop).await;
     if let Some(reply) = served.as_ref().err().and_then(Broken::reply) {
@@ -116,6 +115,9 @@ impl Client {
         loop {
             while let Some(event) = self.session.receive(&mut self.input) {
                 self.handle(event).await?;
+                if self.dialogue.disconnects() && !self.session.is_over() {
+                    self.session.hang_up(&replies::disconnected(), &mut self.output);
+                }
                 // Commands that came together may get replies of a thousand times their octets.
                 if self.output.len() >= READ {
                     self.flush().await?;
@@ -317,51 +319,17 @@ impl Client {
             self.reset().await?;
             return self.answer_content(&Answer::One(reply));
         }
-        let delivery = match self.session.bare() {
-            Some(_) => Delivery::Answer(replies::bare_line_end()),
+        let plan = match self.session.bare() {
+            Some(_) => Plan::refuse(replies::bare_line_end()),
             None => self.dialogue.message().await,
         };
-        let (answer, is_sent) = match delivery {
-            Delivery::Answer(reply) => {
-                self.reset().await?;
-                (Answer::One(reply), false)
-            }
-            Delivery::Keep { content, arrival } => {
-                // First: once it is kept, nothing may stop the client from hearing so.
-                self.reset().await?;
-                (Answer::One(self.keep(content, *arrival).await), false)
-            }
-            Delivery::Send { content, envelope, is_known } => {
-                (deliver(&mut self.hop, &content, &envelope, is_known).await?, true)
-            }
-        };
-        let told = self.dialogue.delivered(answer, is_sent);
-        self.answer_content(&told)
-    }
-
-    /// Puts a message into the quarantine; without a place there it is not taken.
-    async fn keep(&self, content: Vec<Bytes>, arrival: Arrival) -> Reply {
-        let Some(quarantine) = self.quarantine.clone() else { return replies::not_kept() };
-        let kept = spawn_blocking(move || {
-            let mut writer = quarantine.keep(arrival, SystemTime::now())?;
-            writer.write_pieces(&content)?;
-            writer.commit()
-        });
-        match kept.await {
-            Ok(Ok(kept)) => {
-                tracing::info!(id = %kept.id, reason = kept.reason, "kept in the quarantine");
-                replies::taken()
-            }
-            Ok(Err(StoreError::Full { .. })) => replies::no_room(),
-            Ok(Err(error)) => {
-                tracing::error!(cause = %error, "the quarantine takes nothing");
-                replies::not_kept()
-            }
-            Err(error) => {
-                tracing::error!(cause = %error, "the quarantine takes nothing");
-                replies::not_kept()
-            }
-        }
+        let (provenance, is_known) = (self.dialogue.provenance(), self.dialogue.is_known(&plan));
+        let stores = &self.settings.stores;
+        let mut carried = carry(&mut self.hop, stores, plan, &provenance, is_known).await?;
+        let lost = carried.lost.take();
+        let told = self.dialogue.carried(carried);
+        self.answer_content(&told)?;
+        lost.map_or(Ok(()), |lost| Err(lost.into()))
     }
 
     /// The next hop forgets the envelope that it knows.

@@ -106,6 +106,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use ocp_proto::smtp::CommandProfile;
     use proptest::prelude::*;
 
     use super::*;
@@ -116,7 +117,7 @@ mod tests {
         let text = "[limits]\nmessage-octets = 4096\ncontent-octets = 4096\n\
                     [[group]]\nname = \"a\"\nservers = [\"unix:/nonexistent\"]\nservices = [\"log\"]\n";
         let config = Config::parse(text, Path::new("test.toml")).unwrap();
-        Processor::start(config, &super::super::offer(false))
+        Processor::start(config, &CommandProfile::default())
     }
 
     proptest! {

@@ -1,9 +1,9 @@
 //! A message on its way to the next hop: its envelope again where services have changed it, then its content.
 
-use bytes::Bytes;
 use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
 
 use super::replies;
+use crate::apply::Adapted;
 use crate::relay::{Answer, Connection, Expected, RelayError};
 use crate::smtp::Protocol;
 
@@ -15,7 +15,7 @@ use crate::smtp::Protocol;
 /// If the connection is of no more use. The next hop may have the message even so.
 pub(super) async fn deliver(
     hop: &mut Connection,
-    content: &[Bytes],
+    message: &Adapted,
     envelope: &Envelope,
     is_known: bool,
 ) -> Result<Answer, RelayError> {
@@ -27,7 +27,7 @@ pub(super) async fn deliver(
         }
         Ok(refused) => {
             let accepted = envelope.recipients.len() - refused.iter().flatten().count();
-            (refused, send(hop, content, accepted).await?)
+            (refused, send(hop, message, accepted).await?)
         }
     };
     match hop.next_hop().protocol {
@@ -39,7 +39,7 @@ pub(super) async fn deliver(
 /// The content, for so many recipients that were accepted.
 async fn send(
     hop: &mut Connection,
-    content: &[Bytes],
+    message: &Adapted,
     accepted: usize,
 ) -> Result<Answer, RelayError> {
     if accepted == 0 {
@@ -57,7 +57,7 @@ async fn send(
         Protocol::Smtp => Expected::One,
         Protocol::Lmtp => Expected::Each(accepted),
     };
-    match transfer(hop, content, replies).await {
+    match transfer(hop, message, replies).await {
         Err(error) => match error.reply() {
             // It was refused before its end. A success there would be none.
             Some(reply) if reply.code() >= 400 => Ok(Answer::One(reply.clone())),
@@ -70,11 +70,11 @@ async fn send(
 
 async fn transfer(
     hop: &mut Connection,
-    content: &[Bytes],
+    message: &Adapted,
     replies: Expected,
 ) -> Result<Answer, RelayError> {
     let mut transfer = hop.content();
-    for piece in content {
+    for piece in message.header.iter().chain(&message.body) {
         transfer.write(piece).await?;
     }
     transfer.finish(replies).await

@@ -1,37 +1,36 @@
 //! What the services make of an SMTP dialog: commands as they go to the next hop, and content.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{
     Address, Auth, Command, CommandLine, DialogFacts, DialogUpdate, EffectName, Envelope, Reply,
-    Tls, Verdict,
+    SideEffect, Tls,
 };
 use ocp_proto::wire::Atom;
 
+use super::carry::Carried;
 use super::content::{Content, NoContent};
+use super::listen::Settings;
 use super::mail::Mail;
-use super::replies::{fixed, syntax, taken};
+use super::plan::Plan;
+use super::replies::{self, fixed, syntax};
+use super::stored::Provenance;
 use super::{peer, recipients};
-use crate::apply::{Adapted, Answer};
+use crate::apply::Answer;
 use crate::bypass::{self, Outcome};
 use crate::config::Origin;
+use crate::consult::failure_reply;
 use crate::event::{self, Event, Message, address_of};
-use crate::front::advisor::{Advisor, Said};
+use crate::front::advisor::{Abilities, Advisor, Refusal, Said};
 use crate::front::facts::text;
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
-use crate::quarantine::Arrival;
 use crate::record::{Decision, Record};
 use crate::relay;
 use crate::smtp::Attribute;
-use crate::spool::NewRecipient;
 use crate::trace;
-
-/// How long a message is kept that nobody releases.
-const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What becomes of a command.
 #[derive(Debug)]
@@ -42,32 +41,10 @@ pub(super) enum Told {
     Pass(CommandLine),
 }
 
-/// What becomes of content.
-#[derive(Debug)]
-pub(super) enum Delivery {
-    /// The client gets this; the next hop gets no content.
-    Answer(Reply),
-    /// The next hop gets this message, for this envelope.
-    Send {
-        /// The header section, then the body.
-        content: Vec<Bytes>,
-        /// The envelope in force.
-        envelope: Envelope,
-        /// Whether the next hop knows that envelope.
-        is_known: bool,
-    },
-    /// The message is kept for somebody to look at; the next hop gets no content.
-    Keep {
-        /// The header section, then the body.
-        content: Vec<Bytes>,
-        /// What is known of it.
-        arrival: Box<Arrival>,
-    },
-}
-
 /// One client's dialog.
 #[derive(Debug)]
 pub(super) struct Dialogue {
+    settings: Arc<Settings>,
     listen: Arc<str>,
     advisor: Advisor,
     /// What the connection alone says of the client.
@@ -81,6 +58,8 @@ pub(super) struct Dialogue {
     turned_away: Option<Reply>,
     /// The name that it gave was refused; it may give another one.
     refused: Option<Reply>,
+    /// A service wants the client to go.
+    disconnects: bool,
     mail: Option<Mail>,
 }
 
@@ -88,13 +67,16 @@ impl Dialogue {
     /// A client that has connected from there.
     pub(super) fn new(
         processor: Arc<Processor>,
+        settings: Arc<Settings>,
         listen: Arc<str>,
         origin: Origin,
         client_port: u16,
     ) -> Self {
         let facts = peer::connected(origin, client_port);
-        let advisor = Advisor::new(processor);
+        let notifications = settings.stores.spool.is_some();
+        let advisor = Advisor::new(processor, Abilities { versions: true, notifications });
         Self {
+            settings,
             listen,
             advisor,
             connected: (facts.clone(), origin),
@@ -103,6 +85,7 @@ impl Dialogue {
             is_begun: false,
             turned_away: None,
             refused: None,
+            disconnects: false,
             mail: None,
         }
     }
@@ -169,18 +152,43 @@ impl Dialogue {
     /// Asks about the client itself. One that was refused has a line in the log of its own.
     async fn client(&mut self, event: Event) -> Option<Reply> {
         let mut record = Record::default();
-        match self.advisor.ask(event, Accepted::default(), &mut record).await {
-            Said::Go(mut advice) => {
+        let said = self.advisor.ask(event, Accepted::default(), &mut record).await;
+        match self.heard(said) {
+            Ok(mut advice) => {
                 advice.report(&OcpResult::ok(), None);
                 None
             }
-            Said::Refused(reply) => {
+            Err(Refusal { reply, .. }) => {
                 if let Some(facts) = self.advisor.facts() {
                     record.log(facts, None, &[], decision_of(&reply), Some(&reply.to_string()));
                 }
                 Some(reply)
             }
         }
+    }
+
+    /// What the services said. They may want the client to go, with a reply of theirs or without.
+    fn heard(&mut self, said: Said) -> Result<Advice, Refusal> {
+        let wants = |effect: &SideEffect| effect.name() == EffectName::Disconnect;
+        match said {
+            Said::Go(mut advice) if advice.effects.iter().any(wants) => {
+                self.disconnects = true;
+                let reply = replies::disconnected();
+                advice.report(&OcpResult::ok(), Some(&reply));
+                let Advice { effects, notifications, .. } = advice;
+                Err(Refusal { reply, effects, notifications })
+            }
+            Said::Go(advice) => Ok(advice),
+            Said::Refused(refusal) => {
+                self.disconnects |= refusal.effects.iter().any(wants);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Whether the client has heard all that it is to hear.
+    pub(super) fn disconnects(&self) -> bool {
+        self.disconnects
     }
 
     /// MAIL: the line as it came, without source route.
@@ -206,13 +214,14 @@ impl Dialogue {
             return Told::Refuse(syntax());
         };
         let accepted = Accepted { sender: Some(sender), ..Accepted::default() };
-        match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(reply) => {
+        let said = self.advisor.ask(event, accepted, &mut mail.record).await;
+        match self.heard(said) {
+            Err(Refusal { reply, .. }) => {
                 self.mail = Some(mail);
                 self.close(decision_of(&reply), Some(&reply.to_string()));
                 Told::Refuse(reply)
             }
-            Said::Go(advice) => {
+            Ok(advice) => {
                 let (line, adapted) = adapted_line(&advice, line, sender);
                 mail.asked = Some((advice, sender.clone(), adapted));
                 self.mail = Some(mail);
@@ -236,12 +245,15 @@ impl Dialogue {
             recipients: &mail.recipients,
             recipient: Some(recipient),
         };
-        match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(reply) => {
+        let said = self.advisor.ask(event, accepted, &mut mail.record).await;
+        let heard = self.heard(said);
+        let Some(mail) = &mut self.mail else { return Told::Pass(line) };
+        match heard {
+            Err(Refusal { reply, .. }) => {
                 mail.record.refused(recipient, &reply.to_string());
                 Told::Refuse(reply)
             }
-            Said::Go(advice) => {
+            Ok(advice) => {
                 let (line, adapted) = adapted_line(&advice, line, recipient);
                 mail.asked = Some((advice, recipient.clone(), adapted));
                 Told::Pass(line)
@@ -284,12 +296,14 @@ impl Dialogue {
         mail.is_data_asked = true;
         let event = Event::command(CommandLine::new("DATA").ok()?, mail.envelope())?;
         let accepted = accepted(&mail.sender, &mail.recipients);
-        match self.advisor.ask(event, accepted, &mut mail.record).await {
-            Said::Refused(reply) => {
+        let said = self.advisor.ask(event, accepted, &mut mail.record).await;
+        match self.heard(said) {
+            Err(Refusal { reply, .. }) => {
                 self.close(decision_of(&reply), Some(&reply.to_string()));
                 Some(reply)
             }
-            Said::Go(mut advice) => {
+            Ok(mut advice) => {
+                let mail = self.mail.as_mut()?;
                 mail.done = advice.envelope_done;
                 mail.effects.append(&mut advice.effects);
                 advice.report(&OcpResult::ok(), None);
@@ -316,9 +330,9 @@ impl Dialogue {
         self.mail.iter_mut().for_each(|mail| mail.content.push(octets));
     }
 
-    /// The content is complete: what becomes of it. Then [`Dialogue::delivered`].
-    pub(super) async fn message(&mut self) -> Delivery {
-        let Some(mail) = &mut self.mail else { return Delivery::Answer(syntax()) };
+    /// The content is complete: what becomes of it. Then [`Dialogue::carried`].
+    pub(super) async fn message(&mut self) -> Plan {
+        let Some(mail) = &mut self.mail else { return Plan::refuse(syntax()) };
         mail.record.octets(mail.content.octets());
         match mail.content.finish() {
             Ok(message) => self.adapt(message).await,
@@ -327,62 +341,94 @@ impl Dialogue {
     }
 
     /// Content that services can't look at, and that is no longer there to be passed on.
-    fn without_content(&mut self, error: NoContent) -> Delivery {
+    fn without_content(&mut self, error: NoContent) -> Plan {
         tracing::warn!(stage = "content", cause = %error, "a message is refused");
         self.mail.iter_mut().for_each(|mail| mail.record.failed(error.to_string()));
-        Delivery::Answer(match error {
+        Plan::refuse(match error {
             NoContent::TooLarge(_) => fixed(552, "5.3.4", "The message is too large"),
             NoContent::NoRoom => fixed(452, "4.3.1", "Too much mail is under way, try again later"),
         })
     }
 
-    async fn adapt(&mut self, message: Message) -> Delivery {
+    async fn adapt(&mut self, message: Message) -> Plan {
         let id = self.advisor.trace_id();
         let shown = self.shown(&message, &id);
         let request = bypass::request(trace::values(&message.header, bypass::FIELD));
         let hears = self.advisor.hears_bypass();
-        let Some(mail) = &mut self.mail else { return Delivery::Answer(syntax()) };
-        let advice = if mail.done {
-            Advice::default()
+        let Some(mail) = &mut self.mail else { return Plan::refuse(syntax()) };
+        let said = if mail.done {
+            Said::Go(Advice::default())
         } else {
             let bypass = if hears { request.clone() } else { Vec::new() };
             let event = Event { bypass, ..Event::message(shown.clone(), mail.envelope()) };
             let accepted = accepted(&mail.sender, &mail.recipients);
-            match self.advisor.ask(event, accepted, &mut mail.record).await {
-                Said::Refused(reply) => return Delivery::Answer(reply),
-                Said::Go(advice) => advice,
+            self.advisor.ask(event, accepted, &mut mail.record).await
+        };
+        let mut advice = match self.heard(said) {
+            Ok(advice) => advice,
+            Err(Refusal { reply, mut notifications, .. }) => {
+                // What is put off comes again, and is notified of then.
+                notifications.retain(|_| reply.is_permanent());
+                return Plan { notifications, ..Plan::refuse(reply) };
             }
         };
+        let mut plan = self.plan(&shown, &mut advice);
+        let Some(mail) = &mut self.mail else { return plan };
         let bypass = (!request.is_empty()).then(|| match hears {
             true => Outcome::of(mail.record.verdicts()),
             false => Outcome::Ignored,
         });
         bypass.into_iter().for_each(|outcome| mail.record.bypass(outcome, &request));
-        let mut adapted = match &advice.answer {
-            Answer::Message(adapted) => adapted.clone(),
-            _ => Adapted { header: vec![shown.header], body: shown.body.pieces().to_vec() },
-        };
         if let Some(pass) = self.advisor.pass(&id) {
-            pass.complete(&mut adapted, &message.header, bypass, &advice.verdicts);
+            plan.traced(&pass, &message.header, bypass, &advice.verdicts);
         }
-        mail.effects.extend(advice.effects.iter().cloned());
-        let envelope = mail.envelope();
-        let verdicts = advice.verdicts.clone();
         mail.asked = Some((advice, mail.sender.clone(), mail.sender.clone()));
-        let content = adapted.octets();
-        if let Some(reason) = mail.quarantine() {
-            let facts = self.advisor.facts();
-            let arrival = Box::new(arrival(reason, envelope, facts, verdicts));
-            return Delivery::Keep { content, arrival };
+        plan
+    }
+
+    /// What the services' answer comes to; where that can't be carried out, what the configuration says.
+    fn plan(&mut self, shown: &Message, advice: &mut Advice) -> Plan {
+        let Some(mail) = &mut self.mail else { return Plan::refuse(syntax()) };
+        let envelope = mail.envelope();
+        let new = |advice: &Advice| {
+            Plan::new(shown, &envelope, &mail.effects, &advice.answer, &advice.effects)
+        };
+        let mut plan = new(advice);
+        let settings = &self.settings;
+        if !plan.is_possible(settings.next_hop.protocol, settings.stores.spool.is_some()) {
+            advice.unite();
+            plan = new(advice);
         }
-        if mail.asks(EffectName::Discard) {
-            return Delivery::Answer(taken());
+        plan.notifications = std::mem::take(&mut advice.notifications);
+        let Some(next_hop) = plan.next_hops().find(|next_hop| !settings.may_route_to(next_hop))
+        else {
+            return plan;
+        };
+        let cause = format!("the next hop {next_hop} is not allowed (--route)");
+        let accepted = accepted(&mail.sender, &mail.recipients);
+        let policy = self.advisor.failure_policy(accepted).unwrap_or_default();
+        tracing::warn!(stage = "route", cause, %policy, "adaptation failed");
+        advice.report(&OcpResult::failure(cause.clone()), None);
+        mail.record.failed(cause);
+        match failure_reply(policy) {
+            Some(reply) => Plan::refuse(reply),
+            None => Plan::new(shown, &mail.known, &[], &Answer::Unchanged, &[]),
         }
-        if envelope.recipients.is_empty() {
-            return Delivery::Answer(taken());
-        }
-        let is_known = envelope == mail.known;
-        Delivery::Send { content, envelope, is_known }
+    }
+
+    /// Whether the next hop knows the envelope already.
+    pub(super) fn is_known(&self, plan: &Plan) -> bool {
+        let known = self.mail.as_ref().map(|mail| &mail.known);
+        matches!(&plan.parts[..], [part] if Some(&part.envelope) == known)
+    }
+
+    /// Where the message comes from.
+    pub(super) fn provenance(&self) -> Provenance {
+        let asked = self.mail.as_ref().and_then(|mail| mail.asked.as_ref());
+        let verdicts = asked.map(|(advice, ..)| advice.verdicts.clone()).unwrap_or_default();
+        let id = self.advisor.trace_id();
+        let trace = self.advisor.pass(&id).map(|pass| pass.record(&verdicts));
+        Provenance::new(self.advisor.facts(), verdicts, trace)
     }
 
     /// The message as services see it: with our own trace on top.
@@ -394,13 +440,15 @@ impl Dialogue {
         Message { header, body: message.body.clone() }
     }
 
-    /// The next hop, or we in its place, has answered for the recipients of the envelope in force: what the
-    /// client's get.
-    pub(super) fn delivered(&mut self, answer: relay::Answer, is_sent: bool) -> relay::Answer {
-        let Some(mail) = &mut self.mail else { return answer };
-        let is_changed = mail.is_changed();
-        let discards = mail.asks(EffectName::Discard) || mail.envelope().recipients.is_empty();
-        let told = mail.answered(answer);
+    /// The plan was carried out: what the client gets.
+    pub(super) fn carried(&mut self, carried: Carried) -> relay::Answer {
+        let protocol = self.settings.next_hop.protocol;
+        let Carried { parts, spooled, kept, .. } = carried;
+        let Some(mail) = &mut self.mail else {
+            return recipients::for_client(&parts, &[], protocol);
+        };
+        mail.record.stored(&kept, &spooled);
+        let told = mail.answered(&parts, protocol);
         let refused = recipients::worst(recipients::replies(&told));
         let is_modified = mail.asked.take().is_some_and(|(mut advice, ..)| {
             let result = match refused {
@@ -412,10 +460,7 @@ impl Dialogue {
         });
         let decision = match refused {
             Some(reply) => decision_of(reply),
-            None if !is_sent && mail.quarantine().is_some() => Decision::Quarantine,
-            None if !is_sent && discards => Decision::Discard,
-            None if is_modified || is_changed => Decision::Modify,
-            None => Decision::Accept,
+            None => mail.decision(&parts, is_modified),
         };
         let reason = refused.map(Reply::to_string);
         self.close(decision, reason.as_deref());
@@ -449,39 +494,6 @@ fn adapted_line(advice: &Advice, line: CommandLine, given: &Address) -> (Command
             Err(_) => (line, given.clone()),
         },
         _ => (line, given.clone()),
-    }
-}
-
-/// What a quarantine is told of a message.
-fn arrival(
-    reason: String,
-    envelope: Envelope,
-    facts: Option<&DialogFacts>,
-    verdicts: Vec<Verdict>,
-) -> Arrival {
-    let known = |name: &str, fact: &Option<Atom>| {
-        let fact = String::from_utf8_lossy(fact.as_deref()?).into_owned();
-        Some((name.to_owned(), fact))
-    };
-    let client = facts.into_iter().flat_map(|facts| {
-        [
-            known("address", &facts.client_address),
-            known("name", &facts.client_name),
-            known("helo", &facts.helo),
-        ]
-    });
-    let recipient = |address| NewRecipient { address, next_hop: None };
-    let name = |verdict: &Verdict| String::from_utf8_lossy(&verdict.service).into_owned();
-    Arrival {
-        reason,
-        expires: SystemTime::now().checked_add(KEPT),
-        sender: envelope.sender.unwrap_or_else(Address::null),
-        recipients: envelope.recipients.into_iter().map(recipient).collect(),
-        client: client.flatten().collect(),
-        stopped_by: verdicts.iter().map(name).collect(),
-        verdicts,
-        trace: None,
-        queue_id: facts.and_then(|facts| known("", &facts.queue_id)).map(|(_, id)| id),
     }
 }
 

@@ -9,12 +9,12 @@ use tracing::warn;
 use super::client;
 use super::dialogue::Dialogue;
 use super::peer::Trust;
+use super::stored::Stores;
 use super::tls::Tls;
 use crate::config::{MilterAddress, Origin};
 use crate::front::listen::{Accepted, Sockets};
 use crate::processor::Processor;
-use crate::quarantine::Quarantine;
-use crate::relay::{NextHop, Transport};
+use crate::relay::{NextHop, NextHopAddress, Transport};
 
 /// What a proxy goes by.
 #[derive(Clone, Debug)]
@@ -25,8 +25,18 @@ pub struct Settings {
     pub tls: Option<Arc<Tls>>,
     /// Who may say for whom it speaks (XFORWARD).
     pub trust: Trust,
-    /// Where messages are kept that services want to be looked at.
-    pub quarantine: Option<Quarantine>,
+    /// Where messages wait that the next hop does not get at once.
+    pub stores: Stores,
+    /// Next hops that services may choose instead.
+    pub routes: Vec<Arc<NextHop>>,
+}
+
+impl Settings {
+    /// Whether services may choose this next hop, `HOST:PORT` or `unix:/PATH`.
+    pub(super) fn may_route_to(&self, next_hop: &str) -> bool {
+        let Ok(address) = next_hop.parse::<NextHopAddress>() else { return false };
+        self.routes.iter().any(|route| route.address == address)
+    }
 }
 
 /// Bound sockets. A unix socket's file goes with them.
@@ -66,7 +76,8 @@ impl Listeners {
                 Accepted::Inet(_, peer) => (Origin::Address(peer.ip()), peer.port()),
                 Accepted::Unix(_) => (Origin::Unix, 0),
             };
-            let dialogue = Dialogue::new(Arc::clone(&processor), Arc::clone(&name), origin, port);
+            let (processor, listen) = (Arc::clone(&processor), Arc::clone(&name));
+            let dialogue = Dialogue::new(processor, Arc::clone(&settings), listen, origin, port);
             async move {
                 let is_heard = settings.trust.hears(origin);
                 let stream: Transport = match accepted {

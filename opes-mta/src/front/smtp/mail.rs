@@ -1,14 +1,16 @@
 //! A message on its way through the services: its envelope as the client, the next hop and the services
 //! know it.
 
-use ocp_proto::smtp::{Address, EffectName, Envelope, SideEffect};
+use ocp_proto::smtp::{Address, Envelope, SideEffect};
 
 use super::content::Content;
+use super::plan::{Fate, Part};
 use super::recipients;
 use crate::event::carry_out;
 use crate::passage::Advice;
-use crate::record::Record;
+use crate::record::{Decision, Record};
 use crate::relay::Answer;
+use crate::smtp::Protocol;
 
 /// A message that has begun with MAIL.
 #[derive(Debug)]
@@ -38,35 +40,37 @@ impl Mail {
         envelope
     }
 
-    /// Why it is to be kept, if it is.
-    pub(super) fn quarantine(&self) -> Option<String> {
-        self.effects.iter().find_map(|effect| match effect {
-            SideEffect::Quarantine(reason) => Some(String::from_utf8_lossy(reason).into_owned()),
-            _ => None,
-        })
+    /// What became of it for the log, if nobody has refused it.
+    pub(super) fn decision(&self, parts: &[(Part, Answer)], is_modified: bool) -> Decision {
+        let fates = || parts.iter().map(|(part, _)| &part.fate);
+        let waits = |held: bool| {
+            fates().any(|fate| matches!(fate, Fate::Wait(wait) if wait.hold.is_some() == held))
+        };
+        match parts {
+            _ if fates().any(|fate| matches!(fate, Fate::Keep(_))) => Decision::Quarantine,
+            _ if waits(true) => Decision::Hold,
+            _ if waits(false) => Decision::Delay,
+            _ if fates().all(|fate| *fate == Fate::Drop) => Decision::Discard,
+            [(part, _)] if !is_modified && self.is_for(&part.envelope) => Decision::Accept,
+            _ => Decision::Modify,
+        }
     }
 
-    pub(super) fn asks(&self, name: EffectName) -> bool {
-        self.effects.iter().any(|effect| effect.name() == name)
+    /// Whether it goes to whom the client named, and comes from there.
+    fn is_for(&self, envelope: &Envelope) -> bool {
+        envelope.sender.as_ref() == Some(&self.sender) && envelope.recipients == self.recipients
     }
 
-    /// Whether it goes to others than the client named.
-    pub(super) fn is_changed(&self) -> bool {
-        let envelope = self.envelope();
-        envelope.sender.as_ref() != Some(&self.sender) || envelope.recipients != self.recipients
-    }
-
-    /// The next hop has answered for the recipients of the envelope in force: what the client's get. The line
-    /// in the log names who was refused.
-    pub(super) fn answered(&mut self, answer: Answer) -> Answer {
-        let (known, in_force) = (&self.known.recipients, self.envelope().recipients);
-        if let Answer::Each(_) = &answer {
-            let added = recipients::added(&answer, known, &in_force);
+    /// Each part has its answer: what the client's recipients get. The line in the log names who was refused.
+    pub(super) fn answered(&mut self, parts: &[(Part, Answer)], protocol: Protocol) -> Answer {
+        let known = &self.known.recipients;
+        for (part, answer) in parts.iter().filter(|(_, answer)| matches!(answer, Answer::Each(_))) {
+            let added = recipients::added(answer, known, &part.envelope.recipients);
             for (recipient, reply) in added.filter(|(_, reply)| !reply.is_success()) {
                 self.record.failed(format!("the next hop refused the added {recipient}: {reply}"));
             }
         }
-        let told = recipients::for_client(answer, known, &in_force);
+        let told = recipients::for_client(parts, known, protocol);
         if let Answer::Each(each) = &told {
             let each = self.recipients.iter().zip(each);
             for (recipient, reply) in each.filter(|(_, reply)| !reply.is_success()) {

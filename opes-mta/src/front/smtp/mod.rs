@@ -5,6 +5,7 @@
 //! goes on once the services have seen all of it.
 
 mod broken;
+mod carry;
 mod client;
 mod content;
 mod deliver;
@@ -13,37 +14,50 @@ mod hello;
 mod listen;
 mod mail;
 mod peer;
+mod plan;
 mod recipients;
 mod replies;
+mod stored;
 mod tls;
 
 use ocp_proto::smtp::{Command, CommandProfile, EffectName};
 
+use crate::smtp::Protocol;
+
 pub use listen::{Listeners, Settings};
 pub use peer::Trust;
+pub use stored::Stores;
 pub use tls::Tls;
 
-/// What the proxy can vector out and carry out, with a quarantine or without.
-pub fn offer(keeps: bool) -> CommandProfile {
-    let mut side_effects = vec![
-        EffectName::AddRecipient,
-        EffectName::DeleteRecipient,
-        EffectName::SetRecipients,
-        EffectName::ChangeSender,
-        EffectName::Discard,
-    ];
-    side_effects.extend(keeps.then_some(EffectName::Quarantine));
-    CommandProfile {
-        commands: vec![
-            Command::Connect,
-            Command::Helo,
-            Command::Mail,
-            Command::Rcpt,
-            Command::Data,
-            Command::Message,
-        ],
-        side_effects,
-        multiple_messages: true,
-        ..CommandProfile::default()
+impl Settings {
+    /// What the proxy can vector out and carry out.
+    pub fn offer(&self) -> CommandProfile {
+        let mut side_effects = vec![
+            EffectName::AddRecipient,
+            EffectName::DeleteRecipient,
+            EffectName::SetRecipients,
+            EffectName::ChangeSender,
+            EffectName::Discard,
+            EffectName::Disconnect,
+        ];
+        side_effects.extend(self.stores.quarantine.is_some().then_some(EffectName::Quarantine));
+        if self.stores.spool.is_some() {
+            side_effects.extend([EffectName::Hold, EffectName::Delay]);
+            side_effects.extend((!self.routes.is_empty()).then_some(EffectName::Route));
+        }
+        CommandProfile {
+            commands: vec![
+                Command::Connect,
+                Command::Helo,
+                Command::Mail,
+                Command::Rcpt,
+                Command::Data,
+                Command::Message,
+            ],
+            side_effects,
+            multiple_messages: true,
+            recipient_replies: self.next_hop.protocol == Protocol::Lmtp,
+            ..CommandProfile::default()
+        }
     }
 }

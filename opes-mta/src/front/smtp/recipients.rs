@@ -3,22 +3,45 @@
 
 use ocp_proto::smtp::{Address, Reply};
 
+use super::plan::Part;
 use super::replies;
 use crate::relay::Answer;
+use crate::smtp::Protocol;
 
-/// What the client's recipients get of what those of the envelope in force got.
+/// What the client's recipients, whom the next hop knows, get of what became of each part: over SMTP the one reply
+/// that says no most firmly, or yes; over LMTP a reply for each.
 ///
 /// One that services have deleted is taken and goes nowhere, as what is discarded does. But those who were
 /// added may stand in its place: if one of them was refused, it is told so, lest nobody gets the message.
-pub(super) fn for_client(answer: Answer, known: &[Address], in_force: &[Address]) -> Answer {
-    if known == in_force || !matches!(answer, Answer::Each(_)) {
-        return answer;
+pub(super) fn for_client(
+    parts: &[(Part, Answer)],
+    known: &[Address],
+    protocol: Protocol,
+) -> Answer {
+    if protocol == Protocol::Smtp {
+        let all = || parts.iter().flat_map(|(_, answer)| replies(answer));
+        let reply = worst(all()).or_else(|| all().next()).cloned();
+        return Answer::One(reply.unwrap_or_else(replies::taken));
     }
-    let deleted = worst(added(&answer, known, in_force).map(|(_, reply)| reply));
-    let deleted = deleted.cloned().unwrap_or_else(replies::taken);
-    let reply = |recipient| match position(in_force, recipient) {
-        Some(at) => answer.of(at).cloned().unwrap_or_else(replies::no_sense),
-        None => deleted.clone(),
+    match parts {
+        [(_, answer @ Answer::One(_))] => return answer.clone(),
+        [(part, answer)] if part.envelope.recipients == known => return answer.clone(),
+        _ => {}
+    }
+    let reply = |recipient| {
+        let of = |(part, answer): &(Part, Answer)| {
+            let at = position(&part.envelope.recipients, recipient)?;
+            Some(answer.of(at).cloned().unwrap_or_else(replies::no_sense))
+        };
+        // Whom several parts go to, since one of them was added there, hears of its own.
+        let own = parts.iter().filter(|(part, _)| position(&part.recipients, recipient).is_some());
+        own.clone().find_map(of).unwrap_or_else(|| {
+            let instead = own.clone().next().map_or(parts, std::slice::from_ref);
+            let added = instead
+                .iter()
+                .flat_map(|(part, answer)| added(answer, known, &part.envelope.recipients));
+            worst(added.map(|(_, reply)| reply)).cloned().unwrap_or_else(replies::taken)
+        })
     };
     Answer::Each(known.iter().map(reply).collect())
 }
@@ -56,7 +79,11 @@ fn position(recipients: &[Address], wanted: &Address) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use ocp_proto::smtp::Envelope;
+
     use super::*;
+    use crate::apply::Adapted;
+    use crate::front::smtp::plan::Fate;
 
     fn addresses(names: &str) -> Vec<Address> {
         let address = |name: &str| Address::new(format!("<{name}@b.example>")).unwrap();
@@ -69,7 +96,23 @@ mod tests {
     }
 
     fn codes(answer: &Answer) -> Vec<u16> {
-        replies(answer).iter().map(Reply::code).collect()
+        super::replies(answer).iter().map(Reply::code).collect()
+    }
+
+    /// For whom it was, to whom it went, and what came of it.
+    fn part(of: &str, to: &str, answer: Answer) -> (Part, Answer) {
+        let envelope = Envelope { sender: None, recipients: addresses(to) };
+        let part = Part {
+            recipients: addresses(of),
+            envelope,
+            message: Adapted::default(),
+            fate: Fate::Send,
+        };
+        (part, answer)
+    }
+
+    fn one(code: u16) -> Answer {
+        Answer::One(each(&[code]).of(0).unwrap().clone())
     }
 
     #[test]
@@ -83,12 +126,27 @@ mod tests {
             ("a b", "b x", &[250, 452], &[452, 250]),
             ("a b c", "b x y z", &[250, 452, 550, 250], &[550, 250, 550]),
         ] {
-            let (known, in_force) = (addresses(known), addresses(in_force));
-            let answer = for_client(each(said), &known, &in_force);
+            let all = [part(known, in_force, each(said))];
+            let answer = for_client(&all, &addresses(known), Protocol::Lmtp);
             assert_eq!(codes(&answer), told, "{known:?} {in_force:?} {said:?}");
         }
-        let one = Answer::One(replies::taken());
-        assert_eq!(for_client(one.clone(), &addresses("a"), &addresses("b")), one);
+    }
+
+    #[test]
+    fn each_recipient_hears_of_its_own_part() {
+        let parts = [
+            part("a b", "b x", each(&[250, 452])),
+            part("c", "c", one(550)),
+            part("d", "d", each(&[251])),
+            part("e", "", one(250)),
+        ];
+        let answer = for_client(&parts, &addresses("d b a c e f"), Protocol::Lmtp);
+        // `f` was deleted before there were parts: nobody knows in whose place `x` is.
+        assert_eq!(codes(&answer), [251, 250, 452, 550, 250, 452]);
+        assert_eq!(for_client(&parts[1..2], &addresses("a"), Protocol::Lmtp), one(550));
+        let (all, few) = (&parts[..], &parts[2..]);
+        assert_eq!(codes(&for_client(all, &addresses("d b"), Protocol::Smtp)), [550]);
+        assert_eq!(codes(&for_client(few, &addresses("d b"), Protocol::Smtp)), [251]);
     }
 
     #[test]
@@ -96,7 +154,7 @@ mod tests {
         for (said, expected) in
             [(&[250, 251][..], None), (&[250, 452, 250], Some(452)), (&[452, 550, 451], Some(550))]
         {
-            assert_eq!(worst(replies(&each(said))).map(Reply::code), expected, "{said:?}");
+            assert_eq!(worst(super::replies(&each(said))).map(Reply::code), expected, "{said:?}");
         }
     }
 }

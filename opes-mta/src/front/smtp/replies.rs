@@ -22,7 +22,7 @@ pub(super) fn taken() -> Reply {
 
 /// There is no room for it now.
 pub(super) fn no_room() -> Reply {
-    fixed(452, "4.3.1", "Too much mail is kept, try again later")
+    fixed(452, "4.3.1", "Too much mail waits, try again later")
 }
 
 /// It could not be put where it belongs.
@@ -48,6 +48,16 @@ pub(super) fn go_on() -> Reply {
 /// The next hop can't be reached, or was lost.
 pub(super) fn no_next_hop() -> Reply {
     fixed(421, "4.4.1", "The next mail server is not there, try again later")
+}
+
+/// The next hop was lost before it had this recipient's message; others have theirs.
+pub(super) fn lost() -> Reply {
+    fixed(451, "4.4.2", "The next mail server was lost, try again later")
+}
+
+/// The services want this client to go.
+pub(super) fn disconnected() -> Reply {
+    fixed(421, "4.7.0", "Closing")
 }
 
 /// The next hop has said something that has no place here.

@@ -1,0 +1,251 @@
+//! What recipients share as long as the groups make the same of a message for them, and apart from there (SMTP
+//! profile section 5).
+
+use ocp_proto::smtp::{Address, Reply, SideEffect};
+
+use crate::apply::{Adapted, Answer, Variant};
+use crate::config::RecipientsDiffer;
+use crate::event::{Content, Event, Message, whole};
+
+/// The most versions of one message, whatever the groups make of each other's. Worst case: that many lists of
+/// pieces.
+const MOST_VERSIONS: usize = 100;
+
+/// Why a message is held back whose recipients differ.
+const DIFFER: &str = "recipients should get different versions of the message";
+
+/// A message as it is for some of its recipients, on its way through the groups.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
+    /// What the next group is asked about: the recipients in its envelope are whom this is for.
+    pub(crate) event: Event,
+    /// What has become of the octets so far.
+    pub(crate) answer: Answer,
+    /// What to do besides, in this order.
+    pub(crate) effects: Vec<SideEffect>,
+}
+
+impl Version {
+    /// Of which no group has been asked.
+    pub(crate) fn new(event: Event) -> Self {
+        Self { event, answer: Answer::Unchanged, effects: Vec::new() }
+    }
+
+    /// Whether no other group is asked: nothing later weakens a rejection.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.answer, Answer::Reply(_))
+    }
+
+    /// What a group has made of it: one version or, with [`Answer::Several`], some.
+    pub(crate) fn adapted(
+        self,
+        answer: Answer,
+        effects: Vec<SideEffect>,
+        others: usize,
+        fallback: RecipientsDiffer,
+    ) -> Vec<Self> {
+        let Answer::Several(variants) = answer else { return vec![self.with(answer, effects)] };
+        if variants.len() + others > MOST_VERSIONS {
+            let (answer, effects) = one_for_all(variants, fallback);
+            return vec![self.with(answer, effects)];
+        }
+        let of = |variant: Variant| {
+            let mut version = self.clone();
+            let is_named =
+                |one: &Address| variant.recipients.iter().any(|n| n.path() == one.path());
+            version.event.envelope.recipients.retain(is_named);
+            version.with(variant.answer, variant.effects)
+        };
+        let versions = variants.into_iter().map(of);
+        versions.filter(|version| !version.event.envelope.recipients.is_empty()).collect()
+    }
+
+    fn with(mut self, answer: Answer, effects: Vec<SideEffect>) -> Self {
+        match answer {
+            Answer::Unchanged | Answer::Several(_) => {}
+            Answer::Reply(reply) => {
+                if !reply.is_success() {
+                    // What was asked for before concerns an event that is not executed.
+                    self.effects.clear();
+                }
+                self.answer = Answer::Reply(reply);
+            }
+            answer => {
+                self.event = next(self.event, &answer);
+                self.answer = answer;
+            }
+        }
+        self.effects.extend(effects);
+        self
+    }
+}
+
+/// What all versions come to: the one there is, or several.
+pub(crate) fn together(versions: Vec<Version>) -> (Answer, Vec<SideEffect>) {
+    let variant = |Version { event, answer, effects }| Variant {
+        recipients: event.envelope.recipients,
+        answer,
+        effects,
+    };
+    let mut variants: Vec<_> = versions.into_iter().map(variant).collect();
+    match variants.pop() {
+        Some(Variant { answer, effects, .. }) if variants.is_empty() => (answer, effects),
+        last => {
+            variants.extend(last);
+            (Answer::Several(variants), Vec::new())
+        }
+    }
+}
+
+/// What becomes of a message of which recipients should get different versions, if there is one for all of
+/// them (profile section 5).
+pub(crate) fn one_for_all(
+    variants: Vec<Variant>,
+    fallback: RecipientsDiffer,
+) -> (Answer, Vec<SideEffect>) {
+    let same =
+        |one: &Variant, other: &Variant| one.answer == other.answer && one.effects == other.effects;
+    if variants.iter().zip(variants.iter().skip(1)).all(|(one, other)| same(one, other))
+        && let Some(Variant { answer, effects, .. }) = variants.into_iter().next()
+    {
+        return (answer, effects);
+    }
+    tracing::warn!(%fallback, "recipients should get different versions of a message");
+    let (code, enhanced) = match fallback {
+        RecipientsDiffer::Reject => (554, "5.5.0"),
+        RecipientsDiffer::Tempfail => (451, "4.5.0"),
+        RecipientsDiffer::Quarantine => {
+            return (Answer::Unchanged, vec![SideEffect::Quarantine(DIFFER.into())]);
+        }
+    };
+    match Reply::new(code, enhanced, &format!("{DIFFER}: send it to each of them alone")) {
+        Ok(reply) => (Answer::Reply(reply), Vec::new()),
+        Err(_) => (Answer::Unchanged, vec![SideEffect::Quarantine(DIFFER.into())]),
+    }
+}
+
+/// The event as a group has changed it.
+fn next(event: Event, answer: &Answer) -> Event {
+    let content = match answer {
+        Answer::Line(line) => Content::Line(line.clone()),
+        Answer::Message(Adapted { header, body }) => {
+            Content::Message(Message { header: whole(header), body: body.clone().into() })
+        }
+        Answer::Unchanged | Answer::Reply(_) | Answer::Several(_) => return event,
+    };
+    Event { content, ..event }
+}
+
+#[cfg(test)]
+mod tests {
+    use ocp_proto::smtp::{EffectName, Envelope};
+
+    use super::*;
+
+    fn address(name: &str) -> Address {
+        Address::new(format!("<{name}@b.example>")).unwrap()
+    }
+
+    fn addresses(names: &str) -> Vec<Address> {
+        names.split_whitespace().map(address).collect()
+    }
+
+    fn variant(answer: Answer) -> Variant {
+        Variant { recipients: Vec::new(), answer, effects: Vec::new() }
+    }
+
+    fn version(names: &str) -> Version {
+        let envelope = Envelope { sender: None, recipients: addresses(names) };
+        Version::new(Event::message(Message::split("A: b\r\n\r\n".into()), envelope))
+    }
+
+    fn other(header: &'static str) -> Answer {
+        Answer::Message(Adapted { header: vec![header.into()], body: Vec::new() })
+    }
+
+    fn reply(text: &str) -> Answer {
+        Answer::Reply(Reply::parse(text.to_owned()).unwrap())
+    }
+
+    #[test]
+    fn a_version_goes_on_from_what_it_was() {
+        let discard = vec![SideEffect::Discard("x".into())];
+        let all = version("a b c");
+        let mut marked =
+            all.adapted(other("X: y\r\n\r\n"), discard.clone(), 0, RecipientsDiffer::Reject);
+        let marked = marked.pop().unwrap();
+        let of = |names, answer| Variant { recipients: addresses(names), ..variant(answer) };
+        let several = Answer::Several(vec![
+            of("c a", Answer::Unchanged),
+            of("b", reply("550 no\r\n")),
+            of("x", other("Z")),
+        ]);
+        let mut versions = marked.adapted(several, Vec::new(), 0, RecipientsDiffer::Reject);
+        assert_eq!(versions.len(), 2, "who is no recipient gets nothing");
+        let refused = versions.pop().unwrap();
+        assert!(refused.has_ended());
+        assert_eq!(
+            (&refused.event.envelope.recipients, refused.effects.len()),
+            (&addresses("b"), 0)
+        );
+        let kept = versions.pop().unwrap();
+        assert!(!kept.has_ended());
+        assert_eq!(kept.event.envelope.recipients, addresses("a c"));
+        assert_eq!((kept.answer, kept.effects), (other("X: y\r\n\r\n"), discard));
+        let Content::Message(message) = kept.event.content else { panic!("it is a message") };
+        assert_eq!(message.header, "X: y\r\n\r\n");
+    }
+
+    #[test]
+    fn more_versions_than_anybody_needs_are_one() {
+        let variants = |count| {
+            Answer::Several(vec![
+                Variant { recipients: addresses("a"), ..variant(other("Z")) };
+                count
+            ])
+        };
+        let adapted = |count| {
+            version("a").adapted(variants(count), Vec::new(), 1, RecipientsDiffer::Tempfail)
+        };
+        assert_eq!(adapted(MOST_VERSIONS - 1).len(), MOST_VERSIONS - 1);
+        assert_eq!(adapted(MOST_VERSIONS).len(), 1);
+    }
+
+    #[test]
+    fn versions_together_are_one_or_several() {
+        let one = version("a b").adapted(other("Z"), Vec::new(), 0, RecipientsDiffer::Reject);
+        assert_eq!(together(one), (other("Z"), Vec::new()));
+        let (several, effects) = together(vec![version("a"), version("b")]);
+        let Answer::Several(variants) = several else { panic!("{several:?}") };
+        let recipients: Vec<_> = variants.into_iter().map(|variant| variant.recipients).collect();
+        assert_eq!((recipients, effects), (vec![addresses("a"), addresses("b")], Vec::new()));
+        assert_eq!(together(Vec::new()), (Answer::Several(Vec::new()), Vec::new()));
+    }
+
+    #[test]
+    fn what_is_the_same_for_all_is_one_version() {
+        let variants = vec![variant(Answer::Unchanged), variant(Answer::Unchanged)];
+        let (answer, effects) = one_for_all(variants, RecipientsDiffer::Reject);
+        assert_eq!((answer, effects), (Answer::Unchanged, Vec::new()));
+    }
+
+    #[test]
+    fn recipients_that_differ_get_the_configured_fallback() {
+        let differ = |fallback| {
+            let other = Answer::Message(Adapted::default());
+            one_for_all(vec![variant(Answer::Unchanged), variant(other)], fallback)
+        };
+        for (fallback, code) in [(RecipientsDiffer::Reject, 554), (RecipientsDiffer::Tempfail, 451)]
+        {
+            let (Answer::Reply(reply), effects) = differ(fallback) else { panic!("{fallback}") };
+            assert_eq!((reply.code(), effects), (code, Vec::new()));
+        }
+        let (answer, effects) = differ(RecipientsDiffer::Quarantine);
+        assert_eq!((answer, effects[0].name()), (Answer::Unchanged, EffectName::Quarantine));
+        let effects = vec![SideEffect::Discard("x".into())];
+        let variants =
+            vec![variant(Answer::Unchanged), Variant { effects, ..variant(Answer::Unchanged) }];
+        let (answer, _) = one_for_all(variants, RecipientsDiffer::Reject);
+        assert!(matches!(answer, Answer::Reply(_)), "effects count as well");
+    }
+}

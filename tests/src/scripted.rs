@@ -10,9 +10,10 @@ use callout_server::{Address, Config, Entry, Listeners, Server};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ocp_proto::smtp::{self, Command, Reply};
-use services::{Declaration, Outcome, Registry, Request, Service, ServiceError};
+use services::{AddressList, Declaration, Outcome, Registry, Request, Service, ServiceError};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use toml::Spanned;
 
 use crate::PATIENCE;
 
@@ -49,13 +50,29 @@ impl Scripted {
     /// # Panics
     /// If it does not listen.
     pub fn start_at(address: &str, scripts: &[Script]) -> Self {
+        Self::start_for(address, scripts, |_| None)
+    }
+
+    /// The same, with services for some recipients only: those that `recipients` names for a service.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn start_for(
+        address: &str,
+        scripts: &[Script],
+        recipients: impl Fn(&str) -> Option<&'static str>,
+    ) -> Self {
         let (sender, seen) = channel();
         let registry = Registry::builtin();
         let config = Config::parse("", Path::new(""), &registry).expect("defaults are legal");
         let mut config = config;
         for script in scripts {
             let service = Arc::new(Actor { script: script.clone(), seen: sender.clone() });
-            let entry = Entry::new(script.name, "", service, PATIENCE);
+            let mut entry = Entry::new(script.name, "", service, PATIENCE);
+            entry.recipients = recipients(script.name).map(|recipient| {
+                let recipient = Spanned::new(0..0, recipient.to_owned());
+                AddressList::new(&[recipient]).expect("it is an address")
+            });
             config.router.add(entry).expect("names differ");
         }
         let runtime = Runtime::new().expect("a runtime starts");

@@ -226,6 +226,14 @@ impl NextHop {
         Self::speaking(false, says)
     }
 
+    /// The same for LMTP, as [`NextHop::start_lmtp`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn lmtp_unless(says: impl Fn(&str) -> Option<Instead> + Send + Sync + 'static) -> Self {
+        Self::speaking(true, says)
+    }
+
     fn speaking(
         is_lmtp: bool,
         unless: impl Fn(&str) -> Option<Instead> + Send + Sync + 'static,

@@ -1,12 +1,17 @@
 //! Requests to skip services (profile section 8, RFC 3897 section 4): what a message asks for, what a
 //! group of callout servers is told of it, and what became of it.
 
-use crate::config::{Group, System};
 use ocp_proto::smtp::{Verdict, means_service};
 use ocp_proto::wire::Atom;
 
+use crate::config::{Group, System};
+use crate::smtp::xtext;
+
 /// The field by which a sender asks for services to be skipped.
 pub const FIELD: &str = "OPES-Bypass";
+
+/// The extension of EHLO, and the parameter of MAIL, by which it does.
+pub const PARAMETER: &str = "XOPES-BYPASS";
 
 /// All services.
 const ALL: &[u8] = b"*";
@@ -71,6 +76,21 @@ pub fn request<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Vec<Atom> {
         uris.push(entry.into());
     }
     uris
+}
+
+/// The services that MAIL asks to skip by the value of its parameter, in xtext (RFC 3461 section 4); `None` if it has
+/// none that can be read.
+pub(crate) fn parameter(value: Option<&[u8]>) -> Option<Vec<Atom>> {
+    let decoded = xtext(value?)?;
+    Some(request([&decoded[..]].into_iter())).filter(|uris| !uris.is_empty())
+}
+
+/// The services that two requests ask to skip.
+pub(crate) fn both(one: Vec<Atom>, mut other: Vec<Atom>) -> Vec<Atom> {
+    other.retain(|uri| !one.contains(uri));
+    let uris = [one, other].concat();
+    let is_all = uris.len() > MOST_URIS || uris.iter().any(|uri| uri == ALL);
+    if is_all { vec![Atom::from_static(ALL)] } else { uris }
 }
 
 /// Between commas; one inside of a URI is no delimiter, but for one that a blank or another URI follows
@@ -159,6 +179,22 @@ mod tests {
         ];
         for (fields, expected) in cases {
             assert_eq!(asked(fields), *expected, "{fields:?}");
+        }
+    }
+
+    /// OPES-BIND-17, OPES-BIND-18
+    #[test]
+    fn a_parameter_asks_as_the_field_does() {
+        for (value, expected) in [
+            ("*", &["*"][..]),
+            ("ocp://service/a", &["ocp://service/a"]),
+            ("ocp://service/a,ocp://service/b+3Dc", &["ocp://service/a", "ocp://service/b=c"]),
+            ("two+20words", &["*"]),
+        ] {
+            assert_eq!(parameter(Some(value.as_bytes())).unwrap(), expected, "{value}");
+        }
+        for value in [None, Some(""), Some(","), Some("+ZZ"), Some("+0D"), Some("a+")] {
+            assert_eq!(parameter(value.map(str::as_bytes)), None, "{value:?}");
         }
     }
 

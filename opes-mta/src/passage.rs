@@ -22,7 +22,7 @@ use crate::group::Consultation;
 use crate::ocp::{Asked, learn};
 use crate::processor::Processor;
 use crate::shadow::Shadow;
-use crate::versions::{Version, one_for_all, together};
+use crate::versions::{Version, keep_refused, one_for_all, together};
 
 /// One SMTP dialog.
 #[derive(Debug)]
@@ -294,6 +294,16 @@ impl Advice {
             self.differ.get_or_insert(differ);
         }
         (adaptation.answer, adaptation.effects)
+    }
+
+    /// If that is configured, what is refused for some recipients is kept for them instead; whether it is.
+    pub(crate) fn keep_refused(&mut self) -> bool {
+        let Answer::Several(variants) = &mut self.answer else { return false };
+        let keeps = self.differ == Some(RecipientsDiffer::Quarantine);
+        if keeps {
+            variants.iter_mut().for_each(keep_refused);
+        }
+        keeps
     }
 
     /// Recipients get the same: what is configured for a mail server that has one version for all.

@@ -97,6 +97,16 @@ pub(crate) fn together(versions: Vec<Version>) -> (Answer, Vec<SideEffect>) {
     }
 }
 
+/// A message that is refused for some of its recipients is kept for them.
+pub(crate) fn keep_refused(variant: &mut Variant) {
+    if let Answer::Reply(reply) = &variant.answer
+        && !reply.is_success()
+    {
+        variant.effects.push(SideEffect::Quarantine(reply.to_string().into()));
+        variant.answer = Answer::Unchanged;
+    }
+}
+
 /// What becomes of a message of which recipients should get different versions, if there is one for all of
 /// them (profile section 5).
 pub(crate) fn one_for_all(
@@ -105,6 +115,10 @@ pub(crate) fn one_for_all(
 ) -> (Answer, Vec<SideEffect>) {
     let same =
         |one: &Variant, other: &Variant| one.answer == other.answer && one.effects == other.effects;
+    let refused = variants.iter().find_map(|variant| match &variant.answer {
+        Answer::Reply(reply) if reply.is_permanent() => Some(reply.clone()),
+        _ => None,
+    });
     if variants.iter().zip(variants.iter().skip(1)).all(|(one, other)| same(one, other))
         && let Some(Variant { answer, effects, .. }) = variants.into_iter().next()
     {
@@ -112,7 +126,10 @@ pub(crate) fn one_for_all(
     }
     tracing::warn!(%fallback, "recipients should get different versions of a message");
     let (code, enhanced) = match fallback {
-        RecipientsDiffer::Reject => (554, "5.5.0"),
+        RecipientsDiffer::Reject => match refused {
+            Some(reply) => return (Answer::Reply(reply), Vec::new()),
+            None => (554, "5.5.0"),
+        },
         RecipientsDiffer::Tempfail => (451, "4.5.0"),
         RecipientsDiffer::Quarantine => {
             return (Answer::Unchanged, vec![SideEffect::Quarantine(DIFFER.into())]);

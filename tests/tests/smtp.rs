@@ -228,8 +228,8 @@ fn clients_are_refused_by_where_they_are() {
     let (mut client, greeting) = Client::connect(proxy.port());
     assert_eq!(greeting, "220 next.example ESMTP");
     assert_eq!(client.say("EHLO bad.example"), "550 5.7.1 not your name");
-    let offered =
-        "250-next.example\n250-8BITMIME\n250-DSN\n250-SMTPUTF8\n250-PIPELINING\n250 CHUNKING";
+    let offered = "250-next.example\n250-8BITMIME\n250-DSN\n250-SMTPUTF8\n250-PIPELINING\n250-CHUNKING\n250-PRDR\n\
+         250 XOPES-BYPASS";
     assert_eq!(client.say("EHLO client.example"), offered);
     assert_eq!(client.say("XFORWARD ADDR=192.0.2.1"), "550 5.7.0 You may not speak for others");
     assert_eq!(client.say("STARTTLS"), "502 5.5.1 This command does not get through here");

@@ -133,9 +133,10 @@ fn next_hop() -> NextHop {
     })
 }
 
-const SENDERS: [&str; 12] = [
+const SENDERS: [&str; 13] = [
     "<a@a.example>",
     "<a@a.example> BODY=8BITMIME",
+    "<a@a.example> XOPES-BYPASS=* BODY=8BITMIME",
     "<@one.example,@two.example:routed@a.example>",
     "<>",
     "<\"a>b\"@a.example> RET=FULL ENVID=x",
@@ -174,7 +175,7 @@ const NOISE: [&str; 20] = [
     "MAIL",
     "MAIL FROM:a@a.example",
     "MAIL FROM:<a@a.example> BODY",
-    "MAIL FROM:<a@a.example> PRDR",
+    "MAIL FROM:<a@a.example> XOPES-BYPASS=+",
     "RCPT TO:<>",
     "RCPT TO:<c@b.example> =",
     "RCPT TO:<c@b.example>\nRCPT TO:<d@b.example>",

@@ -182,7 +182,6 @@ fn what_can_not_be_told_apart_is_as_configured() {
     assert!(hop.is_empty());
 }
 
-/// The server knows that there is one reply for all, and says what its configuration says.
 #[test]
 fn some_refused_is_all_refused_over_smtp() {
     let hop = NextHop::start();
@@ -347,6 +346,71 @@ fn a_service_closes_the_dialog() {
         assert_eq!(client.reply(), "421 4.7.0 Closing");
         assert_eq!(client.reply(), "", "nothing else is heard");
     }
+}
+
+/// A client that asks for a reply for each recipient gets one, whatever the next hop can.
+#[test]
+fn prdr_has_a_reply_for_each_recipient() {
+    let hop = NextHop::start();
+    let mut chain = chain(hop.port, "ann", &[]);
+    let (mut client, _) = Client::connect(chain.proxy.port());
+    assert!(client.say("EHLO client.example").contains("\n250-PRDR\n"));
+    let mut mail = |sender: &str, last: usize| {
+        let mut line = format!("MAIL FROM:<{sender}@a.example> PRDR");
+        for recipient in ["", "ann@b.example", "bob@b.example"] {
+            if !recipient.is_empty() {
+                line = format!("RCPT TO:<{recipient}>");
+            }
+            assert!(client.say(&line).starts_with("250 "), "{line}");
+        }
+        client.say("DATA");
+        client.send(format!("{MAIL}.\r\n").as_bytes());
+        (0..last).map(|_| client.reply()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        mail("refuse", 4),
+        [
+            "353 Each recipient's reply follows",
+            "550 5.7.1 not for you",
+            "250 2.0.0 taken",
+            "250 2.0.0 Ok for some recipients"
+        ]
+    );
+    assert_eq!(arrived(hop.wait_for(1)), [to("bob@b.example", MAIL)]);
+    let line = told(&chain.line());
+    assert!(line.contains("refused: <ann@b.example> 550 5.7.1 not for you"), "{line}");
+    assert_eq!(mail("mark", 1), ["250 2.0.0 taken"], "one is enough where they are the same");
+    let marked = format!("X-Mark: new\r\n{MAIL}");
+    assert_eq!(arrived(hop.wait_for(2)), [to("ann@b.example", &marked), to("bob@b.example", MAIL)]);
+}
+
+#[test]
+fn prdr_reaches_a_next_hop_that_speaks_it() {
+    let hop = NextHop::unless(|line| match line {
+        "EHLO client.example" => Instead::say("250-next.example\r\n250 PRDR"),
+        "." => {
+            Instead::say("353 wait\r\n250 2.0.0 for one\r\n550 5.7.1 not for two\r\n250 2.0.0 some")
+        }
+        _ => None,
+    });
+    let chain = chain(hop.port, "ann", &[]);
+    let mut client = Client::greeted(chain.proxy.port());
+    client.say("MAIL FROM:<a@a.example> PRDR");
+    client.say("RCPT TO:<one@b.example>");
+    client.say("RCPT TO:<two@b.example>");
+    client.say("DATA");
+    client.send(format!("{MAIL}.\r\n").as_bytes());
+    let replies: Vec<_> = (0..4).map(|_| client.reply()).collect();
+    assert_eq!(
+        replies,
+        [
+            "353 Each recipient's reply follows",
+            "250 2.0.0 for one",
+            "550 5.7.1 not for two",
+            "250 2.0.0 Ok for some recipients"
+        ]
+    );
+    assert_eq!(client.say("NOOP"), "250 ok");
 }
 
 /// In front of Postfix's own queue: Postfix's client hears one reply, and each of its recipients gets their own.

@@ -3,6 +3,7 @@
 use ocp_proto::smtp::{Address, CommandLine};
 
 use super::deliver::{Message, Options};
+use crate::bypass;
 use crate::smtp::extensions::{
     BINARY_MIME, CHUNKING, DSN, EIGHT_BIT_MIME, Extensions, PRDR, SIZE, SMTPUTF8,
 };
@@ -118,6 +119,8 @@ fn others(address: &Address, offered: &Extensions) -> Result<Vec<Vec<u8>>, Unfit
             b"SIZE" | b"BODY" | b"SMTPUTF8" | b"PRDR" | b"AUTH" => continue,
             // Who knows no notifications gets no word of them (RFC 3461 section 5.2.2).
             b"RET" | b"ENVID" | b"NOTIFY" | b"ORCPT" if !offered.offers(DSN) => continue,
+            // A request that nobody there could hear.
+            b"XOPES-BYPASS" if !offered.offers(bypass::PARAMETER) => continue,
             b"RET" | b"ENVID" | b"NOTIFY" | b"ORCPT" => DSN,
             b"BY" => "DELIVERBY",
             b"HOLDFOR" | b"HOLDUNTIL" => "FUTURERELEASE",

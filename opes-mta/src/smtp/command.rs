@@ -10,6 +10,7 @@ use ocp_proto::smtp::{Address, CommandLine};
 use super::bdat::Chunk;
 
 pub use parse::InvalidCommand;
+pub(crate) use parse::xtext;
 
 /// A command line and what it means.
 #[derive(Clone, PartialEq, Eq)]

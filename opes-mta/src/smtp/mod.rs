@@ -22,5 +22,6 @@ pub mod line;
 pub mod reply;
 pub mod session;
 
+pub(crate) use command::xtext;
 pub use command::{Attribute, Command, Hello, InvalidCommand, Path, Request, Secret};
 pub use session::{Event, Misuse, Protocol, Refusal, Replies, Session, Settings};

@@ -7,7 +7,6 @@ use super::plan::{Fate, Part, Plan};
 use super::stored::{Provenance, Stored, Stores, take};
 use super::{recipients, replies};
 use crate::relay::{Answer, Connection, RelayError};
-use crate::smtp::Protocol;
 use crate::spool::Id;
 
 /// A plan that was carried out as far as that could be.
@@ -23,7 +22,8 @@ pub(super) struct Carried {
     pub(super) lost: Option<RelayError>,
 }
 
-/// Carries out a plan. `is_known` says that the next hop knows the envelope of its only part.
+/// Carries out a plan. `each` says that the client gets a reply for each recipient, and `is_known` that the next
+/// hop knows the envelope of its only part.
 ///
 /// What goes into a store is written before the next hop gets anything, and counts after that. If the process
 /// ends in between, the client has heard nothing and comes again: a message may be in the quarantine twice
@@ -36,10 +36,10 @@ pub(super) async fn carry(
     stores: &Stores,
     plan: Plan,
     provenance: &Provenance,
+    each: bool,
     is_known: bool,
 ) -> Result<Carried, RelayError> {
-    let protocol = hop.next_hop().protocol;
-    let spools = plan.is_spooled(protocol);
+    let spools = plan.is_spooled(each);
     let Plan { parts, notifications } = plan;
     let is_sent = |part: &Part| part.fate == Fate::Send && !spools;
     if !parts.iter().any(is_sent) {
@@ -63,7 +63,7 @@ pub(super) async fn carry(
             Some(reply) => Answer::One(reply),
             None if spools => Answer::One(replies::taken()),
             None if carried.lost.is_some() => Answer::One(replies::lost()),
-            None => match deliver(hop, &part.message, &part.envelope, is_known).await {
+            None => match deliver(hop, &part.message, &part.envelope, each, is_known).await {
                 Ok(answer) => answer,
                 Err(error) if has_some => {
                     carried.lost = Some(error);
@@ -77,7 +77,7 @@ pub(super) async fn carry(
         };
         if is_sent(&part) {
             has_some |= recipients::replies(&answer).iter().any(Reply::is_success);
-            is_refused |= protocol == Protocol::Smtp && !has_some;
+            is_refused |= !(each || has_some);
         }
         carried.parts.push((part, answer));
     }

@@ -12,14 +12,16 @@ use tokio_util::sync::CancellationToken;
 use super::broken::Broken;
 use super::carry::carry;
 use super::deliver::{envelope_line, own_line};
-use super::dialogue::{Dialogue, Told};
+use super::dialogue::{Dialogue, Terms, Told};
 use super::hello::{self, Offer};
 use super::listen::Settings;
 use super::plan::Plan;
 use super::replies;
 use super::tls::Tls;
+use crate::bypass;
 use crate::relay::{self, Answer, NextHop, RelayError, Transport};
-use crate::smtp::{self, Command, Event, Hello, Path, Request, Session};
+use crate::smtp::extensions::PRDR;
+use crate::smtp::{self, Command, Event, Hello, Path, Protocol, Request, Session};
 
 /// Octets of one read.
 const READ: usize = 64 * 1024;
@@ -266,6 +268,8 @@ impl Client {
             xforward: self.is_heard,
             starttls: self.tls.is_some() && !self.session.is_secure(),
             auth: self.may_authenticate(),
+            prdr: self.hop.next_hop().protocol == Protocol::Smtp,
+            bypass: self.dialogue.takes_bypass(),
         }
     }
 
@@ -276,12 +280,28 @@ impl Client {
 
     async fn mail(&mut self, path: &Path) -> Result<(), Broken> {
         self.refused_content = None;
-        let told = match envelope_line("MAIL FROM:", &path.address) {
-            _ if path.parameter("PRDR").is_some() => Told::Refuse(replies::no_prdr()),
-            Some(line) => self.dialogue.mail(line, &path.address).await,
-            None => Told::Refuse(replies::syntax()),
+        let mut sender = path.address.clone();
+        sender.parameters.retain(|parameter| self.gets_through(parameter));
+        let asked = path.parameter(bypass::PARAMETER).filter(|_| self.dialogue.takes_bypass());
+        let bypass = asked.map_or(Some(Vec::new()), bypass::parameter);
+        let has_prdr = path.parameter(PRDR).is_some() && self.offer().prdr;
+        let told = match (envelope_line("MAIL FROM:", &sender), bypass) {
+            (Some(line), Some(bypass)) => {
+                self.dialogue.mail(line, &sender, Terms { has_prdr, bypass }).await
+            }
+            (None, _) => Told::Refuse(replies::syntax()),
+            (_, None) => Told::Refuse(replies::no_bypass()),
         };
         self.carry_out(&Verb::Mail, told).await
+    }
+
+    /// Whether a parameter of MAIL goes to the next hop: not one that we take ourselves and it does not know.
+    fn gets_through(&self, parameter: &[u8]) -> bool {
+        let keyword = parameter.split(|octet| *octet == b'=').next().unwrap_or_default();
+        let is = |ours: &str| keyword.eq_ignore_ascii_case(ours.as_bytes());
+        let is_ours = is(PRDR) || is(bypass::PARAMETER) && self.dialogue.takes_bypass();
+        !is_ours
+            || std::str::from_utf8(keyword).is_ok_and(|name| self.hop.extensions().offers(name))
     }
 
     async fn rcpt(&mut self, path: &Path) -> Result<(), Broken> {
@@ -324,8 +344,8 @@ impl Client {
             None => self.dialogue.message().await,
         };
         let (provenance, is_known) = (self.dialogue.provenance(), self.dialogue.is_known(&plan));
-        let stores = &self.settings.stores;
-        let mut carried = carry(&mut self.hop, stores, plan, &provenance, is_known).await?;
+        let (each, stores) = (self.dialogue.hears_of_each(), &self.settings.stores);
+        let mut carried = carry(&mut self.hop, stores, plan, &provenance, each, is_known).await?;
         let lost = carried.lost.take();
         let told = self.dialogue.carried(carried);
         self.answer_content(&told)?;
@@ -347,8 +367,12 @@ impl Client {
         }
     }
 
-    /// Content gets one reply, or one for each recipient (LMTP).
+    /// Content gets one reply, or one for each recipient (LMTP), or those and one for all (PRDR).
     fn answer_content(&mut self, answer: &Answer) -> Result<(), Broken> {
+        if let Answer::Prdr { each, all } = answer {
+            self.answer(&replies::each_follows())?;
+            return each.iter().chain([all]).try_for_each(|reply| self.answer(reply));
+        }
         let mut recipients = 0..;
         while self.session.awaits_reply() {
             let reply = recipients.next().and_then(|recipient| answer.of(recipient));

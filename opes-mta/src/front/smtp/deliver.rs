@@ -1,15 +1,17 @@
 //! A message on its way to the next hop: its envelope again where services have changed it, then its content.
 
 use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
+use ocp_proto::wire::Atom;
 
 use super::replies;
 use crate::apply::Adapted;
 use crate::relay::{Answer, Connection, Expected, RelayError};
 use crate::smtp::Protocol;
+use crate::smtp::extensions::PRDR;
 
-/// Brings a message to the next hop: what holds for the recipients of the envelope, in their order. Over SMTP
-/// that is one for all: if the next hop refuses a part of the envelope, nobody gets the message. Over LMTP
-/// each has a reply of its own.
+/// Brings a message to the next hop: what holds for the recipients of the envelope, in their order. Where the client
+/// gets one reply for all, nobody gets the message if the next hop refuses a part of the envelope. With `each`,
+/// and over LMTP, each has a reply of its own.
 ///
 /// # Errors
 /// If the connection is of no more use. The next hop may have the message even so.
@@ -17,9 +19,10 @@ pub(super) async fn deliver(
     hop: &mut Connection,
     message: &Adapted,
     envelope: &Envelope,
+    each: bool,
     is_known: bool,
 ) -> Result<Answer, RelayError> {
-    let told = if is_known { Ok(Vec::new()) } else { begin_again(hop, envelope).await? };
+    let told = if is_known { Ok(Vec::new()) } else { begin_again(hop, envelope, each).await? };
     let (refused, said) = match told {
         Err(reply) => {
             hop.reset().await?;
@@ -27,12 +30,21 @@ pub(super) async fn deliver(
         }
         Ok(refused) => {
             let accepted = envelope.recipients.len() - refused.iter().flatten().count();
-            (refused, send(hop, message, accepted).await?)
+            let replies = expected(hop, envelope, accepted);
+            (refused, send(hop, message, accepted, replies).await?)
         }
     };
+    if each { Ok(self::each(envelope.recipients.len(), refused, &said)) } else { Ok(said) }
+}
+
+/// Which replies the content gets.
+fn expected(hop: &Connection, envelope: &Envelope, accepted: usize) -> Expected {
+    let is_prdr = |parameter: &Atom| parameter.eq_ignore_ascii_case(PRDR.as_bytes());
+    let has_prdr = envelope.sender.iter().any(|sender| sender.parameters.iter().any(is_prdr));
     match hop.next_hop().protocol {
-        Protocol::Smtp => Ok(said),
-        Protocol::Lmtp => Ok(each(envelope.recipients.len(), refused, &said)),
+        Protocol::Lmtp => Expected::Each(accepted),
+        Protocol::Smtp if has_prdr => Expected::Prdr(accepted),
+        Protocol::Smtp => Expected::One,
     }
 }
 
@@ -41,6 +53,7 @@ async fn send(
     hop: &mut Connection,
     message: &Adapted,
     accepted: usize,
+    replies: Expected,
 ) -> Result<Answer, RelayError> {
     if accepted == 0 {
         hop.reset().await?;
@@ -53,10 +66,6 @@ async fn send(
         let is_refused = reply.code() >= 400;
         return Ok(Answer::One(if is_refused { reply } else { replies::no_sense() }));
     }
-    let replies = match hop.next_hop().protocol {
-        Protocol::Smtp => Expected::One,
-        Protocol::Lmtp => Expected::Each(accepted),
-    };
     match transfer(hop, message, replies).await {
         Err(error) => match error.reply() {
             // It was refused before its end. A success there would be none.
@@ -85,6 +94,7 @@ async fn transfer(
 async fn begin_again(
     hop: &mut Connection,
     envelope: &Envelope,
+    each: bool,
 ) -> Result<Result<Vec<Option<Reply>>, Reply>, RelayError> {
     hop.reset().await?;
     if let Some(sender) = &envelope.sender
@@ -95,7 +105,7 @@ async fn begin_again(
     let mut refused = Vec::new();
     for recipient in &envelope.recipients {
         match tell(hop, "RCPT TO:", recipient).await? {
-            Some(reply) if hop.next_hop().protocol == Protocol::Smtp => return Ok(Err(reply)),
+            Some(reply) if !each => return Ok(Err(reply)),
             reply => refused.push(reply),
         }
     }

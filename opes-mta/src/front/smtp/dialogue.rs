@@ -41,6 +41,15 @@ pub(super) enum Told {
     Pass(CommandLine),
 }
 
+/// What MAIL asks of us besides.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Terms {
+    /// A reply for each recipient (draft-hall-prdr).
+    pub(super) has_prdr: bool,
+    /// Services that are to be skipped.
+    pub(super) bypass: Vec<Atom>,
+}
+
 /// One client's dialog.
 #[derive(Debug)]
 pub(super) struct Dialogue {
@@ -191,8 +200,13 @@ impl Dialogue {
         self.disconnects
     }
 
+    /// Whether MAIL may ask for services to be skipped, whoever is heard.
+    pub(super) fn takes_bypass(&self) -> bool {
+        self.advisor.processor().config().bypass.xopes_bypass
+    }
+
     /// MAIL: the line as it came, without source route.
-    pub(super) async fn mail(&mut self, line: CommandLine, sender: &Address) -> Told {
+    pub(super) async fn mail(&mut self, line: CommandLine, sender: &Address, terms: Terms) -> Told {
         self.abandon();
         if let Some(refused) = self.begin().await {
             return Told::Refuse(refused);
@@ -209,11 +223,14 @@ impl Dialogue {
             record: Record::default(),
             content: Content::new(limit, processor.room()),
             asked: None,
+            terms,
         };
         let Some(event) = Event::command(line.clone(), Envelope::default()) else {
             return Told::Refuse(syntax());
         };
+        let bypass = mail.heard_bypass(&self.advisor);
         let accepted = Accepted { sender: Some(sender), ..Accepted::default() };
+        let event = Event { bypass, ..event };
         let said = self.advisor.ask(event, accepted, &mut mail.record).await;
         match self.heard(said) {
             Err(Refusal { reply, .. }) => {
@@ -245,6 +262,7 @@ impl Dialogue {
             recipients: &mail.recipients,
             recipient: Some(recipient),
         };
+        let event = Event { bypass: mail.heard_bypass(&self.advisor), ..event };
         let said = self.advisor.ask(event, accepted, &mut mail.record).await;
         let heard = self.heard(said);
         let Some(mail) = &mut self.mail else { return Told::Pass(line) };
@@ -295,6 +313,7 @@ impl Dialogue {
         let mail = self.mail.as_mut().filter(|mail| !(mail.done || mail.is_data_asked))?;
         mail.is_data_asked = true;
         let event = Event::command(CommandLine::new("DATA").ok()?, mail.envelope())?;
+        let event = Event { bypass: mail.heard_bypass(&self.advisor), ..event };
         let accepted = accepted(&mail.sender, &mail.recipients);
         let said = self.advisor.ask(event, accepted, &mut mail.record).await;
         match self.heard(said) {
@@ -353,9 +372,10 @@ impl Dialogue {
     async fn adapt(&mut self, message: Message) -> Plan {
         let id = self.advisor.trace_id();
         let shown = self.shown(&message, &id);
-        let request = bypass::request(trace::values(&message.header, bypass::FIELD));
         let hears = self.advisor.hears_bypass();
         let Some(mail) = &mut self.mail else { return Plan::refuse(syntax()) };
+        let fields = trace::values(&message.header, bypass::FIELD);
+        let request = bypass::both(mail.terms.bypass.clone(), bypass::request(fields));
         let said = if mail.done {
             Said::Go(Advice::default())
         } else {
@@ -364,6 +384,11 @@ impl Dialogue {
             let accepted = accepted(&mail.sender, &mail.recipients);
             self.advisor.ask(event, accepted, &mut mail.record).await
         };
+        let bypass = (!request.is_empty()).then(|| match hears {
+            true => Outcome::of(mail.record.verdicts()),
+            false => Outcome::Ignored,
+        });
+        bypass.into_iter().for_each(|outcome| mail.record.bypass(outcome, &request));
         let mut advice = match self.heard(said) {
             Ok(advice) => advice,
             Err(Refusal { reply, mut notifications, .. }) => {
@@ -373,16 +398,12 @@ impl Dialogue {
             }
         };
         let mut plan = self.plan(&shown, &mut advice);
-        let Some(mail) = &mut self.mail else { return plan };
-        let bypass = (!request.is_empty()).then(|| match hears {
-            true => Outcome::of(mail.record.verdicts()),
-            false => Outcome::Ignored,
-        });
-        bypass.into_iter().for_each(|outcome| mail.record.bypass(outcome, &request));
         if let Some(pass) = self.advisor.pass(&id) {
             plan.traced(&pass, &message.header, bypass, &advice.verdicts);
         }
-        mail.asked = Some((advice, mail.sender.clone(), mail.sender.clone()));
+        if let Some(mail) = &mut self.mail {
+            mail.asked = Some((advice, mail.sender.clone(), mail.sender.clone()));
+        }
         plan
     }
 
@@ -393,9 +414,13 @@ impl Dialogue {
         let new = |advice: &Advice| {
             Plan::new(shown, &envelope, &mail.effects, &advice.answer, &advice.effects)
         };
+        let (each, settings) = (mail.hears_of_each(&self.settings), &self.settings);
+        let is_possible = |plan: &Plan| plan.is_possible(each, settings.stores.spool.is_some());
         let mut plan = new(advice);
-        let settings = &self.settings;
-        if !plan.is_possible(settings.next_hop.protocol, settings.stores.spool.is_some()) {
+        if !is_possible(&plan) && advice.keep_refused() {
+            plan = new(advice);
+        }
+        if !is_possible(&plan) {
             advice.unite();
             plan = new(advice);
         }
@@ -442,13 +467,12 @@ impl Dialogue {
 
     /// The plan was carried out: what the client gets.
     pub(super) fn carried(&mut self, carried: Carried) -> relay::Answer {
-        let protocol = self.settings.next_hop.protocol;
         let Carried { parts, spooled, kept, .. } = carried;
         let Some(mail) = &mut self.mail else {
-            return recipients::for_client(&parts, &[], protocol);
+            return recipients::for_client(&parts, &[], false);
         };
         mail.record.stored(&kept, &spooled);
-        let told = mail.answered(&parts, protocol);
+        let told = mail.answered(&parts, mail.hears_of_each(&self.settings));
         let refused = recipients::worst(recipients::replies(&told));
         let is_modified = mail.asked.take().is_some_and(|(mut advice, ..)| {
             let result = match refused {
@@ -463,8 +487,14 @@ impl Dialogue {
             None => mail.decision(&parts, is_modified),
         };
         let reason = refused.map(Reply::to_string);
+        let has_prdr = mail.terms.has_prdr;
         self.close(decision, reason.as_deref());
-        told
+        if has_prdr { recipients::announced(told) } else { told }
+    }
+
+    /// Whether the client hears what became of the message for each recipient.
+    pub(super) fn hears_of_each(&self) -> bool {
+        self.mail.as_ref().is_some_and(|mail| mail.hears_of_each(&self.settings))
     }
 
     /// The message that was under way can't go on: the client was told so.

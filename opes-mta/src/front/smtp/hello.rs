@@ -3,7 +3,8 @@
 
 use ocp_proto::smtp::Reply;
 
-use crate::smtp::extensions::STARTTLS;
+use crate::bypass;
+use crate::smtp::extensions::{PRDR, STARTTLS};
 
 /// Extensions that concern what goes through us as it is. Others are not passed on: what we do not know
 /// may change what follows.
@@ -11,7 +12,7 @@ const PASSED_ON: [&str; 9] =
     ["SIZE", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES", "AUTH", "VRFY", "EXPN", "HELP"];
 
 /// What we do whatever the next hop does.
-const OURS: [&str; 2] = ["PIPELINING", "CHUNKING"];
+const OURS: [&str; 3] = ["PIPELINING", "CHUNKING", PRDR];
 
 /// Mechanisms of AUTH behind which what is said may be encrypted for the next hop alone.
 const WITH_LAYER: [&str; 4] = ["GSSAPI", "GS2-KRB5", "DIGEST-MD5", "NTLM"];
@@ -28,6 +29,10 @@ pub(super) struct Offer {
     pub(super) starttls: bool,
     /// It may authenticate, if the next hop says so.
     pub(super) auth: bool,
+    /// It may ask for a reply for each recipient; over LMTP there is one without.
+    pub(super) prdr: bool,
+    /// It may ask for services to be skipped.
+    pub(super) bypass: bool,
 }
 
 /// The answer to EHLO, made of the next hop's: its first line, and the extensions.
@@ -37,7 +42,11 @@ pub(super) fn answer(hop: &Reply, offer: Offer) -> Reply {
     let mut said = vec![first];
     let passed_on = lines.filter_map(|line| passed_on(&line));
     said.extend(passed_on.filter(|line| offer.auth || !is_auth(line)));
-    said.extend(OURS.iter().map(|keyword| keyword.as_bytes().to_vec()));
+    let ours = OURS.iter().filter(|keyword| **keyword != PRDR || offer.prdr);
+    said.extend(ours.map(|keyword| keyword.as_bytes().to_vec()));
+    if offer.bypass {
+        said.push(bypass::PARAMETER.as_bytes().to_vec());
+    }
     if offer.starttls {
         said.push(STARTTLS.as_bytes().to_vec());
     }
@@ -91,15 +100,17 @@ mod tests {
         );
         let expected = "250-mx.example greets you\r\n250-SIZE 1000\r\n250-AUTH PLAIN LOGIN\r\n\
                         250-auth=PLAIN\r\n250-dsn\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
-        let offer = Offer { xforward: false, starttls: false, auth: true };
+        let offer =
+            Offer { xforward: false, starttls: false, auth: true, prdr: false, bypass: false };
         assert_eq!(answer(&hop, offer), reply(expected));
         let without = expected.replace("250-AUTH PLAIN LOGIN\r\n250-auth=PLAIN\r\n", "");
         let bare =
             Reply::parse(without.replace("250 CHUNKING", "250-CHUNKING") + "250 STARTTLS\r\n");
         let secure = answer(&hop, Offer { starttls: true, auth: false, ..offer });
         assert_eq!(secure, bare.unwrap());
-        let bare = answer(&reply("250 mx\r\n"), Offer { xforward: true, ..offer });
-        let expected = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n\
+        let all = Offer { xforward: true, prdr: true, bypass: true, ..offer };
+        let bare = answer(&reply("250 mx\r\n"), all);
+        let expected = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-PRDR\r\n250-XOPES-BYPASS\r\n\
                         250 XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n";
         assert_eq!(bare, reply(expected));
     }

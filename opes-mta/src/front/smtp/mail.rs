@@ -2,11 +2,15 @@
 //! know it.
 
 use ocp_proto::smtp::{Address, Envelope, SideEffect};
+use ocp_proto::wire::Atom;
 
 use super::content::Content;
+use super::dialogue::Terms;
+use super::listen::Settings;
 use super::plan::{Fate, Part};
 use super::recipients;
 use crate::event::carry_out;
+use crate::front::advisor::Advisor;
 use crate::passage::Advice;
 use crate::record::{Decision, Record};
 use crate::relay::Answer;
@@ -30,6 +34,7 @@ pub(super) struct Mail {
     pub(super) content: Content,
     /// What they said of the command whose reply has not come, and what it names.
     pub(super) asked: Option<(Advice, Address, Address)>,
+    pub(super) terms: Terms,
 }
 
 impl Mail {
@@ -38,6 +43,16 @@ impl Mail {
         let mut envelope = self.known.clone();
         self.effects.iter().for_each(|effect| carry_out(&mut envelope, effect));
         envelope
+    }
+
+    /// What the services are told of its request to skip some of them.
+    pub(super) fn heard_bypass(&self, advisor: &Advisor) -> Vec<Atom> {
+        if advisor.hears_bypass() { self.terms.bypass.clone() } else { Vec::new() }
+    }
+
+    /// Whether its client hears what became of it for each recipient.
+    pub(super) fn hears_of_each(&self, settings: &Settings) -> bool {
+        settings.next_hop.protocol == Protocol::Lmtp || self.terms.has_prdr
     }
 
     /// What became of it for the log, if nobody has refused it.
@@ -62,15 +77,15 @@ impl Mail {
     }
 
     /// Each part has its answer: what the client's recipients get. The line in the log names who was refused.
-    pub(super) fn answered(&mut self, parts: &[(Part, Answer)], protocol: Protocol) -> Answer {
+    pub(super) fn answered(&mut self, parts: &[(Part, Answer)], each: bool) -> Answer {
         let known = &self.known.recipients;
-        for (part, answer) in parts.iter().filter(|(_, answer)| matches!(answer, Answer::Each(_))) {
+        for (part, answer) in parts.iter().filter(|(_, answer)| !matches!(answer, Answer::One(_))) {
             let added = recipients::added(answer, known, &part.envelope.recipients);
             for (recipient, reply) in added.filter(|(_, reply)| !reply.is_success()) {
                 self.record.failed(format!("the next hop refused the added {recipient}: {reply}"));
             }
         }
-        let told = recipients::for_client(parts, known, protocol);
+        let told = recipients::for_client(parts, known, each);
         if let Answer::Each(each) = &told {
             let each = self.recipients.iter().zip(each);
             for (recipient, reply) in each.filter(|(_, reply)| !reply.is_success()) {

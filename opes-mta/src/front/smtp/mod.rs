@@ -22,8 +22,6 @@ mod tls;
 
 use ocp_proto::smtp::{Command, CommandProfile, EffectName};
 
-use crate::smtp::Protocol;
-
 pub use listen::{Listeners, Settings};
 pub use peer::Trust;
 pub use stored::Stores;
@@ -56,7 +54,8 @@ impl Settings {
             ],
             side_effects,
             multiple_messages: true,
-            recipient_replies: self.next_hop.protocol == Protocol::Lmtp,
+            // Clients that get one reply for all get what is configured.
+            recipient_replies: true,
             ..CommandProfile::default()
         }
     }

@@ -9,7 +9,6 @@ use super::replies;
 use crate::apply::{Adapted, Answer, Notification, Variant};
 use crate::bypass::Outcome;
 use crate::event::{Message, carry_out};
-use crate::smtp::Protocol;
 use crate::trace::Pass;
 
 /// What becomes of a message, and what goes out besides.
@@ -123,19 +122,19 @@ impl Plan {
 
     /// Whether what goes out has to be accepted before any next hop has: it becomes several messages where the
     /// client gets one reply.
-    pub(super) fn is_spooled(&self, protocol: Protocol) -> bool {
+    pub(super) fn is_spooled(&self, each: bool) -> bool {
         let goes_out = |part: &&Part| matches!(part.fate, Fate::Send | Fate::Wait(_));
-        protocol == Protocol::Smtp && self.parts.iter().filter(goes_out).count() > 1
+        !each && self.parts.iter().filter(goes_out).count() > 1
     }
 
-    /// Whether it can be carried out, with a spool or without.
-    pub(super) fn is_possible(&self, protocol: Protocol, spools: bool) -> bool {
+    /// Whether it can be carried out, with a spool or without, for a client that gets a reply for each recipient or
+    /// one for all.
+    pub(super) fn is_possible(&self, each: bool, spools: bool) -> bool {
         let refuses = |part: &Part| matches!(part.fate, Fate::Refuse(_));
         let waits = |part: &Part| matches!(part.fate, Fate::Wait(_));
-        let needs_spool = self.is_spooled(protocol) || self.parts.iter().any(waits);
+        let needs_spool = self.is_spooled(each) || self.parts.iter().any(waits);
         // One reply for all says either yes or no.
-        let is_told_apart =
-            protocol == Protocol::Smtp && self.parts.len() > 1 && self.parts.iter().any(refuses);
+        let is_told_apart = !each && self.parts.len() > 1 && self.parts.iter().any(refuses);
         (spools || !needs_spool) && !is_told_apart
     }
 }
@@ -343,31 +342,30 @@ mod tests {
 
     #[test]
     fn what_is_possible_depends_on_replies_and_on_the_spool() {
-        use Protocol::{Lmtp, Smtp};
         let send = || variant("a", Answer::Unchanged, Vec::new());
         let other = || variant("b", message("X"), Vec::new());
         let waits = || variant("b", Answer::Unchanged, vec![delay(1)]);
         let drops = || variant("b", Answer::Unchanged, vec![SideEffect::Discard("x".into())]);
         let refuses = || variant("b", refusal(), Vec::new());
-        for (variants, protocol, spooled, without_spool, with_spool) in [
-            (vec![send()], Smtp, false, true, true),
-            (vec![send(), other()], Smtp, true, false, true),
-            (vec![send(), other()], Lmtp, false, true, true),
-            (vec![waits()], Smtp, false, false, true),
-            (vec![send(), waits()], Smtp, true, false, true),
-            (vec![send(), waits()], Lmtp, false, false, true),
-            (vec![send(), drops()], Smtp, false, true, true),
-            (vec![send(), refuses()], Smtp, false, false, false),
-            (vec![send(), refuses()], Lmtp, false, true, true),
-            (vec![refuses()], Smtp, false, true, true),
+        for (variants, each, spooled, without_spool, with_spool) in [
+            (vec![send()], false, false, true, true),
+            (vec![send(), other()], false, true, false, true),
+            (vec![send(), other()], true, false, true, true),
+            (vec![waits()], false, false, false, true),
+            (vec![send(), waits()], false, true, false, true),
+            (vec![send(), waits()], true, false, false, true),
+            (vec![send(), drops()], false, false, true, true),
+            (vec![send(), refuses()], false, false, false, false),
+            (vec![send(), refuses()], true, false, true, true),
+            (vec![refuses()], false, false, true, true),
         ] {
             let plan = plan("a b", &[], &Answer::Several(variants.clone()), &[]);
             let found = (
-                plan.is_spooled(protocol),
-                plan.is_possible(protocol, false),
-                plan.is_possible(protocol, true),
+                plan.is_spooled(each),
+                plan.is_possible(each, false),
+                plan.is_possible(each, true),
             );
-            assert_eq!(found, (spooled, without_spool, with_spool), "{protocol:?} {variants:?}");
+            assert_eq!(found, (spooled, without_spool, with_spool), "{each} {variants:?}");
         }
     }
 }

@@ -6,26 +6,23 @@ use ocp_proto::smtp::{Address, Reply};
 use super::plan::Part;
 use super::replies;
 use crate::relay::Answer;
-use crate::smtp::Protocol;
 
-/// What the client's recipients, whom the next hop knows, get of what became of each part: over SMTP the one reply
-/// that says no most firmly, or yes; over LMTP a reply for each.
+/// What the client's recipients, whom the next hop knows, get of what became of each part: a reply for each, or the
+/// one that says no most firmly, or yes.
 ///
 /// One that services have deleted is taken and goes nowhere, as what is discarded does. But those who were
 /// added may stand in its place: if one of them was refused, it is told so, lest nobody gets the message.
-pub(super) fn for_client(
-    parts: &[(Part, Answer)],
-    known: &[Address],
-    protocol: Protocol,
-) -> Answer {
-    if protocol == Protocol::Smtp {
+pub(super) fn for_client(parts: &[(Part, Answer)], known: &[Address], each: bool) -> Answer {
+    if !each {
         let all = || parts.iter().flat_map(|(_, answer)| replies(answer));
         let reply = worst(all()).or_else(|| all().next()).cloned();
         return Answer::One(reply.unwrap_or_else(replies::taken));
     }
     match parts {
         [(_, answer @ Answer::One(_))] => return answer.clone(),
-        [(part, answer)] if part.envelope.recipients == known => return answer.clone(),
+        [(part, answer @ Answer::Each(_))] if part.envelope.recipients == known => {
+            return answer.clone();
+        }
         _ => {}
     }
     let reply = |recipient| {
@@ -44,6 +41,22 @@ pub(super) fn for_client(
         })
     };
     Answer::Each(known.iter().map(reply).collect())
+}
+
+/// A reply for each recipient as PRDR has them: one is enough where they are the same.
+pub(super) fn announced(answer: Answer) -> Answer {
+    let Answer::Each(each) = answer else { return answer };
+    match &each[..] {
+        [first, others @ ..] if others.iter().all(|other| other == first) => {
+            Answer::One(first.clone())
+        }
+        _ => {
+            let is_taken = each.iter().any(Reply::is_success);
+            let all =
+                if is_taken { Some(replies::taken_for_some()) } else { worst(&each).cloned() };
+            Answer::Prdr { all: all.unwrap_or_else(replies::no_sense), each }
+        }
+    }
 }
 
 /// Recipients that services have added, and what the next hop said for each.
@@ -127,7 +140,7 @@ mod tests {
             ("a b c", "b x y z", &[250, 452, 550, 250], &[550, 250, 550]),
         ] {
             let all = [part(known, in_force, each(said))];
-            let answer = for_client(&all, &addresses(known), Protocol::Lmtp);
+            let answer = for_client(&all, &addresses(known), true);
             assert_eq!(codes(&answer), told, "{known:?} {in_force:?} {said:?}");
         }
     }
@@ -140,13 +153,25 @@ mod tests {
             part("d", "d", each(&[251])),
             part("e", "", one(250)),
         ];
-        let answer = for_client(&parts, &addresses("d b a c e f"), Protocol::Lmtp);
+        let answer = for_client(&parts, &addresses("d b a c e f"), true);
         // `f` was deleted before there were parts: nobody knows in whose place `x` is.
         assert_eq!(codes(&answer), [251, 250, 452, 550, 250, 452]);
-        assert_eq!(for_client(&parts[1..2], &addresses("a"), Protocol::Lmtp), one(550));
+        assert_eq!(for_client(&parts[1..2], &addresses("a"), true), one(550));
         let (all, few) = (&parts[..], &parts[2..]);
-        assert_eq!(codes(&for_client(all, &addresses("d b"), Protocol::Smtp)), [550]);
-        assert_eq!(codes(&for_client(few, &addresses("d b"), Protocol::Smtp)), [251]);
+        assert_eq!(codes(&for_client(all, &addresses("d b"), false)), [550]);
+        assert_eq!(codes(&for_client(few, &addresses("d b"), false)), [251]);
+    }
+
+    #[test]
+    fn prdr_announces_replies_that_differ() {
+        assert_eq!(announced(one(550)), one(550));
+        assert_eq!(announced(each(&[250, 250])), one(250));
+        for (said, all) in [(&[250, 550][..], 250), (&[452, 550], 550)] {
+            let Answer::Prdr { each: of_each, all: of_all } = announced(each(said)) else {
+                panic!("{said:?}")
+            };
+            assert_eq!((codes(&Answer::Each(of_each)), of_all.code()), (said.to_vec(), all));
+        }
     }
 
     #[test]

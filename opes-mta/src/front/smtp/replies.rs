@@ -95,9 +95,19 @@ pub(super) fn unknown() -> Reply {
     fixed(502, "5.5.1", "This command does not get through here")
 }
 
-/// A reply for each recipient, which there is not.
-pub(super) fn no_prdr() -> Reply {
-    fixed(555, "5.5.4", "PRDR is not offered")
+/// A reply for each recipient follows, and one for all (draft-hall-prdr).
+pub(super) fn each_follows() -> Reply {
+    Reply::parse("353 Each recipient's reply follows\r\n").expect("it is a reply")
+}
+
+/// A parameter XOPES-BYPASS without a value, or with one that is no xtext.
+pub(super) fn no_bypass() -> Reply {
+    fixed(501, "5.5.4", "XOPES-BYPASS is * or a list of URIs, in xtext")
+}
+
+/// Some recipients have the message, and some do not.
+pub(super) fn taken_for_some() -> Reply {
+    fixed(250, "2.0.0", "Ok for some recipients")
 }
 
 /// XFORWARD and XCLIENT from somebody who could be anybody.

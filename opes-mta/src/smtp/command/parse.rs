@@ -186,7 +186,7 @@ fn attribute(word: &[u8]) -> Option<Attribute> {
 
 /// RFC 3461 section 4: `+` and two hexadecimal digits are an octet. None of them may be a control character:
 /// values end in logs and in command lines to the next hop.
-fn xtext(text: &[u8]) -> Option<Bytes> {
+pub(crate) fn xtext(text: &[u8]) -> Option<Bytes> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut octets = text.iter();
     while let Some(&octet) = octets.next() {

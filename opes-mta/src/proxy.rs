@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
+use ocp_proto::smtp::Activation;
 use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
 use opes_mta::front::smtp::{self, Listeners, Settings, Trust};
@@ -39,6 +40,10 @@ pub(crate) struct Arguments {
     /// The mail server that everything goes to: HOST:PORT or unix:/PATH
     #[arg(long, value_name = "ADDR")]
     next_hop: NextHopAddress,
+    /// Where this stands in the life of its mail, which services are told: before a queue (receiving),
+    /// between two (queued), behind one (sending), or alone between client and mail server (proxy)
+    #[arg(long, value_name = "PLACE", default_value = "proxy", hide_possible_values = true)]
+    placement: Placement,
     /// What both sides speak: smtp, or lmtp with a reply for each recipient behind content (RFC 2033)
     #[arg(long, value_name = "NAME", default_value = "smtp", hide_possible_values = true)]
     protocol: Protocol,
@@ -66,16 +71,42 @@ enum Protocol {
     Lmtp,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Placement {
+    Receiving,
+    Queued,
+    Sending,
+    Proxy,
+}
+
+impl From<Placement> for Activation {
+    fn from(placement: Placement) -> Self {
+        match placement {
+            Placement::Receiving => Self::Receiving,
+            Placement::Queued => Self::Queued,
+            Placement::Sending => Self::Sending,
+            Placement::Proxy => Self::Proxy,
+        }
+    }
+}
+
 const HELP: &str = "\
-In front of Postfix's own queue (smtpd_proxy_filter), in master.cf:
+In front of Postfix's own queue (smtpd_proxy_filter), with --placement receiving, in master.cf:
   smtp      inet  n  -  n  -  20  smtpd
     -o smtpd_proxy_filter=127.0.0.1:10025
   127.0.0.1:10026 inet n  -  n  -   -  smtpd
     -o smtpd_authorized_xforward_hosts=127.0.0.0/8 -o smtpd_client_restrictions=permit_mynetworks,reject
     -o smtpd_relay_restrictions=permit_mynetworks,reject
 
+Behind the queue (content_filter), with --placement queued: in main.cf
+  content_filter = smtp:[127.0.0.1]:10025
+  smtp_send_xforward_command = yes
+and the second smtpd of master.cf as above, with -o content_filter= and another -o myhostname=NAME.
+
+Behind the queue on the way out, with --placement sending: relayhost = [127.0.0.1]:10025 in main.cf.
+
 Examples:
-  opes-mta smtp --listen 127.0.0.1:10025 --next-hop 127.0.0.1:10026
+  opes-mta smtp --listen 127.0.0.1:10025 --next-hop 127.0.0.1:10026 --placement receiving
   opes-mta smtp --listen 0.0.0.0:25 --next-hop mail.internal:25 --trust unix --config /etc/opes-mta.toml
   opes-mta smtp --listen 0.0.0.0:25 --tls-certificate mx.pem --tls-key mx.key \
     --next-hop mail.internal:25 --next-hop-tls require --next-hop-tls-ca internal.pem
@@ -105,8 +136,17 @@ Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
 /// Runs the command.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { services, listen, next_hop, protocol, trust, tls, quarantine, spool } =
-        arguments;
+    let Arguments {
+        services,
+        listen,
+        next_hop,
+        placement,
+        protocol,
+        trust,
+        tls,
+        quarantine,
+        spool,
+    } = arguments;
     let protocol = match protocol {
         Protocol::Smtp => opes_mta::smtp::Protocol::Smtp,
         Protocol::Lmtp => opes_mta::smtp::Protocol::Lmtp,
@@ -116,6 +156,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let policy = tls.policy(&next_hop)?;
     let next_hop = NextHop { protocol, tls: policy, ..NextHop::new(next_hop, name) };
     let settings = Settings {
+        placement: placement.into(),
         next_hop: Arc::new(next_hop),
         tls: tls.for_clients()?.map(Arc::new),
         trust: Trust(trust),

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{
-    Address, Auth, Command, CommandLine, DialogFacts, DialogUpdate, EffectName, Envelope, Reply,
-    Tls, Verdict,
+    Activation, Address, Auth, Command, CommandLine, DialogFacts, DialogUpdate, EffectName,
+    Envelope, Reply, Tls, Verdict,
 };
 use ocp_proto::wire::Atom;
 
@@ -75,6 +75,8 @@ pub(super) struct Dialogue {
     origin: Origin,
     /// What is known before the services are told.
     facts: DialogFacts,
+    /// Whether those are of a client that the peer speaks for.
+    speaks_for_another: bool,
     /// Whether the services know of the client. A peer that speaks for others may yet say who it is.
     is_begun: bool,
     /// The client as a whole was refused, whatever it calls itself.
@@ -85,14 +87,15 @@ pub(super) struct Dialogue {
 }
 
 impl Dialogue {
-    /// A client that has connected from there.
+    /// A client that has connected from there, to a processor that stands there.
     pub(super) fn new(
         processor: Arc<Processor>,
         listen: Arc<str>,
+        activation: Activation,
         origin: Origin,
         client_port: u16,
     ) -> Self {
-        let facts = peer::connected(origin, client_port);
+        let facts = peer::connected(activation, origin, client_port);
         let advisor = Advisor::new(processor);
         Self {
             listen,
@@ -100,6 +103,7 @@ impl Dialogue {
             connected: (facts.clone(), origin),
             origin,
             facts,
+            speaks_for_another: false,
             is_begun: false,
             turned_away: None,
             refused: None,
@@ -139,12 +143,16 @@ impl Dialogue {
         self.refused.clone()
     }
 
-    /// The peer speaks for another client from now on (XFORWARD).
+    /// The peer speaks for another client from now on (XFORWARD). Until that one says something it may say
+    /// more of it.
     pub(super) fn forward(&mut self, attributes: &[Attribute]) {
-        let (facts, origin) = peer::forwarded(attributes);
-        let helo = facts.helo.or_else(|| self.facts.helo.clone());
-        (self.facts, self.origin) = (DialogFacts { helo, ..facts }, origin);
-        self.is_begun = false;
+        if self.is_begun || !self.speaks_for_another {
+            let (activation, helo) = (self.facts.activation, self.facts.helo.take());
+            self.facts = DialogFacts { activation, helo, ..DialogFacts::default() };
+            self.origin = Origin::Unknown;
+        }
+        self.origin = peer::forward(&mut self.facts, attributes).unwrap_or(self.origin);
+        (self.speaks_for_another, self.is_begun) = (true, false);
         (self.turned_away, self.refused) = (None, None);
     }
 
@@ -153,8 +161,7 @@ impl Dialogue {
     pub(super) fn secured(&mut self, tls: Tls) {
         self.abandon();
         let (connected, origin) = self.connected.clone();
-        let spoke_for_another = self.facts.activation != connected.activation;
-        self.is_begun &= !spoke_for_another;
+        self.is_begun &= !std::mem::take(&mut self.speaks_for_another);
         (self.facts, self.origin) = (DialogFacts { tls: Some(tls.clone()), ..connected }, origin);
         if self.is_begun {
             self.advisor.update(Some(DialogUpdate { tls: Some(tls), ..DialogUpdate::default() }));

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ocp_proto::smtp::Activation;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -19,6 +20,8 @@ use crate::relay::{NextHop, Transport};
 /// What a proxy goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Where in the life of its mail it stands.
+    pub placement: Activation,
     /// Where everything goes. What it speaks, clients speak too.
     pub next_hop: Arc<NextHop>,
     /// What clients are offered STARTTLS with, if they are.
@@ -66,7 +69,8 @@ impl Listeners {
                 Accepted::Inet(_, peer) => (Origin::Address(peer.ip()), peer.port()),
                 Accepted::Unix(_) => (Origin::Unix, 0),
             };
-            let dialogue = Dialogue::new(Arc::clone(&processor), Arc::clone(&name), origin, port);
+            let (processor, listen) = (Arc::clone(&processor), Arc::clone(&name));
+            let dialogue = Dialogue::new(processor, listen, settings.placement, origin, port);
             async move {
                 let is_heard = settings.trust.hears(origin);
                 let stream: Transport = match accepted {

@@ -349,22 +349,23 @@ impl Dialogue {
         let request = bypass::request(trace::values(&message.header, bypass::FIELD));
         let hears = self.advisor.hears_bypass();
         let Some(mail) = &mut self.mail else { return Delivery::Answer(syntax()) };
-        let advice = if mail.done {
-            Advice::default()
+        let said = if mail.done {
+            Said::Go(Advice::default())
         } else {
             let bypass = if hears { request.clone() } else { Vec::new() };
             let event = Event { bypass, ..Event::message(shown.clone(), mail.envelope()) };
             let accepted = accepted(&mail.sender, &mail.recipients);
-            match self.advisor.ask(event, accepted, &mut mail.record).await {
-                Said::Refused(reply) => return Delivery::Answer(reply),
-                Said::Go(advice) => advice,
-            }
+            self.advisor.ask(event, accepted, &mut mail.record).await
         };
         let bypass = (!request.is_empty()).then(|| match hears {
             true => Outcome::of(mail.record.verdicts()),
             false => Outcome::Ignored,
         });
         bypass.into_iter().for_each(|outcome| mail.record.bypass(outcome, &request));
+        let advice = match said {
+            Said::Refused(reply) => return Delivery::Answer(reply),
+            Said::Go(advice) => advice,
+        };
         let mut adapted = match &advice.answer {
             Answer::Message(adapted) => adapted.clone(),
             _ => Adapted { header: vec![shown.header], body: shown.body.pieces().to_vec() },

@@ -147,9 +147,11 @@ fn who_has_authenticated_is_known_and_secrets_are_not() {
         assert_eq!(client.say(NAME), "334 UGFzc3dvcmQ6");
         client.say(SECRET)
     };
-    let ways: [(&str, &dyn Fn(&mut Client) -> String); 3] =
-        [("PLAIN", &plain), ("PLAIN", &plain_later), ("LOGIN", &login)];
-    for (mechanism, authenticate) in ways {
+    for (mechanism, authenticate) in [
+        ("PLAIN", &plain as &dyn Fn(&mut Client) -> String),
+        ("PLAIN", &plain_later),
+        ("LOGIN", &login),
+    ] {
         let mut client = chain.client();
         assert_eq!(authenticate(&mut client), taken);
         let again = client.say(&format!("AUTH PLAIN {PLAIN}"));

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use ocp_proto::smtp::Activation;
 use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
-use opes_mta::front::smtp::{self, Listeners, Settings, Trust};
+use opes_mta::front::smtp::{self, Introduce, Listeners, Settings, Trust};
 use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
 use opes_mta::spool::{Limits, Schedule, Spool};
@@ -47,7 +47,12 @@ pub(crate) struct Arguments {
     /// What both sides speak: smtp, or lmtp with a reply for each recipient behind content (RFC 2033)
     #[arg(long, value_name = "NAME", default_value = "smtp", hide_possible_values = true)]
     protocol: Protocol,
-    /// Peers that may say for which client they speak (XFORWARD): networks, or `unix`
+    /// Whether the next hop learns who the client is: not at all (none), for its log, if it offers that
+    /// (xforward), or as if the client had connected to it (xclient): if it does not offer that, it gets no mail
+    #[arg(long, value_name = "HOW", default_value = "none", hide_possible_values = true)]
+    next_hop_client: NextHopClient,
+    /// Peers that may say for which client they speak (XFORWARD), or which client they are (XCLIENT), with the
+    /// name that it has authenticated by: networks, or `unix`
     #[arg(
         long,
         value_name = "NETWORK,...",
@@ -90,6 +95,23 @@ impl From<Placement> for Activation {
     }
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NextHopClient {
+    None,
+    Xforward,
+    Xclient,
+}
+
+impl From<NextHopClient> for Introduce {
+    fn from(how: NextHopClient) -> Self {
+        match how {
+            NextHopClient::None => Self::Never,
+            NextHopClient::Xforward => Self::Xforward,
+            NextHopClient::Xclient => Self::Xclient,
+        }
+    }
+}
+
 const HELP: &str = "\
 In front of Postfix's own queue (smtpd_proxy_filter), with --placement receiving, in master.cf:
   smtp      inet  n  -  n  -  20  smtpd
@@ -122,7 +144,7 @@ is discarded is, unless one that they have added is refused: then it gets that r
 TLS with clients and TLS with the next hop are two matters: each begins with a STARTTLS of its own. What is
 said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it from clients within TLS alone.
 
-What does not get through: XCLIENT and extensions that the proxy does not know. Content with bare CR or LF
+What does not get through: extensions that the proxy does not know. Content with bare CR or LF
 is refused. Delay and notifications are not offered to services, quarantine only with --quarantine:
 
   opes-mta smtp --listen ADDR --next-hop ADDR --quarantine /var/lib/opes/quarantine --spool /var/lib/opes/spool
@@ -131,6 +153,10 @@ is refused. Delay and notifications are not offered to services, quarantine only
 
 SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
 SIGHUP: with --tls-certificate, it and its key are read again.
+
+XCLIENT of a peer in --trust ends its session, as if the other client had connected: EHLO has to come again, and
+services hear of a new client then. It comes before AUTH, and what a next hop is told by --next-hop-client xclient
+is what it goes by: behind a queue, where mail comes from us, that is xforward.
 
 Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
@@ -141,6 +167,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         listen,
         next_hop,
         placement,
+        next_hop_client,
         protocol,
         trust,
         tls,
@@ -157,6 +184,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let next_hop = NextHop { protocol, tls: policy, ..NextHop::new(next_hop, name) };
     let settings = Settings {
         placement: placement.into(),
+        introduce: next_hop_client.into(),
         next_hop: Arc::new(next_hop),
         tls: tls.for_clients()?.map(Arc::new),
         trust: Trust(trust),

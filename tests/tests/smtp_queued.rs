@@ -65,6 +65,7 @@ fn start(folder: &Path, next_hop: u16, config: &str) -> Milter {
         ["--listen", "127.0.0.1:0"],
         ["--next-hop", &next_hop],
         ["--placement", "queued"],
+        ["--next-hop-client", "xforward"],
         ["--quarantine", &quarantine],
         ["--spool", &spool],
     ];
@@ -288,6 +289,12 @@ fn clients_and_parameters_are_those_that_postfix_has_received() {
     ] {
         assert!(parameters.split(' ').any(|word| word == parameter), "{parameter}: {parameters}");
     }
+    // The second smtpd logs the client of the first one, and its name for the message.
+    let id = text(&line, "queue_id");
+    chain.postfix.wait_for(&[
+        "smtpd",
+        &format!("orig_queue_id={id}, orig_client=client.a.example[192.0.2.7]"),
+    ]);
     // Whom services do not want is refused at each of his messages.
     let mut client = chain.client();
     assert!(client.say("XCLIENT ADDR=192.0.2.66").starts_with("220 "));

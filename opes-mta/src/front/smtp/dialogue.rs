@@ -65,6 +65,17 @@ pub(super) enum Delivery {
     },
 }
 
+/// For whom a peer speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// It is the client.
+    ForItself,
+    /// For a client of its own (XFORWARD).
+    ForAnother,
+    /// As if another client had connected (XCLIENT).
+    AsAnother,
+}
+
 /// One client's dialog.
 #[derive(Debug)]
 pub(super) struct Dialogue {
@@ -75,8 +86,8 @@ pub(super) struct Dialogue {
     origin: Origin,
     /// What is known before the services are told.
     facts: DialogFacts,
-    /// Whether those are of a client that the peer speaks for.
-    speaks_for_another: bool,
+    /// Whose they are.
+    speaks: Speaks,
     /// Whether the services know of the client. A peer that speaks for others may yet say who it is.
     is_begun: bool,
     /// The client as a whole was refused, whatever it calls itself.
@@ -103,7 +114,7 @@ impl Dialogue {
             connected: (facts.clone(), origin),
             origin,
             facts,
-            speaks_for_another: false,
+            speaks: Speaks::ForItself,
             is_begun: false,
             turned_away: None,
             refused: None,
@@ -134,6 +145,9 @@ impl Dialogue {
     pub(super) async fn greet(&mut self, name: &[u8]) -> Option<Reply> {
         self.abandon();
         self.facts.helo = text(name).or(self.facts.helo.take());
+        if !self.is_begun && self.speaks == Speaks::AsAnother {
+            return self.begin().await;
+        }
         if !self.is_begun || self.turned_away.is_some() {
             return self.turned_away.clone();
         }
@@ -143,16 +157,15 @@ impl Dialogue {
         self.refused.clone()
     }
 
-    /// The peer speaks for another client from now on (XFORWARD). Until that one says something it may say
-    /// more of it.
-    pub(super) fn forward(&mut self, attributes: &[Attribute]) {
-        if self.is_begun || !self.speaks_for_another {
+    /// The peer speaks for another client from now on. Until that one says something it may say more of it.
+    pub(super) fn speak(&mut self, speaks: Speaks, attributes: &[Attribute]) {
+        if self.is_begun || self.speaks != speaks {
             let (activation, helo) = (self.facts.activation, self.facts.helo.take());
             self.facts = DialogFacts { activation, helo, ..DialogFacts::default() };
             self.origin = Origin::Unknown;
         }
         self.origin = peer::forward(&mut self.facts, attributes).unwrap_or(self.origin);
-        (self.speaks_for_another, self.is_begun) = (true, false);
+        (self.speaks, self.is_begun) = (speaks, false);
         (self.turned_away, self.refused) = (None, None);
     }
 
@@ -161,11 +174,17 @@ impl Dialogue {
     pub(super) fn secured(&mut self, tls: Tls) {
         self.abandon();
         let (connected, origin) = self.connected.clone();
-        self.is_begun &= !std::mem::take(&mut self.speaks_for_another);
+        let spoke = std::mem::replace(&mut self.speaks, Speaks::ForItself);
+        self.is_begun &= spoke == Speaks::ForItself;
         (self.facts, self.origin) = (DialogFacts { tls: Some(tls.clone()), ..connected }, origin);
         if self.is_begun {
             self.advisor.update(Some(DialogUpdate { tls: Some(tls), ..DialogUpdate::default() }));
         }
+    }
+
+    /// What a next hop may learn of the client.
+    pub(super) fn origin(&self) -> relay::Origin {
+        peer::origin(&self.facts)
     }
 
     async fn hello(&mut self, name: &[u8]) -> Option<Reply> {

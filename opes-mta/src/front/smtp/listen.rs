@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::client;
 use super::dialogue::Dialogue;
+use super::introduction::Introduce;
 use super::peer::Trust;
 use super::tls::Tls;
 use crate::config::{MilterAddress, Origin};
@@ -26,7 +27,9 @@ pub struct Settings {
     pub next_hop: Arc<NextHop>,
     /// What clients are offered STARTTLS with, if they are.
     pub tls: Option<Arc<Tls>>,
-    /// Who may say for whom it speaks (XFORWARD).
+    /// How the next hop learns who the client is.
+    pub introduce: Introduce,
+    /// Who may say for whom it speaks (XFORWARD, XCLIENT).
     pub trust: Trust,
     /// Where messages are kept that services want to be looked at.
     pub quarantine: Option<Quarantine>,

@@ -10,6 +10,7 @@ mod content;
 mod deliver;
 mod dialogue;
 mod hello;
+mod introduction;
 mod listen;
 mod mail;
 mod peer;
@@ -19,6 +20,7 @@ mod tls;
 
 use ocp_proto::smtp::{Command, CommandProfile, EffectName};
 
+pub use introduction::Introduce;
 pub use listen::{Listeners, Settings};
 pub use peer::Trust;
 pub use tls::Tls;

@@ -1,12 +1,17 @@
 //! Who is on the other side, and what it says of the client that it speaks for.
 
-use ocp_proto::smtp::{Activation, DialogFacts};
+use std::net::IpAddr;
+
+use ocp_proto::smtp::{Activation, Auth, DialogFacts};
+use ocp_proto::wire::Atom;
 
 use crate::config::{Clients, Origin};
 use crate::front::facts::{address, port, text};
+use crate::relay;
 use crate::smtp::Attribute;
+use crate::smtp::extensions::XCLIENT;
 
-/// Peers that are heard when they say who their client is (XFORWARD). Everybody else could be anybody.
+/// Peers that are heard when they say who their client is (XFORWARD, XCLIENT). Everybody else could be anybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust(pub Vec<Clients>);
 
@@ -47,10 +52,41 @@ pub(super) fn forward(facts: &mut DialogFacts, attributes: &[Attribute]) -> Opti
             b"HELO" => facts.helo = said.and_then(|value| text(value)).or(facts.helo.take()),
             b"PROTO" => facts.protocol = said.and_then(|value| text(value)),
             b"IDENT" => facts.queue_id = said.and_then(|value| text(value)),
+            b"LOGIN" => facts.auth = said.and_then(|value| text(value)).map(authenticated),
+            b"DESTADDR" => facts.server_address = said.and_then(|value| address(value)),
+            b"DESTPORT" => facts.server_port = said.and_then(|value| port(value)),
             _ => {}
         }
     }
     origin
+}
+
+/// A client that has authenticated elsewhere: by what, the peer does not say.
+fn authenticated(identity: Atom) -> Auth {
+    Auth { mechanism: XCLIENT.into(), identity }
+}
+
+/// What a next hop may learn of a client.
+pub(super) fn origin(facts: &DialogFacts) -> relay::Origin {
+    let known = |fact: &Option<Atom>| {
+        fact.as_deref().map(|fact| String::from_utf8_lossy(fact).into_owned())
+    };
+    let address = |fact: &Option<Atom>| known(fact).and_then(|address| address.parse().ok());
+    let port = |fact: &Option<Atom>| known(fact).and_then(|port| port.parse().ok());
+    let destination = address(&facts.server_address).zip(port(&facts.server_port));
+    let login =
+        facts.auth.as_ref().map(|auth| String::from_utf8_lossy(&auth.identity).into_owned());
+    relay::Origin {
+        name: known(&facts.client_name),
+        address: address(&facts.client_address),
+        port: port(&facts.client_port),
+        protocol: known(&facts.protocol),
+        helo: known(&facts.helo),
+        login: login.filter(|login| !login.is_empty()),
+        destination: destination.map(|(address, port): (IpAddr, u16)| (address, port).into()),
+        identifier: known(&facts.queue_id),
+        is_local: None,
+    }
 }
 
 #[cfg(test)]
@@ -92,5 +128,27 @@ mod tests {
         );
         assert_eq!(forward(&mut facts, &said), Some(Origin::Unknown));
         assert_eq!(facts, DialogFacts { helo: Some("a".into()), ..DialogFacts::default() });
+    }
+
+    #[test]
+    fn what_a_peer_says_of_its_client_may_be_said_to_the_next_hop() {
+        let mut facts = DialogFacts::default();
+        let said = "NAME=a.example ADDR=192.0.2.7 PORT=4 LOGIN=ann DESTADDR=::1 DESTPORT=25 HELO=a";
+        forward(&mut facts, &attributes(said));
+        let auth = facts.auth.as_ref().map(|auth| (&auth.mechanism[..], &auth.identity[..]));
+        assert_eq!(auth, Some((&b"XCLIENT"[..], &b"ann"[..])));
+        let expected = relay::Origin {
+            name: Some("a.example".to_owned()),
+            address: Some("192.0.2.7".parse().unwrap()),
+            port: Some(4),
+            login: Some("ann".to_owned()),
+            destination: Some("[::1]:25".parse().unwrap()),
+            helo: Some("a".to_owned()),
+            ..relay::Origin::default()
+        };
+        assert_eq!(origin(&facts), expected);
+        // Whom the next hop has seen to itself has no name here.
+        facts.auth = Some(Auth { mechanism: "PLAIN".into(), identity: Atom::new() });
+        assert_eq!(origin(&facts).login, None);
     }
 }

@@ -90,6 +90,11 @@ pub(super) fn no_prdr() -> Reply {
     fixed(555, "5.5.4", "PRDR is not offered")
 }
 
+/// XCLIENT behind AUTH, as STARTTLS.
+pub(super) fn xclient_too_late() -> Reply {
+    fixed(503, "5.5.1", "XCLIENT comes before AUTH")
+}
+
 /// XFORWARD and XCLIENT from somebody who could be anybody.
 pub(super) fn not_heard() -> Reply {
     fixed(550, "5.7.0", "You may not speak for others")

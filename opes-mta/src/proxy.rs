@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
+use ocp_proto::smtp::Activation;
 use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
-use opes_mta::front::smtp::{Listeners, Settings, Stores, Trust};
+use opes_mta::front::smtp::{Introduce, Listeners, Settings, Stores, Trust};
 use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
 use opes_mta::spool::{Limits, Schedule, Spool};
@@ -39,10 +40,19 @@ pub(crate) struct Arguments {
     /// The mail server that everything goes to: HOST:PORT or unix:/PATH
     #[arg(long, value_name = "ADDR")]
     next_hop: NextHopAddress,
+    /// Where this stands in the life of its mail, which services are told: before a queue (receiving),
+    /// between two (queued), behind one (sending), or alone between client and mail server (proxy)
+    #[arg(long, value_name = "PLACE", default_value = "proxy", hide_possible_values = true)]
+    placement: Placement,
     /// What both sides speak: smtp, or lmtp with a reply for each recipient behind content (RFC 2033)
     #[arg(long, value_name = "NAME", default_value = "smtp", hide_possible_values = true)]
     protocol: Protocol,
-    /// Peers that may say for which client they speak (XFORWARD): networks, or `unix`
+    /// Whether the next hop learns who the client is: not at all (none), for its log, if it offers that
+    /// (xforward), or as if the client had connected to it (xclient): if it does not offer that, it gets no mail
+    #[arg(long, value_name = "HOW", default_value = "none", hide_possible_values = true)]
+    next_hop_client: NextHopClient,
+    /// Peers that may say for which client they speak (XFORWARD), or which client they are (XCLIENT), with the
+    /// name that it has authenticated by: networks, or `unix`
     #[arg(
         long,
         value_name = "NETWORK,...",
@@ -70,16 +80,59 @@ enum Protocol {
     Lmtp,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Placement {
+    Receiving,
+    Queued,
+    Sending,
+    Proxy,
+}
+
+impl From<Placement> for Activation {
+    fn from(placement: Placement) -> Self {
+        match placement {
+            Placement::Receiving => Self::Receiving,
+            Placement::Queued => Self::Queued,
+            Placement::Sending => Self::Sending,
+            Placement::Proxy => Self::Proxy,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NextHopClient {
+    None,
+    Xforward,
+    Xclient,
+}
+
+impl From<NextHopClient> for Introduce {
+    fn from(how: NextHopClient) -> Self {
+        match how {
+            NextHopClient::None => Self::Never,
+            NextHopClient::Xforward => Self::Xforward,
+            NextHopClient::Xclient => Self::Xclient,
+        }
+    }
+}
+
 const HELP: &str = "\
-In front of Postfix's own queue (smtpd_proxy_filter), in master.cf:
+In front of Postfix's own queue (smtpd_proxy_filter), with --placement receiving, in master.cf:
   smtp      inet  n  -  n  -  20  smtpd
     -o smtpd_proxy_filter=127.0.0.1:10025
   127.0.0.1:10026 inet n  -  n  -   -  smtpd
     -o smtpd_authorized_xforward_hosts=127.0.0.0/8 -o smtpd_client_restrictions=permit_mynetworks,reject
     -o smtpd_relay_restrictions=permit_mynetworks,reject
 
+Behind the queue (content_filter), with --placement queued: in main.cf
+  content_filter = smtp:[127.0.0.1]:10025
+  smtp_send_xforward_command = yes
+and the second smtpd of master.cf as above, with -o content_filter= and another -o myhostname=NAME.
+
+Behind the queue on the way out, with --placement sending: relayhost = [127.0.0.1]:10025 in main.cf.
+
 Examples:
-  opes-mta smtp --listen 127.0.0.1:10025 --next-hop 127.0.0.1:10026
+  opes-mta smtp --listen 127.0.0.1:10025 --next-hop 127.0.0.1:10026 --placement receiving
   opes-mta smtp --listen 0.0.0.0:25 --next-hop mail.internal:25 --trust unix --config /etc/opes-mta.toml
   opes-mta smtp --listen 0.0.0.0:25 --tls-certificate mx.pem --tls-key mx.key \
     --next-hop mail.internal:25 --next-hop-tls require --next-hop-tls-ca internal.pem
@@ -95,10 +148,10 @@ is discarded is, unless one that they have added is refused: then it gets that r
 TLS with clients and TLS with the next hop are two matters: each begins with a STARTTLS of its own. What is
 said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it from clients within TLS alone.
 
-What does not get through: XCLIENT and extensions that the proxy does not know. Content with bare CR or LF
-is refused. Services may ask for quarantine with --quarantine alone. With --spool alone they may ask for hold,
-delay and new messages, and, over SMTP, recipients get different versions; over LMTP they do in any case. Where
-one message becomes several it is on the disk before the client hears that it is accepted:
+What does not get through: extensions that the proxy does not know. Content with bare CR or LF is refused.
+Services may ask for quarantine with --quarantine alone. With --spool alone they may ask for hold, delay and new
+messages, and, over SMTP, recipients get different versions; over LMTP they do in any case. Where one message
+becomes several it is on the disk before the client hears that it is accepted:
 
   opes-mta smtp --listen ADDR --next-hop ADDR --quarantine /var/lib/opes/quarantine --spool /var/lib/opes/spool
   opes-mta spool list --spool /var/lib/opes/spool
@@ -108,12 +161,27 @@ one message becomes several it is on the disk before the client hears that it is
 SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
 SIGHUP: with --tls-certificate, it and its key are read again.
 
+XCLIENT of a peer in --trust ends its session, as if the other client had connected: EHLO has to come again, and
+services hear of a new client then. It comes before AUTH, and what a next hop is told by --next-hop-client xclient
+is what it goes by: behind a queue, where mail comes from us, that is xforward.
+
 Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
 /// Runs the command.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { services, listen, next_hop, protocol, trust, tls, quarantine, spool, routes } =
-        arguments;
+    let Arguments {
+        services,
+        listen,
+        next_hop,
+        placement,
+        next_hop_client,
+        protocol,
+        trust,
+        tls,
+        quarantine,
+        spool,
+        routes,
+    } = arguments;
     let protocol = match protocol {
         Protocol::Smtp => opes_mta::smtp::Protocol::Smtp,
         Protocol::Lmtp => opes_mta::smtp::Protocol::Lmtp,
@@ -125,6 +193,8 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Ok(Arc::new(NextHop { protocol, tls, ..NextHop::new(address, name) }))
     };
     let settings = Settings {
+        placement: placement.into(),
+        introduce: next_hop_client.into(),
         next_hop: server(next_hop)?,
         routes: routes.into_iter().map(server).collect::<anyhow::Result<_>>()?,
         tls: tls.for_clients()?.map(Arc::new),

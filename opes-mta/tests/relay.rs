@@ -525,9 +525,10 @@ async fn a_client_is_named_where_the_next_hop_wants_to_know() {
         identifier: Some("Q x".to_owned()),
         ..Origin::default()
     };
-    assert!(connection.xclient(&origin).await.unwrap());
+    connection.xclient(&origin).await.unwrap();
     connection.hello("client.example").await.unwrap();
-    assert!(!connection.xclient(&origin).await.unwrap(), "it is not offered any more");
+    let error = connection.xclient(&origin).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::NoXclient), "it is not offered any more: {error}");
     let error = connection.xforward(&origin).await.unwrap_err();
     assert!(matches!(&error.cause, Cause::Refused(reply) if reply.code() == 501), "{error}");
     assert_eq!(error.stage, Stage::Origin);

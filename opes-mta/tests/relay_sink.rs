@@ -190,7 +190,7 @@ async fn postfix_takes_chunks_over_tls_from_a_client_that_it_is_told_of() {
         identifier: Some("id42".to_owned()),
         ..Origin::default()
     };
-    assert!(connection.xclient(&origin).await.unwrap());
+    connection.xclient(&origin).await.unwrap();
     connection.hello("told.example").await.unwrap();
     assert!(connection.extensions().offers(CHUNKING) && connection.extensions().offers(PIPELINING));
     let sender = address("<a@a.example>", &[]);

@@ -2,10 +2,12 @@
 
 #![allow(clippy::indexing_slicing)]
 
+pub mod actor;
 pub mod certificates;
 pub mod gateway;
 pub mod peer;
 pub mod postfix;
+pub mod programs;
 pub mod random;
 pub mod scripted;
 pub mod smtp;
@@ -264,10 +266,18 @@ impl Milter {
     /// # Panics
     /// If it does not listen.
     pub fn start_proxy(address: &str, next_hop: &str, folder: &Path, config: &str) -> Self {
+        Self::start_proxy_with(&["--listen", address, "--next-hop", next_hop], folder, config)
+    }
+
+    /// As [`Milter::start_proxy`], with these arguments.
+    ///
+    /// # Panics
+    /// If it does not listen.
+    pub fn start_proxy_with(arguments: &[&str], folder: &Path, config: &str) -> Self {
         let file = folder.join("opes-mta.toml");
         std::fs::write(&file, config).expect("the configuration can be written");
         let mut command = program("opes-mta");
-        command.args(["smtp", "--listen", address, "--next-hop", next_hop, "--config"]).arg(&file);
+        command.arg("smtp").args(arguments).arg("--config").arg(&file);
         Self::run(command)
     }
 

@@ -52,26 +52,45 @@ impl Postfix {
     /// # Panics
     /// If it does not start.
     pub fn start(folder: &Path, ports: &[Port], next_hop: u16, parameters: &[&str]) -> Self {
+        let parameters: Vec<_> = parameters.iter().map(|&parameter| parameter.to_owned()).collect();
+        Self::start_around(folder, ports, next_hop, |_| ((), parameters.clone())).0
+    }
+
+    /// As [`Postfix::start`], where something stands between its own ports: that is started once it is known
+    /// where they will be, and says by which parameters Postfix finds it. It comes back with Postfix.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn start_around<T>(
+        folder: &Path,
+        ports: &[Port],
+        next_hop: u16,
+        between: impl Fn(&[u16]) -> (T, Vec<String>),
+    ) -> (Self, T) {
         let folder = folder.join("postfix");
         for sub in ["", "queue", "data"] {
             fs::create_dir_all(folder.join(sub)).expect("a folder for Postfix can be made");
         }
         let owned = Command::new("chown").arg("postfix").arg(folder.join("data")).status();
         assert!(owned.expect("chown runs").success());
-        fs::write(folder.join("main.cf"), main_cf(&folder, next_hop, parameters)).expect("written");
         let mut postfix = Self { folder, ports: Vec::new() };
-        for attempt in 1.. {
+        let mut attempt = 0;
+        let stands_between = loop {
+            attempt += 1;
             postfix.ports = free_ports(ports.len());
+            let (stands_between, parameters) = between(&postfix.ports);
+            let main = main_cf(&postfix.folder, next_hop, &parameters);
+            fs::write(postfix.folder.join("main.cf"), main).expect("written");
             let services = master_cf(ports, &postfix.ports);
             fs::write(postfix.folder.join("master.cf"), services).expect("written");
             let started = postfix.run("start");
             if started.status.success() {
-                break;
+                break stands_between;
             }
             // A port that was free may have been given to somebody else meanwhile.
             let taken = postfix.log().contains("Address already in use");
             assert!(taken && attempt < ATTEMPTS, "{started:?} {}", postfix.log());
-        }
+        };
         let deadline = Instant::now() + PATIENCE;
         for port in &postfix.ports {
             while TcpStream::connect(("127.0.0.1", *port)).is_err() {
@@ -79,7 +98,16 @@ impl Postfix {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
-        postfix
+        (postfix, stands_between)
+    }
+
+    /// Tries again what it has put off, all of it.
+    ///
+    /// # Panics
+    /// If it can't be told.
+    pub fn flush(&self) {
+        let told = Command::new("postqueue").arg("-c").arg(&self.folder).arg("-f").status();
+        assert!(told.expect("postqueue runs").success());
     }
 
     /// Its log so far.
@@ -140,7 +168,7 @@ fn free_ports(count: usize) -> Vec<u16> {
     sockets.iter().map(|socket| socket.local_addr().expect("it is bound").port()).collect()
 }
 
-fn main_cf(folder: &Path, next_hop: u16, parameters: &[&str]) -> String {
+fn main_cf(folder: &Path, next_hop: u16, parameters: &[String]) -> String {
     let folder = folder.display();
     let mut text = format!(
         "compatibility_level = 3.6\n\

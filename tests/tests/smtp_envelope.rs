@@ -164,7 +164,7 @@ const RECIPIENTS: [&str; 12] = [
     "<away@b.example>",
 ];
 
-/// Commands that bring nothing about, and lines that are none; each has one reply.
+/// Commands that bring no message about, and lines that are none; each has one reply.
 const NOISE: [&str; 20] = [
     "NOOP",
     "noop with words",

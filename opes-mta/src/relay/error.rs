@@ -62,6 +62,7 @@ impl RelayError {
             }
             Cause::NoTls | Cause::Handshake(_) | Cause::PlainText => EnhancedStatus::new(4, 7, 5),
             Cause::Content(_) => EnhancedStatus::new(4, 3, 0),
+            Cause::NoXclient => EnhancedStatus::new(4, 3, 5),
             Cause::Reply(_) | Cause::Unasked | Cause::NothingAsked | Cause::Line => {
                 EnhancedStatus::new(4, 5, 0)
             }
@@ -104,6 +105,9 @@ pub enum Cause {
     /// It can't what is required.
     #[error("it does not offer STARTTLS, and TLS is required")]
     NoTls,
+    /// It can't be told who the client is.
+    #[error("it does not offer XCLIENT, and would take every client for us")]
+    NoXclient,
     /// TLS failed.
     #[error("{0}")]
     Handshake(String),

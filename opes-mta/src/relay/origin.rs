@@ -7,7 +7,7 @@ use ocp_proto::smtp::{CommandLine, Reply};
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::error::RelayError;
+use super::error::{Cause, RelayError};
 use super::stage::Stage;
 use crate::smtp::extensions::{Extensions, XCLIENT, XFORWARD};
 
@@ -76,8 +76,8 @@ impl Origin {
         let mut commands = Vec::new();
         let mut line = String::new();
         for (name, value) in self.attributes(keyword) {
-            // Postfix knows no protocol that is not known.
-            let is_void = name == "PROTO" && value.is_none();
+            // Postfix knows no protocol and no source that is not known.
+            let is_void = matches!(name, "PROTO" | "SOURCE") && value.is_none();
             if is_void || !extensions.has_parameter(keyword, name) {
                 continue;
             }
@@ -96,12 +96,15 @@ impl Origin {
 }
 
 impl Connection {
-    /// Says who the client is by XCLIENT, as if it had connected to the next hop itself; `false` if that
-    /// is not offered. EHLO has to come again after it.
+    /// Says who the client is by XCLIENT, as if it had connected to the next hop itself. EHLO has to come
+    /// again after it.
     ///
     /// # Errors
-    /// If it refuses, or does not answer.
-    pub async fn xclient(&mut self, origin: &Origin) -> Result<bool, RelayError> {
+    /// If it refuses, does not answer, or does not offer that: it would take the client for us.
+    pub async fn xclient(&mut self, origin: &Origin) -> Result<(), RelayError> {
+        if !self.extensions.has_parameter(XCLIENT, "ADDR") {
+            return Err(self.error(Stage::Origin, Instant::now(), Cause::NoXclient));
+        }
         let commands = origin.commands(XCLIENT, &self.extensions, CommandLine::LONGEST);
         for command in &commands {
             let since = Instant::now();
@@ -110,9 +113,9 @@ impl Connection {
             if reply.code() != 220 {
                 return Err(self.refusal(Stage::Origin, since, reply));
             }
-            (self.extensions, self.hello) = (Extensions::default(), None);
         }
-        Ok(!commands.is_empty())
+        (self.extensions, self.hello) = (Extensions::default(), None);
+        Ok(())
     }
 
     /// Says who the client is by XFORWARD, for the next hop's log; `false` if that is not offered. It

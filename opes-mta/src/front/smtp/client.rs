@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::broken::Broken;
 use super::carry::carry;
 use super::deliver::{envelope_line, own_line};
-use super::dialogue::{Dialogue, Terms, Told};
+use super::dialogue::{Dialogue, Speaks, Terms, Told};
 use super::hello::{self, Offer};
+use super::introduction::{Introduce, Introduction};
 use super::listen::Settings;
 use super::plan::Plan;
 use super::replies;
 use super::tls::Tls;
 use crate::bypass;
-use crate::relay::{self, Answer, NextHop, RelayError, Transport};
+use crate::relay::{self, Answer, RelayError, Transport};
 use crate::smtp::extensions::PRDR;
 use crate::smtp::{self, Command, Event, Hello, Path, Protocol, Request, Session};
 
@@ -40,6 +41,7 @@ pub(super) struct Client {
     session: Session,
     dialogue: Dialogue,
     hop: relay::Connection,
+    introduction: Introduction,
     /// What it is offered STARTTLS with.
     tls: Option<Arc<Tls>>,
     /// Whether it may say who its client is.
@@ -64,7 +66,7 @@ pub(super) async fn serve(
 ) -> Result<(), Broken> {
     let protocol = settings.next_hop.protocol;
     let session = Session::new(smtp::Settings { protocol, ..smtp::Settings::default() });
-    let hop = match connect(&settings.next_hop).await {
+    let hop = match connect(settings).await {
         Ok(hop) => hop,
         Err(error) => {
             // The client may have gone already.
@@ -80,6 +82,7 @@ pub(super) async fn serve(
         session,
         dialogue,
         hop,
+        introduction: Introduction::new(settings.introduce),
         tls: settings.tls.clone(),
         is_heard,
         refused_content: None,
@@ -99,10 +102,11 @@ pub(super) async fn serve(
     served
 }
 
-/// A next hop that has greeted us, with TLS if that is wanted: then it has heard our own name before, and
-/// hears the client's within.
-async fn connect(next_hop: &Arc<NextHop>) -> Result<relay::Connection, RelayError> {
-    match next_hop.tls.is_wanted() {
+/// A next hop that has greeted us, with TLS if that is wanted. Then it has heard our own name before, and so has
+/// one that has to say whether it takes XCLIENT.
+async fn connect(settings: &Settings) -> Result<relay::Connection, RelayError> {
+    let next_hop = &settings.next_hop;
+    match next_hop.tls.is_wanted() || settings.introduce == Introduce::Xclient {
         true => relay::Connection::open(next_hop).await,
         false => relay::Connection::connect(next_hop).await,
     }
@@ -231,8 +235,16 @@ impl Client {
                 self.answer(&reply)
             }
             Command::Xforward(attributes) if self.is_heard => {
-                self.dialogue.forward(attributes);
+                self.dialogue.speak(Speaks::ForAnother, attributes);
                 self.answer(&replies::taken())
+            }
+            Command::Xclient(_) if self.is_heard && self.session.is_authenticated() => {
+                self.answer(&replies::xclient_too_late())
+            }
+            Command::Xclient(attributes) if self.is_heard => {
+                self.dialogue.speak(Speaks::AsAnother, attributes);
+                let greeting = self.hop.greeting().cloned();
+                self.answer(&greeting.unwrap_or_else(replies::no_next_hop))
             }
             Command::Xforward(_) | Command::Xclient(_) => self.answer(&replies::not_heard()),
             Command::StartTls if self.tls.is_none() => self.answer(&replies::unknown()),
@@ -246,7 +258,7 @@ impl Client {
 
     /// The next hop hears the client's name, and the client what gets through of what it offers.
     async fn hello(&mut self, verb: Hello, name: &Bytes) -> Result<Reply, Broken> {
-        if verb == Hello::Helo {
+        if verb == Hello::Helo && !self.introduction.is_wanted() {
             let line = CommandLine::new([b"HELO ", &name[..]].concat());
             return match line {
                 Ok(line) => Ok(self.hop.command(&line).await?),
@@ -254,7 +266,9 @@ impl Client {
             };
         }
         let Ok(name) = std::str::from_utf8(name) else { return Ok(replies::syntax()) };
-        match self.hop.hello(name).await {
+        let origin = self.dialogue.origin();
+        match self.introduction.hello(&mut self.hop, &origin, name).await {
+            Ok(reply) if verb == Hello::Helo => Ok(hello::without_extensions(&reply)),
             Ok(reply) => Ok(hello::answer(&reply, self.offer())),
             Err(error) => match error.reply() {
                 Some(reply) => Ok(reply.clone()),
@@ -265,7 +279,7 @@ impl Client {
 
     fn offer(&self) -> Offer {
         Offer {
-            xforward: self.is_heard,
+            speaking: self.is_heard,
             starttls: self.tls.is_some() && !self.session.is_secure(),
             auth: self.may_authenticate(),
             prdr: self.hop.next_hop().protocol == Protocol::Smtp,
@@ -316,12 +330,27 @@ impl Client {
         let reply = match told {
             Told::Refuse(reply) => reply,
             Told::Pass(line) => {
-                let reply = self.hop.command(&line).await?;
+                let reply = match self.introduce(command).await? {
+                    Some(refused) => refused,
+                    None => self.hop.command(&line).await?,
+                };
                 self.dialogue.replied(command, &reply);
                 reply
             }
         };
         self.answer(&reply)
+    }
+
+    /// A next hop that is to know whose message comes hears so; what it refuses that with.
+    async fn introduce(&mut self, command: &Verb) -> Result<Option<Reply>, Broken> {
+        if *command != Verb::Mail {
+            return Ok(None);
+        }
+        let origin = self.dialogue.origin();
+        match self.introduction.message(&mut self.hop, &origin).await {
+            Ok(()) => Ok(None),
+            Err(error) => error.reply().cloned().map(Some).ok_or_else(|| error.into()),
+        }
     }
 
     /// A command that services are not asked about.

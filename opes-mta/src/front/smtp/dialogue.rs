@@ -50,6 +50,17 @@ pub(super) struct Terms {
     pub(super) bypass: Vec<Atom>,
 }
 
+/// For whom a peer speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// It is the client.
+    ForItself,
+    /// For a client of its own (XFORWARD).
+    ForAnother,
+    /// As if another client had connected (XCLIENT).
+    AsAnother,
+}
+
 /// One client's dialog.
 #[derive(Debug)]
 pub(super) struct Dialogue {
@@ -61,6 +72,8 @@ pub(super) struct Dialogue {
     origin: Origin,
     /// What is known before the services are told.
     facts: DialogFacts,
+    /// Whose they are.
+    speaks: Speaks,
     /// Whether the services know of the client. A peer that speaks for others may yet say who it is.
     is_begun: bool,
     /// The client as a whole was refused, whatever it calls itself.
@@ -73,7 +86,7 @@ pub(super) struct Dialogue {
 }
 
 impl Dialogue {
-    /// A client that has connected from there.
+    /// A client that has connected from there, to a processor that stands there.
     pub(super) fn new(
         processor: Arc<Processor>,
         settings: Arc<Settings>,
@@ -81,7 +94,7 @@ impl Dialogue {
         origin: Origin,
         client_port: u16,
     ) -> Self {
-        let facts = peer::connected(origin, client_port);
+        let facts = peer::connected(settings.placement, origin, client_port);
         let notifications = settings.stores.spool.is_some();
         let advisor = Advisor::new(processor, Abilities { versions: true, notifications });
         Self {
@@ -91,6 +104,7 @@ impl Dialogue {
             connected: (facts.clone(), origin),
             origin,
             facts,
+            speaks: Speaks::ForItself,
             is_begun: false,
             turned_away: None,
             refused: None,
@@ -122,6 +136,9 @@ impl Dialogue {
     pub(super) async fn greet(&mut self, name: &[u8]) -> Option<Reply> {
         self.abandon();
         self.facts.helo = text(name).or(self.facts.helo.take());
+        if !self.is_begun && self.speaks == Speaks::AsAnother {
+            return self.begin().await;
+        }
         if !self.is_begun || self.turned_away.is_some() {
             return self.turned_away.clone();
         }
@@ -131,12 +148,15 @@ impl Dialogue {
         self.refused.clone()
     }
 
-    /// The peer speaks for another client from now on (XFORWARD).
-    pub(super) fn forward(&mut self, attributes: &[Attribute]) {
-        let (facts, origin) = peer::forwarded(attributes);
-        let helo = facts.helo.or_else(|| self.facts.helo.clone());
-        (self.facts, self.origin) = (DialogFacts { helo, ..facts }, origin);
-        self.is_begun = false;
+    /// The peer speaks for another client from now on. Until that one says something it may say more of it.
+    pub(super) fn speak(&mut self, speaks: Speaks, attributes: &[Attribute]) {
+        if self.is_begun || self.speaks != speaks {
+            let (activation, helo) = (self.facts.activation, self.facts.helo.take());
+            self.facts = DialogFacts { activation, helo, ..DialogFacts::default() };
+            self.origin = Origin::Unknown;
+        }
+        self.origin = peer::forward(&mut self.facts, attributes).unwrap_or(self.origin);
+        (self.speaks, self.is_begun) = (speaks, false);
         (self.turned_away, self.refused) = (None, None);
     }
 
@@ -145,12 +165,17 @@ impl Dialogue {
     pub(super) fn secured(&mut self, tls: Tls) {
         self.abandon();
         let (connected, origin) = self.connected.clone();
-        let spoke_for_another = self.facts.activation != connected.activation;
-        self.is_begun &= !spoke_for_another;
+        let spoke = std::mem::replace(&mut self.speaks, Speaks::ForItself);
+        self.is_begun &= spoke == Speaks::ForItself;
         (self.facts, self.origin) = (DialogFacts { tls: Some(tls.clone()), ..connected }, origin);
         if self.is_begun {
             self.advisor.update(Some(DialogUpdate { tls: Some(tls), ..DialogUpdate::default() }));
         }
+    }
+
+    /// What a next hop may learn of the client.
+    pub(super) fn origin(&self) -> relay::Origin {
+        peer::origin(&self.facts)
     }
 
     async fn hello(&mut self, name: &[u8]) -> Option<Reply> {
@@ -486,7 +511,8 @@ impl Dialogue {
             Some(reply) => decision_of(reply),
             None => mail.decision(&parts, is_modified),
         };
-        let reason = refused.map(Reply::to_string);
+        let why = || parts.iter().find_map(|(part, _)| part.fate.why());
+        let reason = refused.map(Reply::to_string).or_else(why);
         let has_prdr = mail.terms.has_prdr;
         self.close(decision, reason.as_deref());
         if has_prdr { recipients::announced(told) } else { told }

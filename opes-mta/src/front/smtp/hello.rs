@@ -17,14 +17,17 @@ const OURS: [&str; 3] = ["PIPELINING", "CHUNKING", PRDR];
 /// Mechanisms of AUTH behind which what is said may be encrypted for the next hop alone.
 const WITH_LAYER: [&str; 4] = ["GSSAPI", "GS2-KRB5", "DIGEST-MD5", "NTLM"];
 
-/// Attributes of XFORWARD that a peer is heard with.
-const XFORWARD: &str = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE";
+/// Attributes that a peer is heard with.
+const SPEAKING: [&str; 2] = [
+    "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE",
+    "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT",
+];
 
 /// What is offered beyond what gets through of the next hop's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
-    /// The client may say for whom it speaks.
-    pub(super) xforward: bool,
+    /// The client may say for whom it speaks (XFORWARD), or who it is (XCLIENT).
+    pub(super) speaking: bool,
     /// It may begin TLS.
     pub(super) starttls: bool,
     /// It may authenticate, if the next hop says so.
@@ -50,8 +53,8 @@ pub(super) fn answer(hop: &Reply, offer: Offer) -> Reply {
     if offer.starttls {
         said.push(STARTTLS.as_bytes().to_vec());
     }
-    if offer.xforward {
-        said.push(XFORWARD.as_bytes().to_vec());
+    if offer.speaking {
+        said.extend(SPEAKING.iter().map(|keyword| keyword.as_bytes().to_vec()));
     }
     let mut octets = Vec::new();
     for (number, line) in said.iter().enumerate() {
@@ -60,6 +63,13 @@ pub(super) fn answer(hop: &Reply, offer: Offer) -> Reply {
         octets.extend_from_slice(line);
         octets.extend_from_slice(b"\r\n");
     }
+    Reply::parse(octets).unwrap_or_else(|_| hop.clone())
+}
+
+/// The answer to HELO, made of the next hop's to EHLO: its first line.
+pub(super) fn without_extensions(hop: &Reply) -> Reply {
+    let first = hop.lines().next().unwrap_or_default();
+    let octets = [b"250 ", first.get(4..).unwrap_or_default(), b"\r\n"].concat();
     Reply::parse(octets).unwrap_or_else(|_| hop.clone())
 }
 
@@ -101,17 +111,18 @@ mod tests {
         let expected = "250-mx.example greets you\r\n250-SIZE 1000\r\n250-AUTH PLAIN LOGIN\r\n\
                         250-auth=PLAIN\r\n250-dsn\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
         let offer =
-            Offer { xforward: false, starttls: false, auth: true, prdr: false, bypass: false };
+            Offer { speaking: false, starttls: false, auth: true, prdr: false, bypass: false };
         assert_eq!(answer(&hop, offer), reply(expected));
         let without = expected.replace("250-AUTH PLAIN LOGIN\r\n250-auth=PLAIN\r\n", "");
         let bare =
             Reply::parse(without.replace("250 CHUNKING", "250-CHUNKING") + "250 STARTTLS\r\n");
         let secure = answer(&hop, Offer { starttls: true, auth: false, ..offer });
         assert_eq!(secure, bare.unwrap());
-        let all = Offer { xforward: true, prdr: true, bypass: true, ..offer };
+        let all = Offer { speaking: true, prdr: true, bypass: true, ..offer };
         let bare = answer(&reply("250 mx\r\n"), all);
         let expected = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-PRDR\r\n250-XOPES-BYPASS\r\n\
-                        250 XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n";
+                        250-XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n\
+                        250 XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT\r\n";
         assert_eq!(bare, reply(expected));
     }
 }

@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use ocp_proto::smtp::Activation;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::client;
 use super::dialogue::Dialogue;
+use super::introduction::Introduce;
 use super::peer::Trust;
 use super::stored::Stores;
 use super::tls::Tls;
@@ -19,11 +21,15 @@ use crate::relay::{NextHop, NextHopAddress, Transport};
 /// What a proxy goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Where in the life of its mail it stands.
+    pub placement: Activation,
     /// Where everything goes. What it speaks, clients speak too.
     pub next_hop: Arc<NextHop>,
     /// What clients are offered STARTTLS with, if they are.
     pub tls: Option<Arc<Tls>>,
-    /// Who may say for whom it speaks (XFORWARD).
+    /// How the next hop learns who the client is.
+    pub introduce: Introduce,
+    /// Who may say for whom it speaks (XFORWARD, XCLIENT).
     pub trust: Trust,
     /// Where messages wait that the next hop does not get at once.
     pub stores: Stores,

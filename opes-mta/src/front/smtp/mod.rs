@@ -11,6 +11,7 @@ mod content;
 mod deliver;
 mod dialogue;
 mod hello;
+mod introduction;
 mod listen;
 mod mail;
 mod peer;
@@ -22,6 +23,7 @@ mod tls;
 
 use ocp_proto::smtp::{Command, CommandProfile, EffectName};
 
+pub use introduction::Introduce;
 pub use listen::{Listeners, Settings};
 pub use peer::Trust;
 pub use stored::Stores;

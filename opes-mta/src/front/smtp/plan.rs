@@ -205,6 +205,15 @@ impl Fate {
             Self::Refuse(reply) => Some(reply.clone()),
         }
     }
+
+    /// Why it is kept or held back.
+    pub(super) fn why(&self) -> Option<String> {
+        match self {
+            Self::Keep(reason) => Some(reason.clone()),
+            Self::Wait(wait) => wait.hold.clone(),
+            Self::Send | Self::Drop | Self::Refuse(_) => None,
+        }
+    }
 }
 
 impl Wait {

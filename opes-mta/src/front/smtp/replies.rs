@@ -110,6 +110,11 @@ pub(super) fn taken_for_some() -> Reply {
     fixed(250, "2.0.0", "Ok for some recipients")
 }
 
+/// XCLIENT behind AUTH, as STARTTLS.
+pub(super) fn xclient_too_late() -> Reply {
+    fixed(503, "5.5.1", "XCLIENT comes before AUTH")
+}
+
 /// XFORWARD and XCLIENT from somebody who could be anybody.
 pub(super) fn not_heard() -> Reply {
     fixed(550, "5.7.0", "You may not speak for others")

@@ -25,8 +25,8 @@ use crate::consult::{Adaptation, Failure};
 use crate::event::{Content, Event, address_of};
 use crate::group::{Consultation, Group};
 use crate::passage::one_for_all;
-use crate::processor::Room;
 use crate::record::{Decision, Record};
+use crate::room::Room;
 
 /// Events of a dialog that may wait for a group that is only watched.
 const MOST_WAITING: usize = 16;

@@ -17,6 +17,7 @@ use super::hello::{self, Offer};
 use super::listen::Settings;
 use super::replies;
 use super::tls::Tls;
+use crate::octets::Octets;
 use crate::quarantine::{Arrival, Quarantine};
 use crate::relay::{self, Answer, NextHop, RelayError, Transport};
 use crate::smtp::{self, Command, Event, Hello, Path, Request, Session};
@@ -154,7 +155,7 @@ impl Client {
             }
             Event::Command(request) => self.command(request).await,
             Event::Content(octets) => {
-                self.dialogue.content(&octets);
+                self.dialogue.content(octets).await;
                 Ok(())
             }
             Event::ChunkEnd => self.answer(&replies::chunk()),
@@ -340,7 +341,7 @@ impl Client {
     }
 
     /// Puts a message into the quarantine; without a place there it is not taken.
-    async fn keep(&self, content: Vec<Bytes>, arrival: Arrival) -> Reply {
+    async fn keep(&self, content: Vec<Octets>, arrival: Arrival) -> Reply {
         let Some(quarantine) = self.quarantine.clone() else { return replies::not_kept() };
         let kept = spawn_blocking(move || {
             let mut writer = quarantine.keep(arrival, SystemTime::now())?;

@@ -1,9 +1,12 @@
 //! A message on its way to the next hop: its envelope again where services have changed it, then its content.
 
-use bytes::Bytes;
+use std::io;
+
 use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
 
+use super::broken::Broken;
 use super::replies;
+use crate::octets::Octets;
 use crate::relay::{Answer, Connection, Expected, RelayError};
 use crate::smtp::Protocol;
 
@@ -12,13 +15,14 @@ use crate::smtp::Protocol;
 /// each has a reply of its own.
 ///
 /// # Errors
-/// If the connection is of no more use. The next hop may have the message even so.
+/// If the connection is of no more use. The next hop may have the message even so, unless it is the message
+/// that can't be read.
 pub(super) async fn deliver(
     hop: &mut Connection,
-    content: &[Bytes],
+    content: &[Octets],
     envelope: &Envelope,
     is_known: bool,
-) -> Result<Answer, RelayError> {
+) -> Result<Answer, Broken> {
     let told = if is_known { Ok(Vec::new()) } else { begin_again(hop, envelope).await? };
     let (refused, said) = match told {
         Err(reply) => {
@@ -37,11 +41,7 @@ pub(super) async fn deliver(
 }
 
 /// The content, for so many recipients that were accepted.
-async fn send(
-    hop: &mut Connection,
-    content: &[Bytes],
-    accepted: usize,
-) -> Result<Answer, RelayError> {
+async fn send(hop: &mut Connection, content: &[Octets], accepted: usize) -> Result<Answer, Broken> {
     if accepted == 0 {
         hop.reset().await?;
         return Ok(Answer::Each(Vec::new()));
@@ -58,11 +58,11 @@ async fn send(
         Protocol::Lmtp => Expected::Each(accepted),
     };
     match transfer(hop, content, replies).await {
-        Err(error) => match error.reply() {
+        Err(Broken::NextHop(error)) => match error.reply() {
             // It was refused before its end. A success there would be none.
             Some(reply) if reply.code() >= 400 => Ok(Answer::One(reply.clone())),
             None if error.is_permanent() => Ok(Answer::One(replies::unfit())),
-            _ => Err(error),
+            _ => Err(error.into()),
         },
         answer => answer,
     }
@@ -70,14 +70,23 @@ async fn send(
 
 async fn transfer(
     hop: &mut Connection,
-    content: &[Bytes],
+    content: &[Octets],
     replies: Expected,
-) -> Result<Answer, RelayError> {
-    let mut transfer = hop.content();
+) -> Result<Answer, Broken> {
+    let (mut transfer, mut buffer) = (hop.content(), Vec::new());
     for piece in content {
-        transfer.write(piece).await?;
+        match piece {
+            Octets::Memory(octets) => transfer.write(octets).await?,
+            Octets::Stored(stored) => {
+                for block in stored.blocks() {
+                    let load = block.load(buffer).await.map_err(io::Error::other);
+                    buffer = load.flatten().map_err(Broken::Content)?;
+                    transfer.write(&buffer).await?;
+                }
+            }
+        }
     }
-    transfer.finish(replies).await
+    Ok(transfer.finish(replies).await?)
 }
 
 /// Tells the next hop another envelope: by recipient, the reply that it was refused with; or the reply by

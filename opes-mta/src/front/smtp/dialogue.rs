@@ -13,7 +13,7 @@ use ocp_proto::wire::Atom;
 
 use super::content::{Content, NoContent};
 use super::mail::Mail;
-use super::replies::{fixed, syntax, taken};
+use super::replies::{syntax, taken};
 use super::{peer, recipients};
 use crate::apply::{Adapted, Answer};
 use crate::bypass::{self, Outcome};
@@ -21,6 +21,7 @@ use crate::config::Origin;
 use crate::event::{self, Event, Message, address_of};
 use crate::front::advisor::{Advisor, Said};
 use crate::front::facts::text;
+use crate::octets::Octets;
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
 use crate::quarantine::Arrival;
@@ -50,7 +51,7 @@ pub(super) enum Delivery {
     /// The next hop gets this message, for this envelope.
     Send {
         /// The header section, then the body.
-        content: Vec<Bytes>,
+        content: Vec<Octets>,
         /// The envelope in force.
         envelope: Envelope,
         /// Whether the next hop knows that envelope.
@@ -59,7 +60,7 @@ pub(super) enum Delivery {
     /// The message is kept for somebody to look at; the next hop gets no content.
     Keep {
         /// The header section, then the body.
-        content: Vec<Bytes>,
+        content: Vec<Octets>,
         /// What is known of it.
         arrival: Box<Arrival>,
     },
@@ -190,7 +191,6 @@ impl Dialogue {
             return Told::Refuse(refused);
         }
         let processor = Arc::clone(self.advisor.processor());
-        let limit = processor.config().limits.message_octets as usize;
         let mut mail = Mail {
             sender: sender.clone(),
             recipients: Vec::new(),
@@ -199,7 +199,7 @@ impl Dialogue {
             done: false,
             is_data_asked: false,
             record: Record::default(),
-            content: Content::new(limit, processor.room()),
+            content: Content::new(&processor),
             asked: None,
         };
         let Some(event) = Event::command(line.clone(), Envelope::default()) else {
@@ -312,8 +312,10 @@ impl Dialogue {
     }
 
     /// Octets of the content.
-    pub(super) fn content(&mut self, octets: &Bytes) {
-        self.mail.iter_mut().for_each(|mail| mail.content.push(octets));
+    pub(super) async fn content(&mut self, octets: Bytes) {
+        if let Some(mail) = &mut self.mail {
+            mail.content.push(octets).await;
+        }
     }
 
     /// The content is complete: what becomes of it. Then [`Dialogue::delivered`].
@@ -328,12 +330,9 @@ impl Dialogue {
 
     /// Content that services can't look at, and that is no longer there to be passed on.
     fn without_content(&mut self, error: NoContent) -> Delivery {
-        tracing::warn!(stage = "content", cause = %error, "a message is refused");
+        error.log();
         self.mail.iter_mut().for_each(|mail| mail.record.failed(error.to_string()));
-        Delivery::Answer(match error {
-            NoContent::TooLarge(_) => fixed(552, "5.3.4", "The message is too large"),
-            NoContent::NoRoom => fixed(452, "4.3.1", "Too much mail is under way, try again later"),
-        })
+        Delivery::Answer(error.reply())
     }
 
     async fn adapt(&mut self, message: Message) -> Delivery {

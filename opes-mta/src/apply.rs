@@ -3,6 +3,7 @@
 //! A callout server may be as hostile as any peer: what it sends is bounded while it arrives, and what
 //! could reach an SMTP peer is checked. One violation voids the whole answer.
 
+use std::io;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -13,10 +14,10 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Atom;
 use ocp_proto::{AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart};
 
-use crate::event::{
-    Content, Event, Message, PathError, address_of, check_path, header_end, is_same,
-};
+use crate::event::{Content, Event, Message, PathError, address_of, check_path, header_end};
 use crate::kept::Kept;
+use crate::octets::{Octets, is_same};
+use crate::room::Room;
 
 /// The most stretches that one answer may consist of. Services make a handful of edits; the bound
 /// is what stops a server that returns a message octet by octet. Worst case an answer: 65,536 ×
@@ -69,7 +70,7 @@ pub struct Adapted {
     /// The header section with the empty line that ends it.
     pub header: Vec<Bytes>,
     /// The rest.
-    pub body: Vec<Bytes>,
+    pub body: Vec<Octets>,
 }
 
 /// A whole, checked answer.
@@ -95,6 +96,12 @@ pub enum AnswerError {
     /// More octets than allowed.
     #[error("more than {0} octets came back")]
     TooLarge(usize),
+    /// New octets for which there is no room.
+    #[error("there is no room now for so many new octets")]
+    NoRoom,
+    /// A header section or a reply made of octets that are not in memory.
+    #[error("octets of the body behind its first memory-octets became its {}", .0.name())]
+    Stored(Part),
     /// Too many stretches.
     #[error("the message came back in more than {MOST_PIECES} pieces")]
     TooManyPieces,
@@ -166,7 +173,11 @@ pub(crate) struct Assembly {
     /// Stretches of all of them.
     pieces: usize,
     octets: usize,
+    /// Octets of each message.
     limit: usize,
+    /// Those of them that may be fresh without taking room.
+    free: usize,
+    room: Room,
 }
 
 /// An adapted message on its way in.
@@ -183,20 +194,43 @@ struct Piece {
     octets: Stretch,
 }
 
+/// Octets of the server itself, and the room that they take as long as somebody holds some of them.
+struct Fresh {
+    octets: Bytes,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Fresh {
+    fn as_ref(&self) -> &[u8] {
+        &self.octets
+    }
+}
+
 #[derive(Debug)]
 enum Stretch {
     /// A slice of the original.
-    Kept(Bytes),
+    Kept(Octets),
     /// A range of [`Assembly::fresh`].
     Fresh(Range<usize>),
 }
 
 impl Assembly {
     /// An answer to an event of which `kept` was sent. At most `allowance` octets more than that
-    /// may come back in each of its messages.
-    pub(crate) fn new(kept: Kept, allowance: usize) -> Self {
+    /// may come back in each of its messages. What is sent anew is held in memory: what is more than the
+    /// event has there itself, and `allowance`, takes `room`.
+    pub(crate) fn new(kept: Kept, allowance: usize, room: Room) -> Self {
         let limit = kept.octets().saturating_add(allowance);
-        Self { kept, fresh: BytesMut::new(), messages: Vec::new(), pieces: 0, octets: 0, limit }
+        let free = kept.in_memory().saturating_add(allowance);
+        Self {
+            kept,
+            fresh: BytesMut::new(),
+            messages: Vec::new(),
+            pieces: 0,
+            octets: 0,
+            limit,
+            free,
+            room,
+        }
     }
 
     /// What was sent.
@@ -219,6 +253,9 @@ impl Assembly {
         let part = part.ok_or(AnswerError::NoPart)?;
         self.count(octets.len())?;
         let start = self.fresh.len();
+        let free = self.free.saturating_mul(self.messages.len().max(1));
+        let beyond = (start + octets.len()).saturating_sub(free);
+        self.room.grow_to(beyond as u64).then_some(()).ok_or(AnswerError::NoRoom)?;
         self.fresh.extend_from_slice(octets);
         let end = self.fresh.len();
         match self.message(id)?.pieces.last_mut() {
@@ -265,8 +302,11 @@ impl Assembly {
 
     /// The answer, once the server has committed it with TE 200.
     pub(crate) fn finish(self, event: &Event) -> Result<Checked, AnswerError> {
-        let Self { fresh, messages, .. } = self;
-        let fresh = fresh.freeze();
+        let Self { fresh, messages, room, .. } = self;
+        let fresh = match (fresh.freeze(), room.is_empty()) {
+            (fresh, true) => fresh,
+            (octets, false) => Bytes::from_owner(Fresh { octets, _room: room }),
+        };
         let mut checked = Checked {
             answer: Answer::Unchanged,
             effects: Vec::new(),
@@ -340,8 +380,8 @@ impl Incoming {
         fresh: &Bytes,
     ) -> Result<Answer, AnswerError> {
         if matches!(self.pieces.first(), Some(Piece { part: Part::Reply, .. })) {
-            let octets: Vec<Bytes> =
-                self.pieces.into_iter().map(|piece| piece.take(fresh)).collect();
+            let octets = self.pieces.into_iter().map(|piece| piece.take_from_memory(fresh));
+            let octets = octets.collect::<Result<Vec<Bytes>, _>>()?;
             let reply = match octets.as_slice() {
                 [only] => Reply::parse(only.clone())?,
                 several => Reply::parse(several.concat())?,
@@ -351,7 +391,7 @@ impl Incoming {
         }
         match &event.content {
             Content::Nothing => Ok(Answer::Unchanged),
-            Content::Line(line) => adapted_line(event, line, &self.pieces, fresh),
+            Content::Line(line) => adapted_line(event, line, self.pieces, fresh),
             Content::Message(message) => adapted_message(message, self.pieces, fresh),
         }
     }
@@ -396,36 +436,46 @@ fn name_the_rest(variants: &mut [Variant], recipients: &[Address]) {
 }
 
 impl Piece {
-    fn take(self, fresh: &Bytes) -> Bytes {
+    fn take(self, fresh: &Bytes) -> Octets {
         match self.octets {
             Stretch::Kept(octets) => octets,
-            Stretch::Fresh(range) => fresh.slice(range),
+            Stretch::Fresh(range) => fresh.slice(range).into(),
         }
     }
 
-    fn octets<'a>(&'a self, fresh: &'a Bytes) -> &'a [u8] {
-        match &self.octets {
-            Stretch::Kept(octets) => octets,
-            Stretch::Fresh(range) => fresh.get(range.clone()).unwrap_or_default(),
+    /// The same, of a part that is held in memory.
+    fn take_from_memory(self, fresh: &Bytes) -> Result<Bytes, AnswerError> {
+        let part = self.part;
+        match self.take(fresh) {
+            Octets::Memory(octets) => Ok(octets),
+            Octets::Stored(_) => Err(AnswerError::Stored(part)),
         }
     }
 }
 
 impl Adapted {
     /// All octets in their order.
-    pub fn octets(self) -> Vec<Bytes> {
-        [self.header, self.body].concat()
+    pub fn octets(self) -> Vec<Octets> {
+        self.header.into_iter().map(Octets::from).chain(self.body).collect()
+    }
+
+    /// The same, all of them in memory. Blocks on the disk if some are in a file.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn read(self) -> io::Result<Vec<Bytes>> {
+        self.octets().iter().map(Octets::read).collect()
     }
 }
 
 fn adapted_line(
     event: &Event,
     line: &CommandLine,
-    pieces: &[Piece],
+    pieces: Vec<Piece>,
     fresh: &Bytes,
 ) -> Result<Answer, AnswerError> {
-    let octets: Vec<u8> = pieces.iter().flat_map(|p| p.octets(fresh)).copied().collect();
-    let adapted = CommandLine::new(octets)?;
+    let octets = pieces.into_iter().map(|piece| piece.take_from_memory(fresh));
+    let adapted = CommandLine::new(octets.collect::<Result<Vec<Bytes>, _>>()?.concat())?;
     if adapted == *line {
         return Ok(Answer::Unchanged);
     }
@@ -448,13 +498,17 @@ fn adapted_message(
     for piece in pieces {
         let is_new = matches!(piece.octets, Stretch::Fresh(_));
         let is_header = piece.part == Part::MessageHeader;
-        let octets = piece.take(fresh);
-        if is_header && is_new {
+        if !is_header {
+            adapted.body.push(piece.take(fresh));
+            continue;
+        }
+        let octets = piece.take_from_memory(fresh)?;
+        if is_new {
             new_header.push(octets.clone());
         }
-        if is_header { adapted.header.push(octets) } else { adapted.body.push(octets) }
+        adapted.header.push(octets);
     }
-    let is_same_header = is_same(&adapted.header, std::slice::from_ref(&original.header));
+    let is_same_header = is_same(&adapted.header, [&original.header]);
     if is_same_header && is_same(&adapted.body, original.body.pieces()) {
         return Ok(Answer::Unchanged);
     }
@@ -534,6 +588,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::octets::{Stored, TemporaryFiles};
+    use crate::room::Budget;
 
     fn message(text: &'static str) -> Event {
         Event::message(Message::split(text.into()), Envelope::default())
@@ -546,7 +602,7 @@ mod tests {
     fn assembly(event: &Event) -> Assembly {
         let mut kept = Kept::default();
         event.parts().for_each(|(part, octets)| kept.push(part, octets));
-        let mut assembly = Assembly::new(kept, 4_096);
+        let mut assembly = Assembly::new(kept, 4_096, Budget::new(0).room());
         assembly.start(AdaptedStart::default());
         assembly
     }
@@ -667,6 +723,36 @@ mod tests {
         assert_eq!(error, Some(AnswerError::TooManyPieces));
     }
 
+    /// A message of which all of the body is in a file.
+    fn stored(body: &[u8]) -> Event {
+        let mut file = TemporaryFiles::new(&std::env::temp_dir(), u64::MAX).file().unwrap();
+        file.append(body).unwrap();
+        let body = vec![Octets::Stored(Stored::new(file))].into();
+        Event::message(Message { header: "A: b\n\n".into(), body }, Envelope::default())
+    }
+
+    #[test]
+    fn octets_in_a_file_stay_there() {
+        let event = stored(b"0123456789");
+        let answer = |keeps: &[(Option<Part>, Range<u32>)]| {
+            let mut assembly = assembly(&event);
+            for (part, range) in keeps {
+                assembly.preserved(None, *part, range.clone())?;
+            }
+            assembly.finish(&event).map(|checked| checked.answer)
+        };
+        assert_eq!(answer(&[(None, 0..16)]), Ok(Answer::Unchanged));
+        assert_eq!(answer(&[(None, 0..9), (None, 9..9), (None, 9..16)]), Ok(Answer::Unchanged));
+        let Ok(Answer::Message(adapted)) = answer(&[(None, 0..9), (None, 10..16)]) else {
+            panic!("an octet is missing")
+        };
+        assert!(adapted.body.iter().all(|octets| octets.in_memory().is_none()));
+        assert_eq!(adapted.read().unwrap().concat(), b"A: b\n\n012456789");
+        for part in [Part::MessageHeader, Part::Reply] {
+            assert_eq!(answer(&[(Some(part), 6..16)]), Err(AnswerError::Stored(part)));
+        }
+    }
+
     #[test]
     fn an_address_smuggles_nothing() {
         let event = message("A: b\n\n");
@@ -709,7 +795,7 @@ mod tests {
             }
             let found = match assembly.finish(&event).unwrap().answer {
                 Answer::Unchanged => octets.to_vec(),
-                Answer::Message(adapted) => adapted.octets().concat(),
+                Answer::Message(adapted) => adapted.read().unwrap().concat(),
                 other => panic!("{other:?}"),
             };
             prop_assert_eq!(found, naive);

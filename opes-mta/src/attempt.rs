@@ -122,7 +122,7 @@ pub(crate) async fn open_dialog(
 pub(crate) fn transact(dialog: &Dialog, event: &Event, policy: &Policy) -> Transaction {
     let mut kept = Kept::default();
     event.parts().for_each(|(part, octets)| kept.push(part, octets));
-    let answer = Assembly::new(kept, policy.answer_allowance);
+    let answer = Assembly::new(kept, policy.answer_allowance, policy.answers.room());
     dialog.transact(start(dialog, event), answer)
 }
 
@@ -240,6 +240,11 @@ impl Broken {
         deadline: Deadline,
     ) -> Failure {
         let Self { server, dialog, xid, stage, cause, on_failure, traffic, .. } = self;
+        // What this machine lacks for now is no matter of the services.
+        let is_ours = matches!(
+            cause,
+            Cause::Client(ClientError::Unreadable(_) | ClientError::Answer(AnswerError::NoRoom))
+        );
         Failure {
             command,
             server: Some(server),
@@ -247,7 +252,11 @@ impl Broken {
             xid,
             stage,
             cause,
-            policy: on_failure.max(policy.on_failure),
+            policy: if is_ours {
+                FailurePolicy::Tempfail
+            } else {
+                on_failure.max(policy.on_failure)
+            },
             attempts: 1,
             elapsed: deadline.begin.elapsed(),
             traffic,

@@ -87,6 +87,10 @@ fn describe(config: &Config) -> String {
     }
     describe_bypass(&mut out, &config.bypass);
     describe_limits(&mut out, &config.limits);
+    let Limits { memory_octets, disk_octets, .. } = config.limits;
+    let folder = config.temporary_folder.display();
+    let (one, all) = (mebibytes(memory_octets as u64), mebibytes(disk_octets));
+    say!(out, "  by SMTP, what is beyond {one} of a message lies in {folder}, {all} together");
     let uses = config.worst_case_memory();
     let all = uses.iter().fold(0u64, |all, (_, octets)| all.saturating_add(*octets));
     say!(out, "memory: {} at the most that peers can make it hold", mebibytes(all));

@@ -10,6 +10,7 @@ use crate::attempt::{Deadline, attempt, open_dialog};
 use crate::event::Event;
 use crate::group::NoServer;
 use crate::ocp::{Asked, Client, ClientError, Dialog, ServerAddress};
+use crate::room::Budget;
 
 /// How long to wait and what to do when nothing comes of it.
 #[derive(Clone, Debug)]
@@ -20,9 +21,12 @@ pub struct Policy {
     pub content_deadline: Duration,
     /// What happens when adaptation fails, if that is stricter than what the server says.
     pub on_failure: FailurePolicy,
-    /// How many octets more than it was sent a server may return. Worst case an event: the size of
-    /// its content and that much.
+    /// How many octets more than it was sent a server may return. Worst case an event: what it has in memory,
+    /// and that much.
     pub answer_allowance: usize,
+    /// What octets that a server sends anew take if they are more than that: where a message is in a file, as
+    /// many as it has. Worst case twice that, while they grow.
+    pub answers: Budget,
     /// Whether answers that still hold are used again, see [`crate::reuse`].
     pub reuse: bool,
 }
@@ -34,6 +38,7 @@ impl Default for Policy {
             content_deadline: Duration::from_secs(80),
             on_failure: FailurePolicy::Accept,
             answer_allowance: 1024 * 1024,
+            answers: Budget::new(u64::MAX),
             reuse: true,
         }
     }

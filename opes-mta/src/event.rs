@@ -4,6 +4,8 @@ use bytes::Bytes;
 use ocp_proto::smtp::{Address, AddressError, Command, CommandLine, Envelope, Part, SideEffect};
 use ocp_proto::wire::Atom;
 
+use crate::octets::{Octets, is_same};
+
 /// One thing that happens in a dialog and that services may adapt.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -39,7 +41,7 @@ pub struct Message {
 
 /// The octets of a message's body, in the pieces in which they lie.
 #[derive(Clone, Debug, Default)]
-pub struct Body(Vec<Bytes>);
+pub struct Body(Vec<Octets>);
 
 impl Event {
     /// A command; `None` if the line does not start with a verb.
@@ -55,7 +57,7 @@ impl Event {
     }
 
     /// The octets by parts; empty parts are absent (profile section 4).
-    pub fn parts(&self) -> impl Iterator<Item = (Part, Bytes)> {
+    pub fn parts(&self) -> impl Iterator<Item = (Part, Octets)> {
         let (first, body) = match &self.content {
             Content::Nothing => (None, &[][..]),
             Content::Line(line) => (Some((Part::Command, line.as_bytes())), &[][..]),
@@ -63,38 +65,38 @@ impl Event {
                 (Some((Part::MessageHeader, header)), body.pieces())
             }
         };
-        let body = body.iter().map(|piece| (Part::MessageBody, piece));
-        let parts = first.into_iter().chain(body).map(|(part, octets)| (part, octets.clone()));
-        parts.filter(|(_, octets)| !octets.is_empty())
+        let first = first.into_iter().map(|(part, octets)| (part, octets.clone().into()));
+        let body = body.iter().map(|piece| (Part::MessageBody, piece.clone()));
+        first.chain(body).filter(|(_, octets): &(Part, Octets)| !octets.is_empty())
     }
 }
 
 impl Body {
     /// The pieces in their order.
-    pub fn pieces(&self) -> &[Bytes] {
+    pub fn pieces(&self) -> &[Octets] {
         &self.0
     }
 
     /// Octets of all pieces.
     pub fn len(&self) -> usize {
-        self.0.iter().map(Bytes::len).sum()
+        self.0.iter().map(Octets::len).sum()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Bytes::is_empty)
+        self.0.iter().all(Octets::is_empty)
     }
 }
 
-impl From<Vec<Bytes>> for Body {
-    fn from(pieces: Vec<Bytes>) -> Self {
+impl From<Vec<Octets>> for Body {
+    fn from(pieces: Vec<Octets>) -> Self {
         Self(pieces)
     }
 }
 
 impl From<Bytes> for Body {
     fn from(octets: Bytes) -> Self {
-        Self(vec![octets])
+        Self(vec![octets.into()])
     }
 }
 
@@ -105,7 +107,7 @@ impl From<&'static str> for Body {
 }
 
 impl PartialEq for Body {
-    /// Whether the octets are the same, wherever they lie.
+    /// Whether the octets are the same, however they are cut; see [`Octets`] for those in a file.
     fn eq(&self, other: &Self) -> bool {
         is_same(&self.0, &other.0)
     }
@@ -119,30 +121,6 @@ pub(crate) fn whole(pieces: &[Bytes]) -> Bytes {
         [one] => one.clone(),
         several => several.concat().into(),
     }
-}
-
-/// Whether pieces put together are the same octets.
-pub(crate) fn is_same(one: &[Bytes], other: &[Bytes]) -> bool {
-    let mut others = other.iter().map(AsRef::<[u8]>::as_ref);
-    let mut rest = &[][..];
-    for piece in one {
-        let mut piece = piece.as_ref();
-        while !piece.is_empty() {
-            if rest.is_empty() {
-                let Some(next) = others.next() else { return false };
-                rest = next;
-                continue;
-            }
-            let length = piece.len().min(rest.len());
-            let ((same, after), (found, behind)) = (piece.split_at(length), rest.split_at(length));
-            // What was kept is the original itself: there is nothing to compare.
-            if same.as_ptr() != found.as_ptr() && same != found {
-                return false;
-            }
-            (piece, rest) = (after, behind);
-        }
-    }
-    rest.is_empty() && others.all(<[u8]>::is_empty)
 }
 
 impl Message {
@@ -311,7 +289,8 @@ mod tests {
             other in prop::collection::vec(prop::collection::vec(0..2_u8, 0..4), 0..6),
         ) {
             let body = |pieces: &[Vec<u8>]| {
-                Body::from(pieces.iter().cloned().map(Bytes::from).collect::<Vec<_>>())
+                let pieces = pieces.iter().map(|piece| Bytes::copy_from_slice(piece).into());
+                Body::from(pieces.collect::<Vec<Octets>>())
             };
             prop_assert_eq!(body(&one) == body(&other), one.concat() == other.concat());
             let whole = Bytes::from(one.concat());

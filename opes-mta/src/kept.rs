@@ -6,6 +6,8 @@ use bytes::Bytes;
 use ocp_proto::OutgoingPayload;
 use ocp_proto::smtp::Part;
 
+use crate::octets::{Octets, Stored};
+
 /// What was sent of an original message, so that the server can refer to it (DUY).
 ///
 /// It holds references to the front end's octets, never copies.
@@ -13,6 +15,17 @@ use ocp_proto::smtp::Part;
 pub struct Kept {
     segments: Vec<Segment>,
     octets: usize,
+    /// Those of them that are in memory.
+    in_memory: usize,
+}
+
+/// What is sent next, in one DUM.
+#[derive(Clone, Debug)]
+pub(crate) enum Next {
+    /// Octets that are at hand.
+    AtHand(OutgoingPayload),
+    /// Octets that have to be read first.
+    Stored(Stored),
 }
 
 #[derive(Clone, Debug)]
@@ -20,16 +33,18 @@ struct Segment {
     /// Offset of the octet behind it.
     end: usize,
     part: Part,
-    octets: Bytes,
+    octets: Octets,
 }
 
 impl Kept {
     /// Keeps the next octets of the message.
-    pub fn push(&mut self, part: Part, octets: Bytes) {
+    pub fn push(&mut self, part: Part, octets: impl Into<Octets>) {
+        let octets = octets.into();
         if octets.is_empty() {
             return;
         }
         self.octets += octets.len();
+        self.in_memory += octets.in_memory().map_or(0, Bytes::len);
         self.segments.push(Segment { end: self.octets, part, octets });
     }
 
@@ -38,24 +53,35 @@ impl Kept {
         self.octets
     }
 
+    /// Octets that are kept in memory.
+    pub(crate) fn in_memory(&self) -> usize {
+        self.in_memory
+    }
+
     /// Where the message body begins; `None` if there is none.
     pub(crate) fn body(&self) -> Option<usize> {
         let body = self.segments.iter().find(|segment| segment.part == Part::MessageBody)?;
         Some(body.end - body.octets.len())
     }
 
-    /// The octets behind an offset, as far as they belong to one part and at most so many; `None` at
-    /// the end.
-    pub(crate) fn next(&self, offset: usize, most: usize) -> Option<(Part, OutgoingPayload)> {
+    /// The octets behind an offset, as far as they belong to one part, lie in memory or in a row in a file,
+    /// and at most so many; `None` at the end.
+    pub(crate) fn next(&self, offset: usize, most: usize) -> Option<(Part, Next)> {
         let end = offset.saturating_add(most).min(self.octets);
         let mut slices = self.slices(offset..end)?.peekable();
         let part = slices.peek()?.0;
-        let pieces = slices.take_while(|(of, _)| *of == part).map(|(_, octets)| octets);
-        Some((part, pieces.collect()))
+        if let Some((_, Octets::Stored(stored))) = slices.peek() {
+            return Some((part, Next::Stored(stored.clone())));
+        }
+        let pieces = slices.map_while(|(of, octets)| match octets {
+            Octets::Memory(octets) if of == part => Some(octets),
+            _ => None,
+        });
+        Some((part, Next::AtHand(pieces.collect())))
     }
 
     /// These octets and the part that each piece belongs to, or `None` if not all of them are kept.
-    pub fn slices(&self, range: Range<usize>) -> Option<impl Iterator<Item = (Part, Bytes)>> {
+    pub fn slices(&self, range: Range<usize>) -> Option<impl Iterator<Item = (Part, Octets)>> {
         if range.start > range.end || range.end > self.octets {
             return None;
         }
@@ -83,7 +109,7 @@ mod tests {
         kept.push(Part::MessageBody, octets.clone());
         let slices: Vec<_> = kept.slices(5..9_000).unwrap().collect();
         assert_eq!(slices.len(), 1);
-        assert_eq!(slices[0].1.as_ptr(), octets[5..].as_ptr());
+        assert_eq!(slices[0].1.in_memory().unwrap().as_ptr(), octets[5..].as_ptr());
         assert!(kept.slices(5..10_001).is_none());
         #[allow(clippy::reversed_empty_ranges)]
         let reversed = 6..5;
@@ -94,12 +120,12 @@ mod tests {
     #[test]
     fn the_next_octets_belong_to_one_part() {
         let mut kept = Kept::default();
-        kept.push(Part::MessageHeader, "abc".into());
-        kept.push(Part::MessageBody, "de".into());
-        kept.push(Part::MessageBody, "fgh".into());
-        let next = |offset, most| {
-            let (part, octets) = kept.next(offset, most)?;
-            Some((part, octets.into_iter().collect::<Vec<_>>()))
+        kept.push(Part::MessageHeader, "abc");
+        kept.push(Part::MessageBody, "de");
+        kept.push(Part::MessageBody, "fgh");
+        let next = |offset, most| match kept.next(offset, most)? {
+            (part, Next::AtHand(octets)) => Some((part, octets.into_iter().collect::<Vec<_>>())),
+            stored => panic!("{stored:?}"),
         };
         assert_eq!(next(0, 4), Some((Part::MessageHeader, vec!["abc".into()])));
         assert_eq!(next(3, 4), Some((Part::MessageBody, vec!["de".into(), "fg".into()])));
@@ -117,8 +143,8 @@ mod tests {
             b in 0usize..80,
         ) {
             let mut kept = Kept::default();
-            header.iter().for_each(|o| kept.push(Part::MessageHeader, o.clone().into()));
-            body.iter().for_each(|o| kept.push(Part::MessageBody, o.clone().into()));
+            header.iter().for_each(|o| kept.push(Part::MessageHeader, Bytes::from(o.clone())));
+            body.iter().for_each(|o| kept.push(Part::MessageBody, Bytes::from(o.clone())));
             let split = header.concat().len();
             let whole = [header.concat(), body.concat()].concat();
             prop_assert_eq!(kept.octets(), whole.len());
@@ -130,7 +156,7 @@ mod tests {
             for (part, octets) in slices.unwrap_or_default() {
                 prop_assert!(!octets.is_empty());
                 prop_assert_eq!(part == Part::MessageHeader, at < split);
-                prop_assert_eq!(Some(&octets[..]), whole.get(at..at + octets.len()));
+                prop_assert_eq!(Some(&octets.read().unwrap()[..]), whole.get(at..at + octets.len()));
                 at += octets.len();
             }
             prop_assert!(naive.is_none() || at == range.end);

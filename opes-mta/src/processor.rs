@@ -10,7 +10,9 @@ use ocp_proto::smtp::{Command, CommandProfile, DialogFacts};
 use crate::config::{self, Config, Origin};
 use crate::group::Group;
 use crate::ocp::{ServerAddress, Target};
+use crate::octets::TemporaryFiles;
 use crate::passage::Passage;
+use crate::room::{Budget, Room};
 
 /// For a connection to a callout server, with TLS if there is any, and for the negotiation as long again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,18 +26,13 @@ pub struct Processor {
     config: Config,
     groups: Vec<Group>,
     /// Octets of messages that may be worked on besides those that are.
-    room: Arc<AtomicU64>,
+    room: Budget,
     /// The same of what waits for groups that only watch.
-    shadow_room: Arc<AtomicU64>,
+    shadow_room: Budget,
+    /// Where octets of messages go that are not held in memory.
+    temporary: TemporaryFiles,
     /// The number of the next dialog. What begins by chance differs from that of other processes.
     next: AtomicU64,
-}
-
-/// Room for the octets of a message, given back when dropped.
-#[derive(Debug)]
-pub struct Room {
-    free: Arc<AtomicU64>,
-    octets: u64,
 }
 
 impl Processor {
@@ -44,12 +41,21 @@ impl Processor {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(config: Config, offer: &CommandProfile) -> Arc<Self> {
-        let start = |group: &config::Group| Group::start(targets(group, offer), group.settings());
+        let room = Budget::new(config.limits.content_octets);
+        let shadow_room = Budget::new(config.limits.shadow_octets);
+        let start = |group: &config::Group| {
+            let mut settings = group.settings();
+            // A group that only watches does not take the memory that mail needs.
+            settings.policy.answers = match group.shadow {
+                None => room.clone(),
+                Some(_) => shadow_room.clone(),
+            };
+            Group::start(targets(group, offer), settings)
+        };
         let groups = config.groups.iter().map(start).collect();
-        let room = Arc::new(AtomicU64::new(config.limits.content_octets));
-        let shadow_room = Arc::new(AtomicU64::new(config.limits.shadow_octets));
+        let temporary = TemporaryFiles::new(&config.temporary_folder, config.limits.disk_octets);
         let next = AtomicU64::new(fastrand::u64(..NUMBERS));
-        Arc::new(Self { config, groups, room, shadow_room, next })
+        Arc::new(Self { config, groups, room, shadow_room, temporary, next })
     }
 
     /// Waits until each server has been tried once.
@@ -88,14 +94,19 @@ impl Processor {
         Passage::new(Arc::clone(self), listen, origin, facts, number)
     }
 
+    /// Where octets of messages go that are not held in memory.
+    pub fn temporary(&self) -> &TemporaryFiles {
+        &self.temporary
+    }
+
     /// Room for a message of which nothing has come.
     pub fn room(&self) -> Room {
-        Room { free: Arc::clone(&self.room), octets: 0 }
+        self.room.room()
     }
 
     /// Room for what a group that only watches is to see.
     pub(crate) fn shadow_room(&self) -> Room {
-        Room { free: Arc::clone(&self.shadow_room), octets: 0 }
+        self.shadow_room.room()
     }
 }
 
@@ -110,21 +121,4 @@ fn targets(group: &config::Group, offer: &CommandProfile) -> Vec<Target> {
         connection: ocp_proto::Config::default(),
     };
     group.servers.iter().map(target).collect()
-}
-
-impl Room {
-    /// Room for that many octets in all; whether there is any.
-    pub fn grow_to(&mut self, octets: u64) -> bool {
-        let more = octets.saturating_sub(self.octets);
-        let order = Ordering::Relaxed;
-        let taken = self.free.fetch_update(order, order, |room| room.checked_sub(more)).is_ok();
-        self.octets += if taken { more } else { 0 };
-        taken
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.free.fetch_add(self.octets, Ordering::Relaxed);
-    }
 }

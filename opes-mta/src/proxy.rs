@@ -12,6 +12,7 @@ use ocp_proto::smtp::Activation;
 use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
 use opes_mta::front::smtp::{Introduce, Listeners, Settings, Stores, Trust};
+use opes_mta::octets::TemporaryFiles;
 use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
 use opes_mta::spool::{Limits, Schedule, Spool};
@@ -138,7 +139,7 @@ Examples:
     --next-hop mail.internal:25 --next-hop-tls require --next-hop-tls-ca internal.pem
   opes-mta smtp --protocol lmtp --listen unix:/run/opes/lmtp --next-hop unix:/run/dovecot/lmtp
 
-Of the configuration, groups, rules, limits, the system and bypass count here; [[listen]] is for the milter.
+Of the configuration, groups, rules, limits, temporary files, the system and bypass count here; [[listen]] is for the milter.
 Log lines go to the standard error, as JSON unless that is a terminal; one line a message says what became
 of it and why. RUST_LOG replaces the level, which is info.
 
@@ -147,6 +148,9 @@ is discarded is, unless one that they have added is refused: then it gets that r
 
 TLS with clients and TLS with the next hop are two matters: each begins with a STARTTLS of its own. What is
 said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it from clients within TLS alone.
+
+Of a message 1 MiB is held in memory (memory-octets); what comes behind it lies in a file without a name in
+the folder for temporary files, or where [temporary] says. disk-octets bounds all of them: 452 beyond it.
 
 What does not get through: extensions that the proxy does not know. Content with bare CR or LF is refused.
 Services may ask for quarantine with --quarantine alone. With --spool alone they may ask for hold, delay and new
@@ -238,6 +242,8 @@ async fn serve(
     folders: Folders,
 ) -> anyhow::Result<()> {
     let settings = Settings { stores: folders.open()?, ..settings };
+    // A folder that takes no files is found now, and not by the first large message.
+    TemporaryFiles::new(&config.temporary_folder, config.limits.disk_octets).file()?;
     let stop = serve::stopped_by_signals()?;
     if let Some(tls) = settings.tls.clone() {
         tls::reload_on_signal(tls)?;

@@ -24,8 +24,8 @@ use crate::config::{self, RecipientsDiffer};
 use crate::consult::{Adaptation, Failure};
 use crate::event::{Content, Event, address_of};
 use crate::group::{Consultation, Group};
-use crate::processor::Room;
 use crate::record::{Decision, Record};
+use crate::room::Room;
 use crate::versions::one_for_all;
 
 /// Events of a dialog that may wait for a group that is only watched.

@@ -166,6 +166,8 @@ groups = []
 [limits]
 connections = 1
 content-octets = 209715200
+[temporary]
+folder = \"/var/tmp\"
 ";
     fs::write(folder.path().join("good.toml"), text).unwrap();
     let output = opes_mta(folder.path(), &["check", "good.toml"]);
@@ -202,10 +204,12 @@ bypass: OPES-Bypass of who has authenticated (a milter does not see XOPES-BYPASS
 limits: 1 connections, messages of 100 MiB, 200 MiB together
   in all, 25 s for a command, 280 s for content
   mail servers hear of progress every 10 s
-memory: 913 MiB at the most that peers can make it hold
+  by SMTP, what is beyond 1 MiB of a message lies in /var/tmp, 4096 MiB together
+memory: 920 MiB at the most that peers can make it hold
        200 MiB  messages that are worked on (content-octets)
        200 MiB  what callout servers make of them
          1 MiB  1 answers that are longer than their message
+         7 MiB  blocks of messages in files on their way out
        256 MiB  what is shown to groups that watch (shadow-octets)
        256 MiB  what callout servers make of that
 note: rule reports: one such recipient is enough for nobody to look at a message: all-recipients wants all of them

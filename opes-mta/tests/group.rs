@@ -73,7 +73,7 @@ fn consultation(group: &Group) -> Consultation {
 fn text(adaptation: Adaptation) -> Vec<u8> {
     match adaptation.answer {
         Answer::Unchanged => MAIL.to_vec(),
-        Answer::Message(adapted) => adapted.octets().concat(),
+        Answer::Message(adapted) => adapted.read().unwrap().concat(),
         other => panic!("{other:?}"),
     }
 }

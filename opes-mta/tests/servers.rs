@@ -46,7 +46,7 @@ async fn message(dialog: &mut Consultation, number: usize) {
         let asked = adaptation.asked.expect("a server has seen it");
         asked.report(OcpResult::ok(), None);
         if let Answer::Message(adapted) = adaptation.answer {
-            let adapted: Bytes = adapted.octets().concat().into();
+            let adapted: Bytes = adapted.read().unwrap().concat().into();
             let text = std::str::from_utf8(&adapted).unwrap();
             assert_eq!(text.matches("X-Spam-Status:").count(), 1, "{}", &text[..200]);
             assert!(text.ends_with(&octets), "{}", &text[..200]);

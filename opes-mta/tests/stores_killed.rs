@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use ocp_proto::smtp::Address;
+use opes_mta::octets::Octets;
 use opes_mta::quarantine::{Arrival, Quarantine};
 use opes_mta::spool::report::{Event, Reporter};
 use opes_mta::spool::{Entry, Id, Limits, NewEntry, NewRecipient, Recipient, Settlement, Spool};
@@ -40,11 +41,11 @@ fn address(path: &'static str) -> Address {
 }
 
 /// A message that says how long it is: one that was cut or mixed up is found out.
-fn message(random: &mut fastrand::Rng) -> Vec<Bytes> {
+fn message(random: &mut fastrand::Rng) -> Vec<Octets> {
     let lines = random.usize(0..400);
     let line = Bytes::from(format!("{:060}\r\n", random.u64(..)));
     let head = Bytes::from(format!("Lines: {lines}\r\nLine: {}\r\n", &line[..60].escape_ascii()));
-    std::iter::once(head).chain(std::iter::repeat_n(line, lines)).collect()
+    std::iter::once(head).chain(std::iter::repeat_n(line, lines)).map(Octets::from).collect()
 }
 
 fn is_whole(text: &str) -> bool {

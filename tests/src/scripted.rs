@@ -45,6 +45,14 @@ impl Scripted {
         Self::start_at("127.0.0.1:0", scripts)
     }
 
+    /// Starts one with a configuration, at a free port.
+    ///
+    /// # Panics
+    /// If it does not listen, or the configuration is none.
+    pub fn start_with(config: &str, scripts: &[Script]) -> Self {
+        Self::run("127.0.0.1:0", config, scripts, |_| None)
+    }
+
     /// Starts one at a certain address.
     ///
     /// # Panics
@@ -62,9 +70,18 @@ impl Scripted {
         scripts: &[Script],
         recipients: impl Fn(&str) -> Option<&'static str>,
     ) -> Self {
+        Self::run(address, "", scripts, recipients)
+    }
+
+    fn run(
+        address: &str,
+        config: &str,
+        scripts: &[Script],
+        recipients: impl Fn(&str) -> Option<&'static str>,
+    ) -> Self {
         let (sender, seen) = channel();
         let registry = Registry::builtin();
-        let config = Config::parse("", Path::new(""), &registry).expect("defaults are legal");
+        let config = Config::parse(config, Path::new(""), &registry).expect("it is legal");
         let mut config = config;
         for script in scripts {
             let service = Arc::new(Actor { script: script.clone(), seen: sender.clone() });

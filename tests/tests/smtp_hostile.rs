@@ -129,9 +129,14 @@ fn nothing_counts_behind_quit() {
 #[test]
 fn content_without_end() {
     let mut chain = chain(NextHop::start(), "[limits]\nmessage-octets = 4000000\n");
-    for (line, megabytes) in
-        [("X-Field: of an endless header section\r\n", 64), ("\r\n", 8), (".x\r\n", 8), ("\0", 64)]
-    {
+    let message = ("The message", "the message has more than 4000000 octets");
+    let header = ("The header section", "the header section has more than 1048576 octets");
+    for (line, megabytes, (what, cause)) in [
+        ("X-Field: of an endless header section\r\n", 64, header),
+        ("\r\n", 8, message),
+        ("\r\n.x\r\n", 8, message),
+        ("\0", 64, header),
+    ] {
         let mut peer = chain.peer();
         peer.send("EHLO x\r\nMAIL FROM:<a@a.example>\r\nRCPT TO:<b@b.example>\r\nDATA\r\n");
         peer.read_until(b"354 End data with <CR><LF>.<CR><LF>\r\n");
@@ -141,11 +146,11 @@ fn content_without_end() {
         }
         peer.send("\r\n.\r\nQUIT\r\n");
         let said = peer.read_to_end();
-        let expected = "552 5.3.4 The message is too large\r\n221 2.0.0 bye\r\n";
+        let expected = format!("552 5.3.4 {what} is too large\r\n221 2.0.0 bye\r\n");
         assert_eq!(said, expected, "{line:?}");
         let line = told(&chain.proxy.wait_for("message"));
         assert!(line.starts_with("reject <a@a.example> -> <b@b.example>\n"), "{line}");
-        assert!(line.contains("\nfailure: the message has more than 4000000 octets"), "{line}");
+        assert!(line.contains(&format!("\nfailure: {cause}")), "{line}");
     }
     chain.survived();
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -14,10 +14,12 @@ use super::clients::{Clients, Origin};
 use super::error::{ConfigError, closest};
 use super::group::{Group, seconds};
 use super::listen::Listen;
-use super::raw::{Raw, RawBypass, RawLimits, RawList, RawListen, RawRule};
+use super::raw::{Raw, RawBypass, RawLimits, RawList, RawListen, RawRule, RawTemporary};
 use super::rules::{Rule, Rules};
 use super::system::{System, text};
 use crate::consult;
+use crate::ocp::MOST_READS;
+use crate::octets::BLOCK;
 
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
@@ -32,21 +34,30 @@ pub struct Config {
     pub rules: Rules,
     /// What may be used up.
     pub limits: Limits,
+    /// Where octets of messages go that are not held in memory.
+    pub temporary_folder: PathBuf,
     /// Who may ask for services to be skipped.
     pub bypass: Bypass,
 }
 
 /// Bounds on what mail servers and callout servers can make us use. Worst case in memory:
-/// `content_octets` twice over (messages, and what servers make of them), `shadow_octets` likewise, and 1 MiB for each connection,
-/// by which an answer may be longer than its message.
+/// `content_octets` twice over (messages, and what servers make of them), `shadow_octets` likewise, and for each connection
+/// 1 MiB by which an answer may be longer than its message, and a block of 256 KiB of what is in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections of mail servers at a time, at all front ends.
     pub connections: u32,
-    /// Octets of one message; the failure policy decides about a larger one.
+    /// Octets of one message; the failure policy decides about a larger one that comes by milter, one that comes
+    /// by SMTP is refused.
     pub message_octets: u32,
-    /// Octets of all messages that are being worked on; beyond it a message is put off (4xx).
+    /// Octets in memory of all messages that are being worked on; beyond it a message is put off (4xx). New
+    /// octets that services send take it as well, as far as a message has more in a file than in memory.
     pub content_octets: u64,
+    /// Octets of one message that comes by SMTP which are held in memory, besides its header section and up to
+    /// 256 KiB at its end; those between are in a file. All of a message that comes by milter is in memory.
+    pub memory_octets: usize,
+    /// Octets of all messages that are in files; beyond it a message is put off (4xx).
+    pub disk_octets: u64,
     /// Octets of all that waits for groups that only watch, and 4 KiB for each event; beyond it they do not see
     /// the rest of a dialog.
     pub shadow_octets: u64,
@@ -79,6 +90,7 @@ impl Config {
             groups: vec![group],
             rules: Rules::new(Vec::new(), 1),
             limits: Limits::default(),
+            temporary_folder: std::env::temp_dir(),
             bypass: Bypass::default(),
         }
     }
@@ -113,7 +125,8 @@ impl Config {
         let groups = checker.groups(&raw.group, &limits)?;
         let rules = checker.rules(&raw.rule, &listen, &groups)?;
         let bypass = checker.bypass(&raw.bypass)?;
-        Ok(Self { system, listen, groups, rules, limits, bypass })
+        let temporary_folder = checker.temporary_folder(&raw.temporary)?;
+        Ok(Self { system, listen, groups, rules, limits, temporary_folder, bypass })
     }
 
     /// What peers can make us hold in memory at the most: what it is for, and octets.
@@ -128,6 +141,11 @@ impl Config {
                 allowance.saturating_mul(connections.into()),
             ),
         ];
+        let servers = |group: &Group| group.servers.len() as u64 * u64::from(group.connections);
+        let to_servers: u64 = self.groups.iter().map(servers).sum();
+        let blocks =
+            u64::from(connections) * BLOCK as u64 + to_servers * (MOST_READS * BLOCK) as u64;
+        uses.push(("blocks of messages in files on their way out".to_owned(), blocks));
         if self.groups.iter().any(|group| group.shadow.is_some()) {
             uses.push((
                 "what is shown to groups that watch (shadow-octets)".to_owned(),
@@ -151,6 +169,8 @@ impl Default for Limits {
             connections: 512,
             message_octets: 100 << 20,
             content_octets: 1 << 30,
+            memory_octets: 1 << 20,
+            disk_octets: 4 << 30,
             shadow_octets: 256 << 20,
             command_deadline: Duration::from_secs(25),
             content_deadline: Duration::from_secs(280),
@@ -239,6 +259,11 @@ impl Checker<'_> {
             connections: raw.connections.map_or(or.connections, NonZeroU32::get),
             message_octets: message.unwrap_or(or.message_octets),
             content_octets: content.unwrap_or(or.content_octets),
+            memory_octets: raw.memory_octets.map_or(or.memory_octets, |octets| octets as usize),
+            disk_octets: raw
+                .disk_octets
+                .as_ref()
+                .map_or(or.disk_octets, |octets| *octets.get_ref()),
             shadow_octets: raw.shadow_octets.map_or(or.shadow_octets, NonZeroU64::get),
             command_deadline: raw.command_deadline.map_or(or.command_deadline, seconds),
             content_deadline: raw.content_deadline.map_or(or.content_deadline, seconds),
@@ -253,7 +278,27 @@ impl Checker<'_> {
             let span = span.or(raw.content_octets.as_ref().map(Spanned::span));
             return Err(self.error(message, span));
         }
+        let room = limits.disk_octets.saturating_add(limits.memory_octets as u64);
+        if u64::from(limits.message_octets) > room {
+            let message = format!(
+                "a message of {} octets has no room in memory-octets and disk-octets, {room} in all",
+                limits.message_octets
+            );
+            let span = raw.disk_octets.as_ref().map(Spanned::span);
+            let span = span.or(raw.message_octets.as_ref().map(Spanned::span));
+            return Err(self.error(message, span));
+        }
         Ok(limits)
+    }
+
+    fn temporary_folder(&self, raw: &RawTemporary) -> Result<PathBuf, ConfigError> {
+        let Some(written) = &raw.folder else { return Ok(std::env::temp_dir()) };
+        let folder = self.folder().join(written.get_ref());
+        if !folder.is_dir() {
+            let message = format!("{} is no folder", folder.display());
+            return Err(self.error(message, Some(written.span())));
+        }
+        Ok(folder)
     }
 
     fn listen(&self, raw: &[Spanned<RawListen>]) -> Result<Vec<Listen>, ConfigError> {

@@ -17,6 +17,7 @@ pub(super) struct Raw {
     pub(super) group: Vec<Spanned<RawGroup>>,
     pub(super) rule: Vec<Spanned<RawRule>>,
     pub(super) limits: RawLimits,
+    pub(super) temporary: RawTemporary,
     pub(super) bypass: RawBypass,
 }
 
@@ -117,10 +118,18 @@ pub(super) struct RawLimits {
     pub(super) connections: Option<NonZeroU32>,
     pub(super) message_octets: Option<Spanned<NonZeroU32>>,
     pub(super) content_octets: Option<Spanned<NonZeroU64>>,
+    pub(super) memory_octets: Option<u32>,
+    pub(super) disk_octets: Option<Spanned<u64>>,
     pub(super) shadow_octets: Option<NonZeroU64>,
     pub(super) command_deadline: Option<NonZeroU32>,
     pub(super) content_deadline: Option<NonZeroU32>,
     pub(super) progress_interval: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct RawTemporary {
+    pub(super) folder: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -29,7 +29,7 @@ use ocp_proto::smtp::{
 use ocp_proto::{Config, MAXIMUM, OcpResult};
 use tokio::time::Instant;
 
-use crate::apply::{Answer, Variant};
+use crate::apply::{Adapted, Answer, Variant};
 use crate::consult::{Adaptation, Failure, Policy, begin, consult, failure_reply};
 use crate::event::{Event, Message, address_of, carry_out, parse_address};
 use crate::ocp::{Client, Dialog, ServerAddress, Target};
@@ -214,7 +214,7 @@ impl<'a> Passage<'a> {
         match adaptation.answer {
             Answer::Message(adapted) => {
                 self.modified = true;
-                self.report.message = adapted.octets();
+                self.report.message = self.read(adapted)?;
             }
             Answer::Reply(reply) => {
                 let refuses = !reply.is_success();
@@ -233,7 +233,7 @@ impl<'a> Passage<'a> {
     /// is modified.
     fn differ(&mut self, variants: Vec<Variant>) -> Result<(), Decided> {
         let versions = variants.into_iter().map(|variant| self.version(variant));
-        self.report.versions = versions.collect();
+        self.report.versions = versions.collect::<Result<_, _>>()?;
         let decisions: Vec<Decision> =
             self.report.versions.iter().map(|version| version.decision).collect();
         match decisions.split_first() {
@@ -244,14 +244,14 @@ impl<'a> Passage<'a> {
         }
     }
 
-    fn version(&self, variant: Variant) -> Version {
+    fn version(&mut self, variant: Variant) -> Result<Version, Decided> {
         let Variant { recipients, answer, effects } = variant;
         let has = |name| effects.iter().any(|effect| effect.name() == name);
         let (decision, reply, message) = match answer {
             Answer::Reply(reply) if !reply.is_success() => {
                 (Decision::Reject, Some(reply), Vec::new())
             }
-            Answer::Message(adapted) => (Decision::Modify, None, adapted.octets()),
+            Answer::Message(adapted) => (Decision::Modify, None, self.read(adapted)?),
             _ => (Decision::Accept, None, vec![self.mail.octets.clone()]),
         };
         let decision = match decision {
@@ -262,7 +262,15 @@ impl<'a> Passage<'a> {
         };
         let goes_on = matches!(decision, Decision::Accept | Decision::Modify);
         let message = if goes_on { message } else { Vec::new() };
-        Version { recipients, decision, reply, effects, message }
+        Ok(Version { recipients, decision, reply, effects, message })
+    }
+
+    /// The octets of what goes on.
+    fn read(&mut self, adapted: Adapted) -> Result<Vec<Bytes>, Decided> {
+        adapted.read().map_err(|error| {
+            self.report.error = Some(error.to_string());
+            Decided(Decision::Error)
+        })
     }
 
     /// MAIL or RCPT; whether the services want no more events of this envelope.

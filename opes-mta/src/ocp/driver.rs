@@ -7,7 +7,10 @@
 //!
 //! An event goes to the driver whole and comes back as a whole answer, or as the reason why there is
 //! none. In between nobody is woken: the octets of events go out while the output is low, a turn
-//! each, and answers are put together here, within their bounds.
+//! each, and answers are put together here, within their bounds. Octets that lie in a file are read
+//! elsewhere first, while others have their turn.
+
+mod sending;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -19,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use ocp_proto::smtp::{CommandProfile, DialogFacts, DialogUpdate, Part, Reply};
+use ocp_proto::smtp::{CommandProfile, DialogFacts, DialogUpdate, Reply};
 use ocp_proto::wire::Structure;
 use ocp_proto::{
     Closed, Connection, DialogId, Event, GroupId, IdMap, Misuse, OcpResult, Offer, OriginalStart,
@@ -28,22 +31,15 @@ use ocp_proto::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{AnswerError, Assembly};
+use sending::{Sending, TURN};
 
-/// Octets of the output above which no octets of events are added. Worst case a connection: that
-/// much and one payload more, all of it slices of kept content.
-const HIGH_WATER: usize = 512 * 1024;
-
-/// Octets of one DUM.
-const PAYLOAD: usize = 256 * 1024;
-
-/// Octets that an event sends before the others have their turn: whole messages, mostly, since a
-/// message that is interleaved with many others stays in the server's memory for longer.
-const TURN: usize = 1024 * 1024;
+pub(crate) use sending::MOST_READS;
 
 /// Octets of one read.
 const READ: usize = 64 * 1024;
@@ -137,6 +133,9 @@ pub enum ClientError {
     /// The answer can't be carried out.
     #[error("the answer is void: {0}")]
     Answer(#[from] AnswerError),
+    /// Octets of the event lie in a file, which can't be read.
+    #[error("octets of the message can't be read: {0}")]
+    Unreadable(String),
     /// The protocol does not allow it now.
     #[error(transparent)]
     Misuse(#[from] Misuse),
@@ -175,6 +174,10 @@ pub(super) struct Driver {
     sending: VecDeque<Sending>,
     /// Those that the server has paused (DWP).
     paused: VecDeque<Sending>,
+    /// Those whose next octets are read from a file now.
+    reading: Vec<(Sending, JoinHandle<io::Result<Vec<u8>>>)>,
+    /// Those whose next octets are to be read, once fewer are.
+    to_be_read: VecDeque<Sending>,
     /// The dialogs, and why the server ended one before us.
     dialogs: IdMap<DialogId, Option<String>>,
     endings: Vec<Ending>,
@@ -199,20 +202,6 @@ struct Ending {
     told: Ended,
 }
 
-/// An event that is not all sent.
-struct Sending {
-    xid: Xid,
-    /// Octets that are sent.
-    offset: usize,
-    /// Octets that are left of its turn.
-    turn: usize,
-    /// Where its body begins, until that is reached, if the server's profile says something of the
-    /// body.
-    body: Option<usize>,
-    /// Where the server leaves the loop (Leave-At-Body).
-    leaves: Option<usize>,
-}
-
 impl Driver {
     pub(super) fn new(connection: Connection, state: Arc<State>) -> Self {
         Self {
@@ -222,6 +211,8 @@ impl Driver {
             transactions: IdMap::default(),
             sending: VecDeque::new(),
             paused: VecDeque::new(),
+            reading: Vec::new(),
+            to_be_read: VecDeque::new(),
             dialogs: IdMap::default(),
             endings: Vec::new(),
             failure: None,
@@ -276,6 +267,9 @@ impl Driver {
             }
         }
         self.send();
+        while self.poll_reads(cx) {
+            self.send();
+        }
         let moved = self.poll_write(cx, stream) | self.poll_read(cx, stream);
         self.poll_events();
         if moved || self.connection.is_closed() {
@@ -292,60 +286,6 @@ impl Driver {
         self.connection.handle_timeout(now());
         self.poll_events();
         Poll::Ready(())
-    }
-
-    /// Adds octets of events to the output while that is low.
-    fn send(&mut self) {
-        while self.connection.output().remaining() < HIGH_WATER
-            && let Some(mut sending) = self.sending.pop_front()
-        {
-            let xid = sending.xid;
-            if sending.body == Some(sending.offset) {
-                // What the server's profile says of the body holds from now on.
-                sending.body = None;
-                let _ = self.connection.send_original(xid, Part::MessageBody, Bytes::new(), true);
-                self.sending.push_front(sending);
-                self.poll_events();
-                continue;
-            }
-            let Some(transaction) = self.transactions.get_mut(&xid) else { continue };
-            // DWSR: the server has no use for more.
-            let wanted = self.connection.wanted_original(xid).unwrap_or(u32::MAX) as usize;
-            let mut room = PAYLOAD.min(wanted.saturating_sub(sending.offset));
-            let leaves = sending.leaves.filter(|leaves| sending.offset < *leaves);
-            room = leaves.map_or(room, |leaves| room.min(leaves - sending.offset));
-            let allowed = self.connection.may_send(xid) as usize;
-            let Some((part, octets)) =
-                transaction.answer.kept().next(sending.offset, room.min(allowed.max(1)))
-            else {
-                transaction.sent = true;
-                let all = sending.offset == transaction.answer.kept().octets();
-                let result = if all { OcpResult::ok() } else { OcpResult::partial() };
-                // Both fail only if the transaction has ended, which its dialog is told of.
-                let _ = self.connection.end_original(xid, result);
-                continue;
-            };
-            if allowed == 0 {
-                self.paused.push_back(sending);
-                continue;
-            }
-            sending.offset += octets.len();
-            sending.turn = sending.turn.saturating_sub(octets.len());
-            let all = sending.offset == transaction.answer.kept().octets();
-            if self.connection.send_original(xid, part, octets, true).is_err() {
-                continue;
-            }
-            let leaves = sending.leaves == Some(sending.offset);
-            // Its end follows its last octet: the server has nothing to do with it before.
-            if sending.turn > 0 || all || leaves {
-                self.sending.push_front(sending);
-                if leaves {
-                    self.poll_events();
-                }
-            } else {
-                self.sending.push_back(Sending { turn: TURN, ..sending });
-            }
-        }
     }
 
     /// Writes what there is; whether octets moved. A server that takes no more has mostly said why, in a
@@ -546,7 +486,8 @@ impl Driver {
                 let leaves = body.zip(leave).map(|(body, at)| body.saturating_add(at as usize));
                 let body = body.filter(|_| speaks.is_some());
                 self.transactions.insert(xid, transaction);
-                self.sending.push_back(Sending { xid, offset: 0, turn: TURN, body, leaves });
+                let (turn, read) = (TURN, Bytes::new());
+                self.sending.push_back(Sending { xid, offset: 0, turn, body, leaves, read });
             }
             // The dialog may have given up.
             Err(error) => drop(ended.send(Ended::early(error))),

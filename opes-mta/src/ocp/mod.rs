@@ -14,7 +14,7 @@ pub use client::{Client, ConnectError, Target};
 pub use dialog::{Asked, Dialog};
 pub(crate) use dialog::{Transaction, learn};
 pub use driver::ClientError;
-pub(crate) use driver::Ended;
+pub(crate) use driver::{Ended, MOST_READS};
 pub use service::service_uri;
 pub use tls::{Tls, TlsError, TlsNegotiation, TlsSettings};
 pub(crate) use tls::{certificates, private_key, server_name, verifying, wrong};

@@ -1,8 +1,7 @@
 //! A message on its way into the quarantine.
 
-use bytes::Bytes;
-
 use super::{Arrival, Id, Kept, Moment, Quarantine, StoreError};
+use crate::octets::Octets;
 use crate::store::{Draft, Record, Share};
 
 /// Takes a message piece by piece. Dropped before [`Writer::commit`], it leaves nothing behind.
@@ -43,8 +42,9 @@ impl Writer {
     }
 
     /// The next pieces of the message.
-    pub fn write_pieces(&mut self, pieces: &[Bytes]) -> Result<(), StoreError> {
-        pieces.iter().try_for_each(|piece| self.write(piece))
+    pub fn write_pieces(&mut self, pieces: &[Octets]) -> Result<(), StoreError> {
+        let mut blocks = pieces.iter().flat_map(Octets::blocks);
+        blocks.try_for_each(|block| self.write(&block.map_err(StoreError::Content)?))
     }
 
     /// Once this has returned, and not before, the message is kept.

@@ -2,9 +2,8 @@
 
 use std::io::Read;
 
-use bytes::Bytes;
-
 use super::{Awaits, Entry, Id, Moment, NewEntry, Spool, StoreError};
+use crate::octets::Octets;
 use crate::store::{Draft, Record, Share};
 
 /// Takes a message piece by piece. Dropped before [`Writer::commit`], it leaves nothing behind.
@@ -48,8 +47,9 @@ impl Writer {
     }
 
     /// The next pieces of the message.
-    pub fn write_pieces(&mut self, pieces: &[Bytes]) -> Result<(), StoreError> {
-        pieces.iter().try_for_each(|piece| self.write(piece))
+    pub fn write_pieces(&mut self, pieces: &[Octets]) -> Result<(), StoreError> {
+        let mut blocks = pieces.iter().flat_map(Octets::blocks);
+        blocks.try_for_each(|block| self.write(&block.map_err(StoreError::Content)?))
     }
 
     /// The next octets of the message, from a file: as many as it has, and those are known before.

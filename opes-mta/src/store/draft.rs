@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
-use bytes::Bytes;
-
 use super::{Folder, Id, Record, StoreError, files};
+use crate::octets::Octets;
 
 /// A message that is being written. Dropped before [`Draft::commit`], it leaves nothing behind.
 #[derive(Debug)]
@@ -43,8 +42,9 @@ impl Draft {
     }
 
     /// The next pieces of the message.
-    pub fn write_pieces(&mut self, pieces: &[Bytes]) -> Result<(), StoreError> {
-        pieces.iter().try_for_each(|piece| self.write(piece))
+    pub fn write_pieces(&mut self, pieces: &[Octets]) -> Result<(), StoreError> {
+        let mut blocks = pieces.iter().flat_map(Octets::blocks);
+        blocks.try_for_each(|block| self.write(&block.map_err(StoreError::Content)?))
     }
 
     /// The next octets of the message, from a file: as many as it has.

@@ -36,6 +36,9 @@ pub enum StoreError {
         /// Why it was not.
         source: io::Error,
     },
+    /// The message that is to be kept lies in a temporary file.
+    #[error("the message can't be read: {0}")]
+    Content(#[source] io::Error),
     /// An entry can't be used.
     #[error(transparent)]
     Broken(#[from] Broken),

@@ -195,6 +195,7 @@ impl<S: Read + Write> Peer<S> {
             Event::Data { xid, octets, .. } => {
                 self.open.get_mut(xid).unwrap().2.extend_from_slice(octets);
             }
+            Event::Paused { xid } => self.connection.want_more(*xid, None).unwrap(),
             Event::OriginalEnded { xid, .. } => {
                 let (command, dialog, octets) = self.open.remove(xid).unwrap();
                 for step in (self.play)(&command, &octets) {

@@ -207,6 +207,12 @@ fn what_is_wrong_has_a_line_and_a_column() {
         ),
         (limits("content-octets = 1999"), (7, 18), "a message of 104857600 octets has no room"),
         (limits("message-octets = 4294967296"), (7, 18), "4294967296"),
+        (
+            limits("message-octets = 2000\nmemory-octets = 999\ndisk-octets = 1000"),
+            (9, 15),
+            "2000 octets has no room in memory-octets and disk-octets, 1999 in all",
+        ),
+        (with("[temporary]\nfolder = \"/nowhere\""), (7, 10), "/nowhere is no folder"),
         (with("[bypass]\nclients = [\"all\"]"), (7, 12), "all is no address"),
     ];
     assert_errors(Path::new(""), &cases);
@@ -291,12 +297,14 @@ fn a_groups_deadlines_stay_below_those_for_all() {
 
 #[test]
 fn memory_is_bounded_by_the_limits() {
+    // For each client's connection that an answer is longer, and a block; for each to a server, four blocks.
+    const BLOCKS: u64 = 3 * (1024 + 256) * 1024 + 2 * 4 * 256 * 1024;
     let text = with("[limits]\nconnections = 3\nmessage-octets = 5\ncontent-octets = 10");
     let uses = parse(&text).unwrap().worst_case_memory();
-    assert_eq!(uses.iter().map(|(_, octets)| octets).sum::<u64>(), 10 + 10 + 3 * 1024 * 1024);
+    assert_eq!(uses.iter().map(|(_, octets)| octets).sum::<u64>(), 10 + 10 + BLOCKS);
     let watches = text.replacen("[limits]", "shadow = true\n[limits]\nshadow-octets = 7", 1);
     let uses = parse(&watches).unwrap().worst_case_memory();
-    assert_eq!(uses.iter().map(|(_, octets)| octets).sum::<u64>(), 34 + 3 * 1024 * 1024);
+    assert_eq!(uses.iter().map(|(_, octets)| octets).sum::<u64>(), 34 + BLOCKS);
 }
 
 #[test]

@@ -27,8 +27,8 @@ use super::Unfit;
 use super::common::common;
 use super::message::{Field, Original, excerpt, is_blank};
 use crate::apply::Adapted;
-use crate::event::is_same;
 use crate::milter::Modification;
+use crate::octets::{Octets, is_same};
 
 /// The most octets of a body in one `ReplaceBody` (`MILTER_CHUNK_SIZE`).
 const LONGEST_CHUNK: usize = 65_535;
@@ -46,13 +46,13 @@ const HIDDEN_FIELDS: usize = 1;
 /// If milter has no words for it.
 pub fn edits(original: &Original, adapted: &Adapted) -> Result<Vec<Modification>, Unfit> {
     let mut edits = Vec::new();
-    if !is_same(&adapted.header, std::slice::from_ref(&original.message.header)) {
+    if !is_same(&adapted.header, [&original.message.header]) {
         let old = Section { header: &original.message.header, fields: &original.fields };
         let (header, fields) = read(&adapted.header.concat())?;
         edit_fields(&old, &Section { header: &header, fields: &fields }, &mut edits)?;
     }
     if !is_same(&adapted.body, original.message.body.pieces()) {
-        replace_body(&adapted.body, &mut edits);
+        replace_body(&adapted.body, &mut edits)?;
     }
     Ok(edits)
 }
@@ -244,11 +244,11 @@ fn lines(header: &Bytes, value: &[u8]) -> Bytes {
 }
 
 /// The body in chunks. Large pieces are cut where they lie, small ones are put together.
-fn replace_body(body: &[Bytes], edits: &mut Vec<Modification>) {
+fn replace_body(body: &[Octets], edits: &mut Vec<Modification>) -> Result<(), Unfit> {
     let start = edits.len();
     let mut chunk = BytesMut::new();
     for piece in body {
-        let mut piece = piece.clone();
+        let mut piece = piece.read().map_err(|error| Unfit::Unreadable(error.to_string()))?;
         while !piece.is_empty() {
             let next = piece.split_to(piece.len().min(LONGEST_CHUNK - chunk.len()));
             if next.len() == LONGEST_CHUNK {
@@ -264,6 +264,7 @@ fn replace_body(body: &[Bytes], edits: &mut Vec<Modification>) {
     if !chunk.is_empty() || edits.len() == start {
         edits.push(Modification::ReplaceBody(chunk.freeze()));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use ocp_proto::smtp::{Address, Envelope, SideEffect};
 use super::message::{Collector, MessageError, Original};
 use crate::event::carry_out;
 use crate::milter::Decision;
-use crate::processor::{Processor, Room};
+use crate::processor::Processor;
 use crate::record::Record;
+use crate::room::Room;
 
 /// A message that has begun with MAIL.
 #[derive(Debug)]

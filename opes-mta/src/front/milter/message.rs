@@ -89,7 +89,7 @@ impl Collector {
     /// The message, of which nothing is copied. The empty line behind the header section is added here: milter does not send it.
     pub fn finish(mut self) -> Original {
         self.header.extend_from_slice(b"\r\n");
-        let message = Message { header: self.header.freeze(), body: self.body.finish() };
+        let message = Message { header: self.header.freeze(), body: self.body.finish().into() };
         Original { message, fields: self.fields }
     }
 

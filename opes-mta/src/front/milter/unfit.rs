@@ -33,6 +33,9 @@ pub enum Unfit {
         /// How many there may be.
         most: usize,
     },
+    /// Octets that are not in memory, and can't be read.
+    #[error("octets of the body can't be read: {0}")]
+    Unreadable(String),
     /// A change that the MTA does not take from us.
     #[error("the MTA has not agreed to {0}")]
     NotAgreed(Actions),

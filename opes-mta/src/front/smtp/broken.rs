@@ -17,6 +17,8 @@ pub(super) enum Broken {
     Silence(Duration),
     #[error("the client went away in the middle of a message")]
     Lost,
+    #[error("the message can't be read: {0}")]
+    Content(std::io::Error),
     #[error("the handshake of TLS failed: {0}")]
     Handshake(std::io::Error),
     #[error("{0}")]
@@ -30,6 +32,7 @@ impl Broken {
     pub(super) fn stage(&self) -> &'static str {
         match self {
             Self::Socket(_) | Self::Silence(_) | Self::Lost => "client",
+            Self::Content(_) => "content",
             Self::Handshake(_) => "TLS handshake",
             Self::NextHop(error) => error.stage.name(),
             Self::Reply(_) => "reply",
@@ -41,6 +44,7 @@ impl Broken {
         match self {
             Self::Socket(_) | Self::Lost | Self::Handshake(_) => None,
             Self::Silence(_) => Some(replies::silence()),
+            Self::Content(_) => Some(replies::not_kept()),
             Self::NextHop(_) => Some(replies::no_next_hop()),
             Self::Reply(_) => Some(replies::no_sense()),
         }

@@ -2,11 +2,12 @@
 
 use ocp_proto::smtp::Reply;
 
+use super::broken::Broken;
 use super::deliver::{deliver, own_line};
 use super::plan::{Fate, Part, Plan};
 use super::stored::{Provenance, Stored, Stores, take};
 use super::{recipients, replies};
-use crate::relay::{Answer, Connection, RelayError};
+use crate::relay::{Answer, Connection};
 use crate::spool::Id;
 
 /// A plan that was carried out as far as that could be.
@@ -18,8 +19,8 @@ pub(super) struct Carried {
     pub(super) spooled: Vec<Id>,
     /// What the quarantine has taken.
     pub(super) kept: Vec<Id>,
-    /// The next hop was lost on the way: the client hears what became of each part, and its dialog ends.
-    pub(super) lost: Option<RelayError>,
+    /// What went wrong on the way: the client hears what became of each part, and its dialog ends.
+    pub(super) lost: Option<Broken>,
 }
 
 /// Carries out a plan. `each` says that the client gets a reply for each recipient, and `is_known` that the next
@@ -30,7 +31,7 @@ pub(super) struct Carried {
 /// then, and nothing is lost.
 ///
 /// # Errors
-/// If the next hop is lost before anybody has the message from it.
+/// If the next hop is lost, or the message can't be read, before anybody has it.
 pub(super) async fn carry(
     hop: &mut Connection,
     stores: &Stores,
@@ -38,7 +39,7 @@ pub(super) async fn carry(
     provenance: &Provenance,
     each: bool,
     is_known: bool,
-) -> Result<Carried, RelayError> {
+) -> Result<Carried, Broken> {
     let spools = plan.is_spooled(each);
     let Plan { parts, notifications } = plan;
     let is_sent = |part: &Part| part.fate == Fate::Send && !spools;

@@ -162,7 +162,7 @@ impl Client {
             }
             Event::Command(request) => self.command(request).await,
             Event::Content(octets) => {
-                self.dialogue.content(&octets);
+                self.dialogue.content(octets).await;
                 Ok(())
             }
             Event::ChunkEnd => self.answer(&replies::chunk()),
@@ -378,7 +378,7 @@ impl Client {
         let lost = carried.lost.take();
         let told = self.dialogue.carried(carried);
         self.answer_content(&told)?;
-        lost.map_or(Ok(()), |lost| Err(lost.into()))
+        lost.map_or(Ok(()), Err)
     }
 
     /// The next hop forgets the envelope that it knows.

@@ -1,10 +1,14 @@
 //! A message on its way to the next hop: its envelope again where services have changed it, then its content.
 
+use std::io;
+
 use ocp_proto::smtp::{Address, CommandLine, Envelope, Reply};
 use ocp_proto::wire::Atom;
 
+use super::broken::Broken;
 use super::replies;
 use crate::apply::Adapted;
+use crate::octets::Octets;
 use crate::relay::{Answer, Connection, Expected, RelayError};
 use crate::smtp::Protocol;
 use crate::smtp::extensions::PRDR;
@@ -14,14 +18,15 @@ use crate::smtp::extensions::PRDR;
 /// and over LMTP, each has a reply of its own.
 ///
 /// # Errors
-/// If the connection is of no more use. The next hop may have the message even so.
+/// If the connection is of no more use. The next hop may have the message even so, unless it is the message
+/// that can't be read.
 pub(super) async fn deliver(
     hop: &mut Connection,
     message: &Adapted,
     envelope: &Envelope,
     each: bool,
     is_known: bool,
-) -> Result<Answer, RelayError> {
+) -> Result<Answer, Broken> {
     let told = if is_known { Ok(Vec::new()) } else { begin_again(hop, envelope, each).await? };
     let (refused, said) = match told {
         Err(reply) => {
@@ -54,7 +59,7 @@ async fn send(
     message: &Adapted,
     accepted: usize,
     replies: Expected,
-) -> Result<Answer, RelayError> {
+) -> Result<Answer, Broken> {
     if accepted == 0 {
         hop.reset().await?;
         return Ok(Answer::Each(Vec::new()));
@@ -67,11 +72,11 @@ async fn send(
         return Ok(Answer::One(if is_refused { reply } else { replies::no_sense() }));
     }
     match transfer(hop, message, replies).await {
-        Err(error) => match error.reply() {
+        Err(Broken::NextHop(error)) => match error.reply() {
             // It was refused before its end. A success there would be none.
             Some(reply) if reply.code() >= 400 => Ok(Answer::One(reply.clone())),
             None if error.is_permanent() => Ok(Answer::One(replies::unfit())),
-            _ => Err(error),
+            _ => Err(error.into()),
         },
         answer => answer,
     }
@@ -81,12 +86,24 @@ async fn transfer(
     hop: &mut Connection,
     message: &Adapted,
     replies: Expected,
-) -> Result<Answer, RelayError> {
-    let mut transfer = hop.content();
-    for piece in message.header.iter().chain(&message.body) {
+) -> Result<Answer, Broken> {
+    let (mut transfer, mut buffer) = (hop.content(), Vec::new());
+    for piece in &message.header {
         transfer.write(piece).await?;
     }
-    transfer.finish(replies).await
+    for piece in &message.body {
+        match piece {
+            Octets::Memory(octets) => transfer.write(octets).await?,
+            Octets::Stored(stored) => {
+                for block in stored.blocks() {
+                    let load = block.load(buffer).await.map_err(io::Error::other);
+                    buffer = load.flatten().map_err(Broken::Content)?;
+                    transfer.write(&buffer).await?;
+                }
+            }
+        }
+    }
+    Ok(transfer.finish(replies).await?)
 }
 
 /// Tells the next hop another envelope: by recipient, the reply that it was refused with; or the reply by

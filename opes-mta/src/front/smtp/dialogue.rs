@@ -15,7 +15,7 @@ use super::content::{Content, NoContent};
 use super::listen::Settings;
 use super::mail::Mail;
 use super::plan::Plan;
-use super::replies::{self, fixed, syntax};
+use super::replies::{self, syntax};
 use super::stored::Provenance;
 use super::{peer, recipients};
 use crate::apply::Answer;
@@ -237,7 +237,6 @@ impl Dialogue {
             return Told::Refuse(refused);
         }
         let processor = Arc::clone(self.advisor.processor());
-        let limit = processor.config().limits.message_octets as usize;
         let mut mail = Mail {
             sender: sender.clone(),
             recipients: Vec::new(),
@@ -246,7 +245,7 @@ impl Dialogue {
             done: false,
             is_data_asked: false,
             record: Record::default(),
-            content: Content::new(limit, processor.room()),
+            content: Content::new(&processor),
             asked: None,
             terms,
         };
@@ -370,8 +369,10 @@ impl Dialogue {
     }
 
     /// Octets of the content.
-    pub(super) fn content(&mut self, octets: &Bytes) {
-        self.mail.iter_mut().for_each(|mail| mail.content.push(octets));
+    pub(super) async fn content(&mut self, octets: Bytes) {
+        if let Some(mail) = &mut self.mail {
+            mail.content.push(octets).await;
+        }
     }
 
     /// The content is complete: what becomes of it. Then [`Dialogue::carried`].
@@ -386,12 +387,9 @@ impl Dialogue {
 
     /// Content that services can't look at, and that is no longer there to be passed on.
     fn without_content(&mut self, error: NoContent) -> Plan {
-        tracing::warn!(stage = "content", cause = %error, "a message is refused");
+        error.log();
         self.mail.iter_mut().for_each(|mail| mail.record.failed(error.to_string()));
-        Plan::refuse(match error {
-            NoContent::TooLarge(_) => fixed(552, "5.3.4", "The message is too large"),
-            NoContent::NoRoom => fixed(452, "4.3.1", "Too much mail is under way, try again later"),
-        })
+        Plan::refuse(error.reply())
     }
 
     async fn adapt(&mut self, message: Message) -> Plan {

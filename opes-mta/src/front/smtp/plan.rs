@@ -345,7 +345,7 @@ mod tests {
         let goes_to: Vec<_> = plan.parts.iter().map(|part| &part.envelope).collect();
         assert_eq!(goes_to, [&envelope("a c"), &envelope("b d")]);
         let octets: Vec<_> =
-            plan.parts.into_iter().map(|part| part.message.octets().concat()).collect();
+            plan.parts.into_iter().map(|part| part.message.read().unwrap().concat()).collect();
         assert_eq!(octets, [&b"X"[..], b"A: b\r\n\r\nbody"]);
     }
 

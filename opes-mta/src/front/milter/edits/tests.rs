@@ -34,7 +34,7 @@ impl Mta {
             }
         });
         let fields = [own].into_iter().chain(theirs).collect();
-        Self { fields, body: original.message.body.pieces().concat(), counts_deleted }
+        Self { fields, body: body(original).to_vec(), counts_deleted }
     }
 
     fn apply(&mut self, edits: &[Modification]) {
@@ -99,6 +99,12 @@ fn original(header: &str, body: &'static str) -> Original {
     }
     collector.body(&Bytes::from_static(body.as_bytes())).unwrap();
     collector.finish()
+}
+
+/// The octets of the body.
+fn body(original: &Original) -> Bytes {
+    let pieces = original.message.body.pieces().iter().map(|piece| piece.read().unwrap());
+    pieces.collect::<Vec<_>>().concat().into()
 }
 
 fn adapted(header: &str, body: &'static str) -> Adapted {
@@ -222,7 +228,7 @@ fn what_came_in_stays_even_if_nobody_may_make_it() {
 #[test]
 fn a_body_is_replaced_only_if_it_changed() {
     let old = original("A: 1\n", "one\r\ntwo\r\n");
-    let with = |body: Vec<Bytes>| {
+    let with = |body: Vec<Octets>| {
         edits(&old, &Adapted { header: vec![old.message.header.clone()], body }).unwrap()
     };
     let slice = |range: Range<usize>| old.message.body.pieces()[0].slice(range);
@@ -234,7 +240,7 @@ fn a_body_is_replaced_only_if_it_changed() {
     assert_eq!(with(Vec::new()), replaced(""));
 
     let large = Bytes::from(vec![b'x'; 150_000]);
-    let chunks: Vec<_> = with(vec![large.clone(), slice(0..5)])
+    let chunks: Vec<_> = with(vec![large.clone().into(), slice(0..5)])
         .into_iter()
         .map(|edit| match edit {
             Modification::ReplaceBody(octets) => octets,
@@ -280,8 +286,8 @@ proptest! {
         prop_assume!(new.first().is_none_or(|line| !line.starts_with(' ')));
         let new = new.concat();
         let changed = body.is_some();
-        let body: Bytes = body.map_or_else(|| old.message.body.pieces().concat().into(), Bytes::from);
-        let adapted = Adapted { header: vec![format!("{new}\n").into()], body: vec![body.clone()] };
+        let body: Bytes = body.map_or_else(|| self::body(&old), Bytes::from);
+        let adapted = Adapted { header: vec![format!("{new}\n").into()], body: vec![body.clone().into()] };
         let edits = edits(&old, &adapted).unwrap();
         let expected = [format!("{new}\n").replace('\n', "\r\n").as_bytes(), &body].concat();
         for counts_deleted in [false, true] {
@@ -301,7 +307,7 @@ proptest! {
         let at = cut.index(message.header.len());
         let adapted = Adapted {
             header: vec![message.header.slice(..at), Bytes::copy_from_slice(&message.header[at..])],
-            body: vec![message.body.pieces().concat().into()],
+            body: vec![body(&old).into()],
         };
         prop_assert_eq!(edits(&old, &adapted).unwrap(), []);
     }

@@ -1,0 +1,55 @@
+//! Octets that may be used up, and shares of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Octets of which everybody who needs some takes a share.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<AtomicU64>);
+
+/// A share of a budget, given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    budget: Budget,
+    octets: u64,
+}
+
+impl Budget {
+    /// So many octets.
+    pub fn new(octets: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(octets)))
+    }
+
+    /// A share that is nothing yet.
+    pub fn room(&self) -> Room {
+        Room { budget: self.clone(), octets: 0 }
+    }
+}
+
+impl Room {
+    /// Room for that many octets in all; whether there is any.
+    pub fn grow_to(&mut self, octets: u64) -> bool {
+        let more = octets.saturating_sub(self.octets);
+        let order = Ordering::Relaxed;
+        let take = |free: u64| free.checked_sub(more);
+        let taken = more == 0 || self.budget.0.fetch_update(order, order, take).is_ok();
+        self.octets += if taken { more } else { 0 };
+        taken
+    }
+
+    /// Whether it has nothing of the budget.
+    pub fn is_empty(&self) -> bool {
+        self.octets == 0
+    }
+
+    /// Gives all of it back.
+    pub fn clear(&mut self) {
+        self.budget.0.fetch_add(std::mem::take(&mut self.octets), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -103,6 +103,8 @@ impl Delivery {
         let due = entry.due_recipients(now.into());
         let due: Vec<_> = due.map(|(place, one)| (place, one.address.clone())).collect();
         let addresses: Vec<_> = due.iter().map(|(_, address)| address.clone()).collect();
+        // The next hop may have it without our knowing, if somebody is killed.
+        tracing::debug!(id = %entry.id, sender = %entry.sender, "goes to the next hop");
         let delivered = match claim.message() {
             Ok(file) => self.deliver(&entry, &addresses, file).await,
             Err(error) => Err(error),

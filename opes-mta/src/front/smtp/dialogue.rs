@@ -373,6 +373,8 @@ impl Dialogue {
         if let Some(reason) = mail.quarantine() {
             let facts = self.advisor.facts();
             let arrival = Box::new(arrival(reason, envelope, facts, verdicts));
+            // Whoever is killed now may have it kept, and can't say so.
+            tracing::debug!(id, sender = %arrival.sender, "goes to the quarantine");
             return Delivery::Keep { content, arrival };
         }
         if mail.asks(EffectName::Discard) {
@@ -382,6 +384,8 @@ impl Dialogue {
             return Delivery::Answer(taken());
         }
         let is_known = envelope == mail.known;
+        // The next hop may have it without our knowing, if somebody is killed.
+        tracing::debug!(id, sender = %mail.sender, "goes to the next hop");
         Delivery::Send { content, envelope, is_known }
     }
 

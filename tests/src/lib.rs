@@ -2,6 +2,7 @@
 
 #![allow(clippy::indexing_slicing)]
 
+pub mod attempts;
 pub mod certificates;
 pub mod gateway;
 pub mod peer;
@@ -9,6 +10,7 @@ pub mod postfix;
 pub mod random;
 pub mod scripted;
 pub mod smtp;
+pub mod stores;
 pub mod story;
 
 use std::ffi::OsStr;

@@ -91,6 +91,7 @@ impl Chain {
         let config = format!(
             "[system]\nuri = \"https://opes.example.org/\"\nname = \"mx1\"\n\
              [[group]]\nname = \"mail\"\nservers = {:?}\non-failure = \"tempfail\"\n\
+             overload = \"tempfail\"\n\
              services = [\"mail-from\", \"spam-score\", \"virus-scan\"]\n",
             self.addresses
         );

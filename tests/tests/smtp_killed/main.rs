@@ -7,7 +7,8 @@ mod chain;
 mod evidence;
 mod mail;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tests::attempts::{Attempt, Sender};
@@ -33,9 +34,9 @@ const REVIEW: Duration = Duration::from_millis(150);
 /// For all of it.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Messages, and kills of each of the three.
+/// Messages, and kills of each of the three, at least.
 fn amount() -> (usize, usize) {
-    if std::env::var_os("OPES_TESTS_FULL").is_some() { (2_000, 25) } else { (200, 4) }
+    if std::env::var_os("OPES_TESTS_FULL").is_some() { (2_000, 25) } else { (200, 5) }
 }
 
 /// Another one in each run, unless `OPES_TESTS_SEED` names one.
@@ -74,22 +75,26 @@ fn what_is_accepted_arrives_or_is_kept_whoever_is_killed() {
     assert!(whole > 0, "this shows nothing about releases");
 }
 
-/// Brings all messages, each until it has a final reply, while somebody is killed again and again.
+/// Brings messages, each until it has a final reply, while somebody is killed again and again: as many as
+/// there have to be, and more until the last one was killed.
 fn run(chain: &mut Chain, seed: u64) -> Brought {
     let (messages, kills) = amount();
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let is_enough = AtomicBool::new(false);
+    let is_over = || is_enough.load(Ordering::Relaxed);
     let (port, stores) = (chain.port(), chain.stores.clone());
     std::thread::scope(|scope| {
-        let client = || bring(port, messages, &next, &done);
+        let client = || bring(port, &next, &done, is_over);
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        let releaser = scope.spawn(|| {
-            let is_over = || done.load(Ordering::Relaxed) >= messages;
-            release_some(&stores, &mut Random::new(seed + 1), is_over)
-        });
+        let releaser = scope.spawn(|| release_some(&stores, &mut Random::new(seed + 1), is_over));
         let (begin, random) = (Instant::now(), &mut Random::new(seed));
-        let all = kills * VICTIMS;
-        for kill in 0..all {
-            let due = (kill * messages + random.below(messages)) / all;
+        let apart = messages / (kills * VICTIMS);
+        for kill in 0.. {
+            let brought = done.load(Ordering::Relaxed);
+            if kill >= kills * VICTIMS && brought >= messages {
+                break;
+            }
+            let due = brought + random.below(2 * apart);
             while done.load(Ordering::Relaxed) < due {
                 assert!(begin.elapsed() < PATIENCE, "the clients stand still");
                 std::thread::sleep(PAUSE);
@@ -104,27 +109,26 @@ fn run(chain: &mut Chain, seed: u64) -> Brought {
                 std::thread::sleep(away);
             });
         }
+        is_enough.store(true, Ordering::Relaxed);
         let brought = clients.into_iter().flat_map(|client| client.join().expect("a client"));
-        let mut attempts = vec![Vec::new(); messages];
-        brought.for_each(|(number, of_it)| attempts[number] = of_it);
-        Brought { attempts, releases: releaser.join().expect("a releaser") }
+        let attempts: BTreeMap<_, _> = brought.collect();
+        assert!(attempts.keys().copied().eq(0..attempts.len()), "each number is one client's");
+        let releases = releaser.join().expect("a releaser");
+        Brought { attempts: attempts.into_values().collect(), releases }
     })
 }
 
-/// A client that takes the next message until there are none: attempts by number.
+/// A client that takes the next message until it is over: attempts by number.
 fn bring(
     port: u16,
-    messages: usize,
     next: &AtomicUsize,
     done: &AtomicUsize,
+    is_over: impl Fn() -> bool,
 ) -> Vec<(usize, Vec<Attempt>)> {
     let (mut sender, mut brought) = (Sender::new(port), Vec::new());
     let begin = Instant::now();
-    loop {
+    while !is_over() {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= messages {
-            return brought;
-        }
         let mut attempts = Vec::new();
         loop {
             let message = mail::message(number);
@@ -140,6 +144,7 @@ fn bring(
         brought.push((number, attempts));
         done.fetch_add(1, Ordering::Relaxed);
     }
+    brought
 }
 
 /// Releases about half of what is kept, and is killed at it now and then: how often it was, and was not.

@@ -6,6 +6,7 @@
 mod chain;
 mod evidence;
 mod mail;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -27,7 +27,7 @@ use crate::quarantine::Arrival;
 use crate::record::{Decision, Record};
 use crate::relay;
 use crate::smtp::Attribute;
-use crate::spool::NewRecipient;
+use crate::spool::{NewRecipient, Trace};
 use crate::trace;
 
 /// How long a message is kept that nobody releases.
@@ -371,8 +371,14 @@ impl Dialogue {
         mail.asked = Some((advice, mail.sender.clone(), mail.sender.clone()));
         let content = adapted.octets();
         if let Some(reason) = mail.quarantine() {
+            let trace = self.advisor.pass(&id).map(|pass| Trace {
+                system: pass.system.uri.clone(),
+                processor: pass.system.name.clone(),
+                id: id.clone(),
+                verdicts: Verdict::summary(mail.record.verdicts()),
+            });
             let facts = self.advisor.facts();
-            let arrival = Box::new(arrival(reason, envelope, facts, verdicts));
+            let arrival = Box::new(arrival(reason, envelope, facts, verdicts, trace));
             // Whoever is killed now may have it kept, and can't say so.
             tracing::debug!(id, sender = %arrival.sender, "goes to the quarantine");
             return Delivery::Keep { content, arrival };
@@ -462,6 +468,7 @@ fn arrival(
     envelope: Envelope,
     facts: Option<&DialogFacts>,
     verdicts: Vec<Verdict>,
+    trace: Option<Trace>,
 ) -> Arrival {
     let known = |name: &str, fact: &Option<Atom>| {
         let fact = String::from_utf8_lossy(fact.as_deref()?).into_owned();
@@ -484,7 +491,7 @@ fn arrival(
         client: client.flatten().collect(),
         stopped_by: verdicts.iter().map(name).collect(),
         verdicts,
-        trace: None,
+        trace,
         queue_id: facts.and_then(|facts| known("", &facts.queue_id)).map(|(_, id)| id),
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Evidence {
     attempts: Vec<Vec<Attempt>>,
     kills: Vec<Kill>,
     lives: Vec<Life>,
+    /// Lines of the log by what they are about: the process that said it, and the line.
+    about: BTreeMap<String, Vec<(usize, Value)>>,
     /// What arrived, by number.
     arrived: BTreeMap<usize, Passes>,
     /// What is in the quarantine, by number: its pass, and its name there.
@@ -53,7 +55,13 @@ impl Evidence {
         }
         let files = chain.stores.files().len();
         let Chain { kills, lives, .. } = chain;
-        Self { attempts, kills, lives, arrived, kept, files }
+        let mut about: BTreeMap<String, Vec<(usize, Value)>> = BTreeMap::new();
+        for (life, said) in lives.iter().enumerate() {
+            for line in &said.lines {
+                about.entry(text(line, "id")).or_default().push((life, line.clone()));
+            }
+        }
+        Self { attempts, kills, lives, about, arrived, kept, files }
     }
 
     /// Everything holds.
@@ -176,9 +184,10 @@ impl Evidence {
     fn check_release(&self, id: &str, names: &BTreeSet<String>) -> Result<(), String> {
         let id = format!("{id}-release");
         let (mut lost, mut delivered) = (0, BTreeSet::new());
-        for life in &self.lives {
-            let is_about = |line: &&Value| text(line, "id") == id;
-            let lines: Vec<_> = life.lines.iter().filter(is_about).collect();
+        let said = self.about.get(&id).map(Vec::as_slice).unwrap_or_default();
+        for lines in said.chunk_by(|(one, _), (other, _)| one == other) {
+            let life = &self.lives[lines[0].0];
+            let lines: Vec<_> = lines.iter().map(|(_, line)| line).collect();
             let went = lines.iter().filter(|line| line["message"] == "goes to the next hop");
             let ends = lines.iter().filter(|line| line["message"] == "delivery");
             let cut = went.count() - ends.clone().count();
@@ -246,12 +255,11 @@ impl Evidence {
         assert!(proxy + hop > 0 && kept > 0, "this shows nothing");
     }
 
-    /// The life in which a message passed, and its lines about it.
+    /// The process that a message passed, and its lines about it.
     fn lines_of(&self, pass: &str) -> Result<(&Life, Vec<&Value>), String> {
-        let lines = |life: &'_ Life| life.lines.iter().any(|line| line["id"] == pass);
-        let life = self.lives.iter().find(|life| lines(life));
-        let life = life.ok_or_else(|| format!("the log does not know {pass}"))?;
-        Ok((life, life.lines.iter().filter(|line| line["id"] == pass).collect()))
+        let said = self.about.get(pass).map(Vec::as_slice).unwrap_or_default();
+        let (life, _) = said.first().ok_or_else(|| format!("the log does not know {pass}"))?;
+        Ok((&self.lives[*life], said.iter().map(|(_, line)| line).collect()))
     }
 
     /// All that is known of a message.

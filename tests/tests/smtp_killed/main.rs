@@ -54,6 +54,7 @@ struct Brought {
     releases: (usize, usize),
 }
 
+/// OPES-3836-3.3-07, OPES-3837-2.2.9-01
 #[test]
 fn what_is_accepted_arrives_or_is_kept_whoever_is_killed() {
     if !postfix::is_there() {
@@ -95,7 +96,7 @@ fn run(chain: &mut Chain, seed: u64) -> Brought {
             if kill >= kills * VICTIMS && brought >= messages {
                 break;
             }
-            let due = brought + random.below(2 * apart);
+            let due = brought + random.below(apart);
             while done.load(Ordering::Relaxed) < due {
                 assert!(begin.elapsed() < PATIENCE, "the clients stand still");
                 std::thread::sleep(PAUSE);

@@ -261,7 +261,7 @@ fn killed_while_a_message_is_kept() {
     panic!("it is kept too fast");
 }
 
-/// Nobody told the client, so it brings its message again.
+/// OPES-4496-4.1-04: in the quarantine, and nowhere else. Nobody told the client, so it brings its message again.
 #[test]
 fn killed_once_a_message_is_kept() {
     let mut chain = chain("");

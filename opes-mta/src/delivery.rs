@@ -137,6 +137,8 @@ impl Delivery {
     async fn attempt(&self, claim: Claim) -> Result<(), StoreError> {
         let entry = claim.entry().clone();
         let now = SystemTime::now();
+        // A next hop may have it without our knowing, if somebody is killed.
+        tracing::debug!(id = %entry.id, sender = %entry.sender, "goes to the next hop");
         let mut settled = Vec::new();
         for (next_hop, due) in by_next_hop(&entry, now) {
             settled.extend(self.deliver_there(&claim, next_hop, &due).await);

@@ -141,7 +141,8 @@ Examples:
 
 Of the configuration, groups, rules, limits, temporary files, the system and bypass count here; [[listen]] is for the milter.
 Log lines go to the standard error, as JSON unless that is a terminal; one line a message says what became
-of it and why. RUST_LOG replaces the level, which is info.
+of it and why. RUST_LOG replaces the level, which is info; at debug a line says where a message goes before
+anybody has it, so that one which arrives twice because a process was killed in between is found.
 
 With --protocol lmtp each recipient gets the next hop's own reply. One that services delete is taken as what
 is discarded is, unless one that they have added is refused: then it gets that reply.

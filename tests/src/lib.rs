@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing)]
 
 pub mod actor;
+pub mod attempts;
 pub mod certificates;
 pub mod gateway;
 pub mod peer;
@@ -11,6 +12,7 @@ pub mod programs;
 pub mod random;
 pub mod scripted;
 pub mod smtp;
+pub mod stores;
 pub mod story;
 
 use std::ffi::OsStr;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -110,6 +111,28 @@ impl Postfix {
         assert!(told.expect("postqueue runs").success());
     }
 
+    /// Ends all of its processes at once (SIGKILL), as if the machine had crashed; its disk is left.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill(&self) {
+        let pid = fs::read_to_string(self.folder.join("queue/pid/master.pid"));
+        let pid = pid.expect("Postfix says what its number is");
+        // Those that it starts are in its process group.
+        let group = format!("-{}", pid.trim());
+        let sent = Command::new("kill").args(["-KILL", "--", &group]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Starts it once more at the same ports, after [`Postfix::kill`].
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_again(&self) {
+        let started = self.run("start");
+        assert!(started.status.success(), "{started:?} {}", self.log());
+    }
+
     /// Its log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
@@ -135,6 +158,20 @@ impl Postfix {
     /// Messages in a queue such as `hold`.
     pub fn queued(&self, queue: &str) -> Vec<PathBuf> {
         crate::files(&self.folder.join("queue").join(queue))
+    }
+
+    /// Messages that it has accepted and that are not delivered yet.
+    ///
+    /// # Panics
+    /// If a queue can't be read.
+    pub fn waiting(&self) -> Vec<PathBuf> {
+        let queues = ["maildrop", "incoming", "active", "deferred"];
+        let mut files: Vec<_> = queues.iter().flat_map(|queue| self.queued(queue)).collect();
+        // A message that did not become whole before it was killed may not be executed.
+        files.retain(|file| {
+            fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o100 != 0)
+        });
+        files
     }
 
     /// A queued message's content, as `postcat` shows it.

@@ -43,6 +43,13 @@ pub(super) async fn carry(
     let spools = plan.is_spooled(each);
     let Plan { parts, notifications } = plan;
     let is_sent = |part: &Part| part.fate == Fate::Send && !spools;
+    for part in &parts {
+        // Whoever is killed from now on may have it without saying so.
+        if let Some(to) = part.fate.destination(spools) {
+            let sender = part.envelope.sender.as_ref().map(tracing::field::display);
+            tracing::debug!(id = provenance.id, sender, "goes to the {to}");
+        }
+    }
     if !parts.iter().any(is_sent) {
         // First: once a message is kept, nothing may stop the client from hearing so.
         hop.command(&own_line("RSET")).await?;

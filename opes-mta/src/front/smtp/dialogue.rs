@@ -474,9 +474,10 @@ impl Dialogue {
     pub(super) fn provenance(&self) -> Provenance {
         let asked = self.mail.as_ref().and_then(|mail| mail.asked.as_ref());
         let verdicts = asked.map(|(advice, ..)| advice.verdicts.clone()).unwrap_or_default();
+        let found = self.mail.as_ref().map(|mail| mail.record.verdicts()).unwrap_or_default();
         let id = self.advisor.trace_id();
-        let trace = self.advisor.pass(&id).map(|pass| pass.record(&verdicts));
-        Provenance::new(self.advisor.facts(), verdicts, trace)
+        let trace = self.advisor.pass(&id).map(|pass| pass.record(found));
+        Provenance::new(id, self.advisor.facts(), verdicts, trace)
     }
 
     /// The message as services see it: with our own trace on top.

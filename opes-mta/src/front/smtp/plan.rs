@@ -206,6 +206,16 @@ impl Fate {
         }
     }
 
+    /// Who gets it, for the log; `spools` says that the spool does what the next hop would.
+    pub(super) fn destination(&self, spools: bool) -> Option<&'static str> {
+        match self {
+            Self::Send if !spools => Some("next hop"),
+            Self::Send | Self::Wait(_) => Some("spool"),
+            Self::Keep(_) => Some("quarantine"),
+            Self::Drop | Self::Refuse(_) => None,
+        }
+    }
+
     /// Why it is kept or held back.
     pub(super) fn why(&self) -> Option<String> {
         match self {

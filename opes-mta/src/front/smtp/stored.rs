@@ -29,6 +29,8 @@ pub struct Stores {
 /// What is known of where a message comes from, and of what the services said of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Provenance {
+    /// What the log finds it by.
+    pub(super) id: String,
     client: BTreeMap<String, String>,
     queue_id: Option<String>,
     verdicts: Vec<Verdict>,
@@ -50,6 +52,7 @@ pub(super) struct Taken {
 
 impl Provenance {
     pub(super) fn new(
+        id: String,
         facts: Option<&DialogFacts>,
         verdicts: Vec<Verdict>,
         trace: Option<Trace>,
@@ -65,7 +68,7 @@ impl Provenance {
             ]
         });
         let queue_id = facts.and_then(|facts| text(&facts.queue_id));
-        Self { client: client.flatten().collect(), queue_id, verdicts, trace }
+        Self { id, client: client.flatten().collect(), queue_id, verdicts, trace }
     }
 
     fn entry(&self, sender: Address, recipients: Vec<NewRecipient>) -> NewEntry {

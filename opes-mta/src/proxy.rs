@@ -1,5 +1,6 @@
 //! `opes-mta smtp`: a proxy in front of a mail server becomes an OPES MTA.
 
+mod timeouts;
 mod tls;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::timeouts::TimeoutArguments;
 use self::tls::TlsArguments;
 use crate::serve::{self, Services};
 
@@ -68,6 +70,8 @@ pub(crate) struct Arguments {
     spool: Option<PathBuf>,
     #[command(flatten)]
     tls: TlsArguments,
+    #[command(flatten)]
+    timeouts: TimeoutArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -171,6 +175,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         protocol,
         trust,
         tls,
+        timeouts,
         quarantine,
         spool,
     } = arguments;
@@ -181,13 +186,19 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
     let policy = tls.policy(&next_hop)?;
-    let next_hop = NextHop { protocol, tls: policy, ..NextHop::new(next_hop, name) };
+    let next_hop = NextHop {
+        protocol,
+        tls: policy,
+        timeouts: timeouts.next_hop(),
+        ..NextHop::new(next_hop, name)
+    };
     let settings = Settings {
         placement: placement.into(),
         introduce: next_hop_client.into(),
         next_hop: Arc::new(next_hop),
         tls: tls.for_clients()?.map(Arc::new),
         trust: Trust(trust),
+        silence: timeouts.silence(),
         quarantine: None,
     };
     let stores = Stores { quarantine, spool };

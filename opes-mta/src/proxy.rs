@@ -1,5 +1,6 @@
 //! `opes-mta smtp`: a proxy in front of a mail server becomes an OPES MTA.
 
+mod timeouts;
 mod tls;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::timeouts::TimeoutArguments;
 use self::tls::TlsArguments;
 use crate::serve::{self, Services};
 
@@ -73,6 +75,8 @@ pub(crate) struct Arguments {
     routes: Vec<NextHopAddress>,
     #[command(flatten)]
     tls: TlsArguments,
+    #[command(flatten)]
+    timeouts: TimeoutArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -183,6 +187,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         protocol,
         trust,
         tls,
+        timeouts,
         quarantine,
         spool,
         routes,
@@ -194,8 +199,8 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
     let server = |address: NextHopAddress| -> anyhow::Result<_> {
-        let tls = tls.policy(&address)?;
-        Ok(Arc::new(NextHop { protocol, tls, ..NextHop::new(address, name) }))
+        let (tls, timeouts) = (tls.policy(&address)?, timeouts.next_hop());
+        Ok(Arc::new(NextHop { protocol, tls, timeouts, ..NextHop::new(address, name) }))
     };
     let settings = Settings {
         placement: placement.into(),
@@ -204,6 +209,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         routes: routes.into_iter().map(server).collect::<anyhow::Result<_>>()?,
         tls: tls.for_clients()?.map(Arc::new),
         trust: Trust(trust),
+        silence: timeouts.silence(),
         stores: Stores::default(),
     };
     let folders = Folders { quarantine, spool };

@@ -207,7 +207,7 @@ fn free_ports(count: usize) -> Vec<u16> {
 
 fn main_cf(folder: &Path, next_hop: u16, parameters: &[String]) -> String {
     let folder = folder.display();
-    let mut text = format!(
+    let text = format!(
         "compatibility_level = 3.6\n\
          queue_directory = {folder}/queue\n\
          data_directory = {folder}/data\n\
@@ -229,10 +229,13 @@ fn main_cf(folder: &Path, next_hop: u16, parameters: &[String]) -> String {
          alias_maps =\n\
          local_recipient_maps =\n"
     );
-    for parameter in parameters {
-        let _ = writeln!(text, "{parameter}");
-    }
-    text
+    // A parameter stands there once. Of a second time each process warns when it starts, and so does the one that
+    // writes the log: where others were faster it waits for itself, and with it all of Postfix.
+    let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let given: Vec<_> = parameters.iter().map(|parameter| name(parameter)).collect();
+    let defaults = text.lines().filter(|line| !given.contains(&name(line)));
+    let lines = defaults.chain(parameters.iter().map(String::as_str));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 fn master_cf(ports: &[Port], numbers: &[u16]) -> String {

@@ -81,6 +81,30 @@ fn a_peer_that_is_heard_may_be_another_client() {
     assert!(chain.told().contains("(proxy 192.0.2.8 name=- helo=bob.example auth=-)"));
 }
 
+/// As Postfix does it; and nothing of it is left for the next one.
+#[test]
+fn what_xforward_says_may_come_in_several_commands() {
+    let mut chain = chain(&[]);
+    let mut client = Client::greeted(chain.proxy.port());
+    for (forwarded, seen, queue_id) in [
+        (
+            &["NAME=client.a.example ADDR=192.0.2.7 PORT=1", "HELO=ann.example IDENT=4XyZ"][..],
+            "(proxy 192.0.2.7 name=client.a.example helo=ann.example auth=-)",
+            "4XyZ",
+        ),
+        (&["ADDR=192.0.2.8"], "(proxy 192.0.2.8 name=- helo=client.example auth=-)", ""),
+    ] {
+        for attributes in forwarded {
+            assert_eq!(client.say(&format!("XFORWARD {attributes}")), "250 2.0.0 Ok");
+        }
+        let reply = client.mail("a@a.example", &["b@b.example"], MAIL.as_bytes());
+        assert_eq!(reply, "250 2.0.0 taken");
+        let line = chain.proxy.wait_for("message");
+        assert!(text(&line, "verdicts").contains(seen), "{line}");
+        assert_eq!(text(&line, "queue_id"), queue_id);
+    }
+}
+
 #[test]
 fn another_client_is_refused_as_if_it_had_connected() {
     let mut chain = chain(&[]);

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -19,6 +20,9 @@ use crate::config::MilterAddress;
 
 /// After an error of `accept` that concerns the whole process, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Between two lines in the log about connections that were one too many.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// How long messages that are under way may take once we are asked to stop: the most that Postfix waits for
 /// what a milter or the next hop makes of content.
@@ -48,6 +52,14 @@ impl Accepted {
             Self::Inet(_, peer) => peer.to_string(),
             Self::Unix(_) => "unix".to_owned(),
         }
+    }
+
+    /// Says this and hangs up. There is room for a line where nothing was said; nobody waits for who has gone.
+    fn leave(self, said: &[u8]) {
+        let _ = match self {
+            Self::Inet(stream, _) => stream.into_std().and_then(|mut stream| stream.write(said)),
+            Self::Unix(stream) => stream.into_std().and_then(|mut stream| stream.write(said)),
+        };
     }
 }
 
@@ -88,10 +100,11 @@ impl Sockets {
     }
 
     /// Serves who connects until `stop` is cancelled, at most so many at a time, then lets messages that are
-    /// under way end. `serve` gets the name of the socket.
+    /// under way end. `serve` gets the name of the socket; who is one too many gets this and is left.
     pub(super) async fn serve<F: Future<Output = ()> + Send + 'static>(
         self,
         most: usize,
+        one_too_many: &[u8],
         stop: CancellationToken,
         serve: impl Fn(Accepted, Arc<str>) -> F,
     ) {
@@ -103,6 +116,8 @@ impl Sockets {
                 stop: stop.clone(),
                 connections: connections.clone(),
                 places: Arc::clone(&places),
+                one_too_many,
+                turned_away: TurnedAway::default(),
                 serve: &serve,
             };
             acceptor.accept(listener)
@@ -142,11 +157,13 @@ struct Acceptor<'a, S> {
     stop: CancellationToken,
     connections: TaskTracker,
     places: Arc<Semaphore>,
+    one_too_many: &'a [u8],
+    turned_away: TurnedAway,
     serve: &'a S,
 }
 
 impl<S: Fn(Accepted, Arc<str>) -> F, F: Future<Output = ()> + Send + 'static> Acceptor<'_, S> {
-    async fn accept(self, listener: Listener) {
+    async fn accept(mut self, listener: Listener) {
         loop {
             let accepted = tokio::select! {
                 accepted = next(&listener) => accepted,
@@ -166,17 +183,40 @@ impl<S: Fn(Accepted, Arc<str>) -> F, F: Future<Output = ()> + Send + 'static> Ac
         }
     }
 
-    fn serve(&self, accepted: Accepted) {
+    fn serve(&mut self, accepted: Accepted) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let peer = accepted.peer();
+            if let Some(refused) = self.turned_away.count(Instant::now()) {
+                warn!(listen = &*self.name, peer, refused, "too many connections");
+            }
             // A mail server does what it is configured to do without us.
-            warn!(listen = &*self.name, peer = accepted.peer(), "too many connections");
-            return;
+            return accepted.leave(self.one_too_many);
         };
         let serving = (self.serve)(accepted, Arc::clone(&self.name));
         self.connections.spawn(async move {
             serving.await;
             drop(place);
         });
+    }
+}
+
+/// Connections that were one too many, of which the log says so much that it does not grow with them.
+#[derive(Debug, Default)]
+struct TurnedAway {
+    told: Option<Instant>,
+    /// Since then.
+    count: u64,
+}
+
+impl TurnedAway {
+    /// One more: how many there were since the last line, if it is time for one.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        if self.told.is_some_and(|told| now.duration_since(told) < QUIET) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.count))
     }
 }
 
@@ -190,4 +230,18 @@ async fn next(listener: &Listener) -> io::Result<Accepted> {
         }
         Listener::Unix(listener, _) => Accepted::Unix(listener.accept().await?.0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_has_a_line_now_and_then() {
+        let mut turned_away = TurnedAway::default();
+        let begin = Instant::now();
+        let told = |seconds| begin + Duration::from_secs(seconds);
+        let lines = [0, 1, 9, 10, 11, 35].map(|seconds| turned_away.count(told(seconds)));
+        assert_eq!(lines, [Some(1), None, None, Some(3), None, Some(2)]);
+    }
 }

@@ -53,6 +53,6 @@ impl Listeners {
                 }
             }
         };
-        self.0.serve(most, stop, serve).await;
+        self.0.serve(most, b"", stop, serve).await;
     }
 }

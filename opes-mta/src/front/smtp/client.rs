@@ -27,12 +27,6 @@ use crate::smtp::{self, Command, Event, Hello, Path, Protocol, Request, Session}
 /// Octets of one read.
 const READ: usize = 64 * 1024;
 
-/// How long a client may say nothing, or not read what we say (RFC 5321 section 4.5.3.2.7).
-const SILENCE: Duration = Duration::from_secs(300);
-
-/// How long the next hop may take to say good-bye.
-const FAREWELL: Duration = Duration::from_secs(5);
-
 /// A client and its next hop.
 pub(super) struct Client {
     stream: Transport,
@@ -46,6 +40,8 @@ pub(super) struct Client {
     tls: Option<Arc<Tls>>,
     /// Whether it may say who its client is.
     is_heard: bool,
+    /// How long it may say nothing.
+    silence: Duration,
     /// DATA or BDAT was refused by a service, or is to be.
     refused_content: Option<Reply>,
     /// By which the client authenticates, as long as it does.
@@ -70,7 +66,8 @@ pub(super) async fn serve(
         Ok(hop) => hop,
         Err(error) => {
             // The client may have gone already.
-            let _ = timeout(SILENCE, stream.write_all(replies::no_next_hop().as_bytes())).await;
+            let _ = timeout(settings.silence, stream.write_all(replies::no_next_hop().as_bytes()))
+                .await;
             return Err(error.into());
         }
     };
@@ -85,6 +82,7 @@ pub(super) async fn serve(
         introduction: Introduction::new(settings.introduce),
         tls: settings.tls.clone(),
         is_heard,
+        silence: settings.silence,
         refused_content: None,
         mechanism: None,
         settings: Arc::clone(settings),
@@ -98,7 +96,7 @@ pub(super) async fn serve(
     }
     client.dialogue.abandon();
     // It may have gone already.
-    let _ = timeout(FAREWELL, client.hop.quit()).await;
+    client.hop.quit().await;
     served
 }
 
@@ -136,8 +134,8 @@ impl Client {
             self.input.reserve(READ);
             let idle = !self.dialogue.has_mail() && self.input.is_empty();
             let count = tokio::select! {
-                read = timeout(SILENCE, self.stream.read_buf(&mut self.input)) => {
-                    read.map_err(|_| Broken::Silence(SILENCE))??
+                read = timeout(self.silence, self.stream.read_buf(&mut self.input)) => {
+                    read.map_err(|_| Broken::Silence(self.silence))??
                 }
                 () = stop.cancelled(), if idle => {
                     self.session.hang_up(&replies::stopping(), &mut self.output);
@@ -421,10 +419,10 @@ impl Client {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = timeout(SILENCE, async {
+        let written = timeout(self.silence, async {
             self.stream.write_all_buf(&mut self.output).await?;
             self.stream.flush().await
         });
-        Ok(written.await.map_err(|_| Broken::Silence(SILENCE))??)
+        Ok(written.await.map_err(|_| Broken::Silence(self.silence))??)
     }
 }

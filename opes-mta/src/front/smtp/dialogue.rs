@@ -67,7 +67,7 @@ pub(super) struct Dialogue {
     settings: Arc<Settings>,
     listen: Arc<str>,
     advisor: Advisor,
-    /// What the connection alone says of the client.
+    /// What the connection alone says of the client, and the name that it gave last.
     connected: (DialogFacts, Origin),
     origin: Origin,
     /// What is known before the services are told.
@@ -136,6 +136,7 @@ impl Dialogue {
     pub(super) async fn greet(&mut self, name: &[u8]) -> Option<Reply> {
         self.abandon();
         self.facts.helo = text(name).or(self.facts.helo.take());
+        self.connected.0.helo = text(name);
         if !self.is_begun && self.speaks == Speaks::AsAnother {
             return self.begin().await;
         }
@@ -151,7 +152,8 @@ impl Dialogue {
     /// The peer speaks for another client from now on. Until that one says something it may say more of it.
     pub(super) fn speak(&mut self, speaks: Speaks, attributes: &[Attribute]) {
         if self.is_begun || self.speaks != speaks {
-            let (activation, helo) = (self.facts.activation, self.facts.helo.take());
+            // Its own name is what there is of a client whose name nobody says.
+            let DialogFacts { activation, helo, .. } = self.connected.0.clone();
             self.facts = DialogFacts { activation, helo, ..DialogFacts::default() };
             self.origin = Origin::Unknown;
         }
@@ -164,6 +166,7 @@ impl Dialogue {
     /// 4.2); services that know of it are told, or of whom it spoke for no more.
     pub(super) fn secured(&mut self, tls: Tls) {
         self.abandon();
+        self.connected.0.helo = None;
         let (connected, origin) = self.connected.clone();
         let spoke = std::mem::replace(&mut self.speaks, Speaks::ForItself);
         self.is_begun &= spoke == Speaks::ForItself;

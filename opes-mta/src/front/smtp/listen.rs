@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ocp_proto::smtp::Activation;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use super::client;
 use super::dialogue::Dialogue;
 use super::introduction::Introduce;
 use super::peer::Trust;
+use super::replies;
 use super::stored::Stores;
 use super::tls::Tls;
 use crate::config::{MilterAddress, Origin};
@@ -31,6 +33,8 @@ pub struct Settings {
     pub introduce: Introduce,
     /// Who may say for whom it speaks (XFORWARD, XCLIENT).
     pub trust: Trust,
+    /// How long a client may say nothing, or not read what we say.
+    pub silence: Duration,
     /// Where messages wait that the next hop does not get at once.
     pub stores: Stores,
     /// Next hops that services may choose instead.
@@ -97,6 +101,6 @@ impl Listeners {
                 }
             }
         };
-        self.0.serve(most, stop, serve).await;
+        self.0.serve(most, replies::too_many().as_bytes(), stop, serve).await;
     }
 }

@@ -70,6 +70,11 @@ pub(super) fn silence() -> Reply {
     fixed(421, "4.4.2", "Nothing came for too long")
 }
 
+/// There are as many clients as may be.
+pub(super) fn too_many() -> Reply {
+    fixed(421, "4.3.2", "Too many connections, try again later")
+}
+
 /// We are going down.
 pub(super) fn stopping() -> Reply {
     fixed(421, "4.3.2", "Going down, try again later")

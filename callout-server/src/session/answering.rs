@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use ocp_proto::smtp::{Command, CommandLine, Envelope, Part, Verdict};
+use ocp_proto::smtp::{Command, CommandLine, Envelope, Part, Profile, Verdict};
 use ocp_proto::{Connection, Xid};
 use services::Input;
 use services::mail::Mail;
@@ -67,9 +67,9 @@ impl Session {
         let profile = connection.transaction_profile(xid);
         let event = chain::Event {
             dialog: dialog.facts,
-            observed: profile.is_some_and(|profile| profile.observed.contains(&start.command)),
-            granted: profile.map_or(&[][..], |profile| &profile.side_effects).into(),
-            abilities: match (profile, &start.command) {
+            observed: profile.is_some_and(|profile| profile.observed().contains(&start.command)),
+            granted: profile.map_or(&[][..], Profile::side_effects).into(),
+            abilities: match (profile.and_then(Profile::as_command), &start.command) {
                 (Some(profile), Command::Message) => Abilities {
                     variants: profile.multiple_messages,
                     replies: profile.recipient_replies,

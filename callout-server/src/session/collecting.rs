@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::BytesMut;
 use bytes::buf::Limit;
-use ocp_proto::smtp::Part;
+use ocp_proto::smtp::{Part, Profile};
 use ocp_proto::{Connection, OcpResult, OriginalStart, Xid};
 use tracing::info_span;
 
@@ -42,7 +42,8 @@ impl Session {
             command = start.command.name(),
         );
         // What the processor keeps to itself needs no place here.
-        let leave = connection.transaction_profile(xid).and_then(|profile| profile.leave_at_body);
+        let profile = connection.transaction_profile(xid).and_then(Profile::as_command);
+        let leave = profile.and_then(|profile| profile.leave_at_body);
         let announced = start.body_size.map(|size| leave.map_or(size, |leave| leave.min(size)));
         if announced.is_some_and(|size| size > limit) {
             return self.refuse(connection, xid, &too_large(limit), false);

@@ -50,7 +50,7 @@ impl OriginalFlow {
     }
 
     /// A command has one part, content has its header and then its body, CONNECT has none; a reply has
-    /// the command before it if that was negotiated.
+    /// the command before it if that was negotiated and is there.
     fn check_part(&self, subject: &Subject, part: Option<Part>) -> Result<Part, Rule> {
         use Subject::{Event, Reply};
         let part = part.ok_or(Rule::PartMissing)?;
@@ -62,7 +62,7 @@ impl OriginalFlow {
             (Reply { shows_command, .. }, Part::Command) => {
                 *shows_command && self.part != Some(Part::Reply)
             }
-            (Reply { shows_command, .. }, Part::Reply) => !shows_command || self.part.is_some(),
+            (Reply { .. }, Part::Reply) => true,
             (Reply { .. }, _) => false,
         };
         fits.then_some(part).ok_or(Rule::PartOrder(part.name()))

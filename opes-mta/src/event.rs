@@ -1,13 +1,15 @@
 //! The front-neutral SMTP event: every front end ends here.
 
 use bytes::Bytes;
-use ocp_proto::smtp::{Address, AddressError, Command, CommandLine, Envelope, Part, SideEffect};
+use ocp_proto::smtp::{
+    Address, AddressError, Command, CommandLine, Envelope, Part, ProfileKind, Reply, SideEffect,
+};
 use ocp_proto::wire::Atom;
 
 /// One thing that happens in a dialog and that services may adapt.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Which event it is.
+    /// Which event it is; if that is a reply, the command that it answers.
     pub command: Command,
     /// Its octets.
     pub content: Content,
@@ -26,6 +28,17 @@ pub enum Content {
     Line(CommandLine),
     /// A message.
     Message(Message),
+    /// A next hop's reply.
+    Reply(Replied),
+}
+
+/// A reply, and the command that it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replied {
+    /// The line that the next hop got; `None` for the banner and content.
+    pub line: Option<CommandLine>,
+    /// The whole reply.
+    pub reply: Reply,
 }
 
 /// A message's octets as they came in, in two parts.
@@ -54,17 +67,40 @@ impl Event {
         Self { command: Command::Message, content, envelope, bypass: Vec::new() }
     }
 
+    /// A next hop's reply to a command.
+    pub fn reply(command: Command, replied: Replied, envelope: Envelope) -> Self {
+        Self { command, content: Content::Reply(replied), envelope, bypass: Vec::new() }
+    }
+
+    /// The profile of the groups that it is for.
+    pub fn profile(&self) -> ProfileKind {
+        match &self.content {
+            Content::Reply(_) => ProfileKind::Reply,
+            Content::Nothing | Content::Line(_) | Content::Message(_) => ProfileKind::Command,
+        }
+    }
+
+    /// Whether its octets are a message, which take their time.
+    pub fn has_content(&self) -> bool {
+        matches!(self.content, Content::Message(_))
+    }
+
     /// The octets by parts; empty parts are absent (profile section 4).
     pub fn parts(&self) -> impl Iterator<Item = (Part, Bytes)> {
-        let (first, body) = match &self.content {
-            Content::Nothing => (None, &[][..]),
-            Content::Line(line) => (Some((Part::Command, line.as_bytes())), &[][..]),
+        let line = |line: &CommandLine| (Part::Command, line.as_bytes().clone());
+        let (first, rest, pieces) = match &self.content {
+            Content::Nothing => (None, None, &[][..]),
+            Content::Line(command) => (Some(line(command)), None, &[][..]),
             Content::Message(Message { header, body }) => {
-                (Some((Part::MessageHeader, header)), body.pieces())
+                (Some((Part::MessageHeader, header.clone())), None, body.pieces())
+            }
+            Content::Reply(replied) => {
+                let reply = (Part::Reply, replied.reply.as_bytes().clone());
+                (replied.line.as_ref().map(line), Some(reply), &[][..])
             }
         };
-        let body = body.iter().map(|piece| (Part::MessageBody, piece));
-        let parts = first.into_iter().chain(body).map(|(part, octets)| (part, octets.clone()));
+        let body = pieces.iter().map(|piece| (Part::MessageBody, piece.clone()));
+        let parts = first.into_iter().chain(rest).chain(body);
         parts.filter(|(_, octets)| !octets.is_empty())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ocp_proto::smtp::{Command, CommandProfile, DialogFacts};
+use ocp_proto::smtp::{Command, CommandProfile, DialogFacts, Profile, ProfileKind, ReplyProfile};
 
 use crate::config::{self, Config, Origin};
 use crate::group::Group;
@@ -22,7 +22,8 @@ const NUMBERS: u64 = 1 << 48;
 #[derive(Debug)]
 pub struct Processor {
     config: Config,
-    groups: Vec<Group>,
+    /// By their position; `None` for what the front end does not ask about.
+    groups: Vec<Option<Group>>,
     /// Octets of messages that may be worked on besides those that are.
     room: Arc<AtomicU64>,
     /// The same of what waits for groups that only watch.
@@ -38,13 +39,46 @@ pub struct Room {
     octets: u64,
 }
 
+/// What a front end can vector out and carry out.
+#[derive(Clone, Debug, Default)]
+pub struct Offers {
+    /// Commands and content.
+    pub commands: CommandProfile,
+    /// A next hop's replies; `None` if there is no next hop whose replies it sees.
+    pub replies: Option<ReplyProfile>,
+}
+
+impl From<&CommandProfile> for Offers {
+    fn from(commands: &CommandProfile) -> Self {
+        Self { commands: commands.clone(), replies: None }
+    }
+}
+
+impl Offers {
+    fn of(&self, kind: ProfileKind) -> Option<Profile> {
+        match kind {
+            ProfileKind::Command => Some(self.commands.clone().into()),
+            ProfileKind::Reply => self.replies.clone().map(Profile::Reply),
+        }
+    }
+}
+
 impl Processor {
-    /// Begins to connect to all groups; `offer` is what the front end can vector out and carry out.
+    /// Begins to connect to all groups that the front end can ask; it offers them what it can vector
+    /// out and carry out.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(config: Config, offer: &CommandProfile) -> Arc<Self> {
-        let start = |group: &config::Group| Group::start(targets(group, offer), group.settings());
+    pub fn start(config: Config, offers: impl Into<Offers>) -> Arc<Self> {
+        let offers = offers.into();
+        let start = |group: &config::Group| {
+            let Some(offer) = offers.of(group.profile) else {
+                let (group, profile) = (&group.name, group.profile);
+                tracing::warn!(group, %profile, "a group is not asked: this front end sees no replies");
+                return None;
+            };
+            Some(Group::start(targets(group, &offer), group.settings()))
+        };
         let groups = config.groups.iter().map(start).collect();
         let room = Arc::new(AtomicU64::new(config.limits.content_octets));
         let shadow_room = Arc::new(AtomicU64::new(config.limits.shadow_octets));
@@ -54,7 +88,7 @@ impl Processor {
 
     /// Waits until each server has been tried once.
     pub async fn tried(&self) {
-        for group in &self.groups {
+        for group in self.groups.iter().flatten() {
             group.tried().await;
         }
     }
@@ -64,22 +98,32 @@ impl Processor {
         &self.config
     }
 
-    /// A group, by its position in the configuration.
+    /// A group that is asked, by its position in the configuration.
     pub(crate) fn group(&self, at: usize) -> Option<(&config::Group, &Group)> {
-        self.config.groups.get(at).zip(self.groups.get(at))
+        self.config.groups.get(at).zip(self.groups.get(at)?.as_ref())
     }
 
     /// Whether some group wants this event.
     pub fn wants(&self, command: &Command) -> bool {
-        self.groups.iter().any(|group| group.profile().commands.contains(command))
+        self.profiles(ProfileKind::Command).any(|profile| profile.commands().contains(command))
+    }
+
+    /// Whether some group wants the next hop's reply to this command.
+    pub fn wants_reply(&self, command: &Command) -> bool {
+        self.profiles(ProfileKind::Reply).any(|profile| profile.commands().contains(command))
     }
 
     /// Whether some group may answer this event, and not only watch it.
     pub fn waits_for(&self, command: &Command) -> bool {
-        self.groups.iter().any(|group| {
-            let profile = group.profile();
-            profile.commands.contains(command) && !profile.observed.contains(command)
+        self.profiles(ProfileKind::Command).any(|profile| {
+            profile.commands().contains(command) && !profile.observed().contains(command)
         })
+    }
+
+    /// What the groups of this kind want.
+    fn profiles(&self, kind: ProfileKind) -> impl Iterator<Item = Arc<Profile>> {
+        let profiles = self.groups.iter().flatten().map(Group::profile);
+        profiles.filter(move |profile| profile.kind() == kind)
     }
 
     /// The way of one SMTP dialog through the groups.
@@ -100,7 +144,7 @@ impl Processor {
 }
 
 /// The servers of a group.
-fn targets(group: &config::Group, offer: &CommandProfile) -> Vec<Target> {
+fn targets(group: &config::Group, offer: &Profile) -> Vec<Target> {
     let target = |server: &ServerAddress| Target {
         server: server.clone(),
         tls: group.tls.clone(),

@@ -26,9 +26,11 @@ const PIECE: usize = 256 * 1024;
 /// The octets of an event, as they came: all of them, or those before DSS.
 #[derive(Debug)]
 pub(crate) struct Original {
-    /// The part that `first` is: the command line or the message header.
+    /// The part that `first` is: the command line, the message header, or the reply.
     pub(crate) part: Part,
     pub(crate) first: Bytes,
+    /// Octets of `first` that only go before the reply: the command that it answers.
+    pub(crate) auxiliary: usize,
     /// The message body, else empty.
     pub(crate) body: Octets,
     /// What they hold of the process's budgets until the answer is out.
@@ -218,13 +220,15 @@ fn steps(original: &Original, adapted: Adapted) -> SmallVec<[Step; 4]> {
     let mut steps: SmallVec<[Step; 4]> = SmallVec::new();
     match adapted {
         Adapted::Unchanged => {
-            steps.push(Step::Keep(original.part, 0..header));
+            steps.push(Step::Keep(original.part, original.auxiliary..header));
             steps.push(Step::Keep(Part::MessageBody, header..original.len()));
         }
         Adapted::Command(line) => {
             steps.push(Step::Insert(Part::Command, line.as_bytes().clone()));
         }
-        Adapted::Reply(reply) => steps.push(Step::Insert(Part::Reply, reply.as_bytes().clone())),
+        Adapted::Reply(reply) | Adapted::OtherReply(reply) => {
+            steps.push(Step::Insert(Part::Reply, reply.as_bytes().clone()))
+        }
         Adapted::Content(mail) => {
             let version = mail.version();
             let parts =

@@ -64,6 +64,7 @@ impl Branch {
             (Adapted::Command(a), Adapted::Command(b)) => a == b,
             (Adapted::Content(a), Adapted::Content(b)) => same_mail(a, b),
             (Adapted::Reply(a), Adapted::Reply(b)) => a == b,
+            (Adapted::OtherReply(a), Adapted::OtherReply(b)) => a == b,
             _ => false,
         };
         adapted && self.effects == other.effects

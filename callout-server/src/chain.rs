@@ -1,5 +1,7 @@
 //! Runs the services of a group over one event, one after the other.
 
+mod replies;
+
 use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use ocp_proto::smtp::{
-    Address, Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, Reply,
-    SideEffect, Verdict,
+    Address, Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, ProfileKind,
+    Reply, Verdict, may_replace,
 };
 use ocp_proto::wire::Atom;
 use services::mail::{Edits, Mail};
 use services::{Change, Content, Finding, Input, Outcome, Request, ServiceError};
 use tracing::{debug, warn};
 
+use self::replies::{failure_reply, may_reply, refusable, replace};
 use crate::branch::{self, Abilities, Branch};
 use crate::bypass::{Bypass, Decision};
 use crate::router::{Chain, Link};
@@ -58,8 +61,18 @@ pub(crate) enum Adapted {
     Command(CommandLine),
     /// Another version of the content.
     Content(Arc<Mail>),
-    /// A reply instead of the event.
+    /// A reply instead of the event; of an event that is a reply, a refusal instead of a success.
     Reply(Reply),
+    /// Of an event that is a reply, another one in its place.
+    OtherReply(Reply),
+}
+
+/// What an answer is measured by, besides what was granted.
+struct Measure {
+    /// Nobody waits for the answer.
+    observed: bool,
+    /// The next hop's reply, if the event is one.
+    original: Option<Reply>,
 }
 
 /// The longest reason that goes into a verdict, in octets.
@@ -77,12 +90,18 @@ impl Chain {
             parameters: Arc::default(),
             granted: event.granted,
         };
+        let profile = event.input.profile();
+        let original = match &event.input {
+            Input::Reply { reply, .. } => Some(reply.clone()),
+            _ => None,
+        };
+        let measure = Measure { observed: event.observed, original };
         let recipients = std::mem::take(&mut request.envelope.recipients);
         let mut branches = vec![Branch::new(recipients, event.input)];
         let mut verdicts = Vec::new();
         let command = request.command.clone();
         let mut agreement = Agreement::among(self.waiting(&command).count());
-        for link in self.interested(&command) {
+        for link in self.interested(profile, &command) {
             if let Some(bypass) = event.bypass.of(&link.entry) {
                 verdicts.push(verdict(link.entry.uri(), bypass.finding(), Duration::ZERO));
                 if bypass == Decision::Bypassed {
@@ -102,8 +121,7 @@ impl Chain {
                     continue;
                 }
                 let started = Instant::now();
-                let (finding, terms) =
-                    link.work(&mut request, branch, event.observed, started).await;
+                let (finding, terms) = link.work(&mut request, branch, &measure, started).await;
                 verdicts.push(verdict(link.entry.uri(), finding, started.elapsed()));
                 said = Some(match said {
                     Some(said) => said.and(terms),
@@ -118,7 +136,11 @@ impl Chain {
             }
         }
         branch::settle(&mut branches, event.abilities, &request.granted);
-        let mut terms = agreement.settle(&command);
+        // They are an event's: there is one reply to each command (profile section 4).
+        let mut terms = match profile {
+            ProfileKind::Command => agreement.settle(&command),
+            ProfileKind::Reply => Terms::default(),
+        };
         // An effect is to be carried out each time that a service asks for it.
         if branches.iter().any(|branch| !branch.effects.is_empty()) {
             terms.validity = None;
@@ -141,7 +163,7 @@ impl Link {
         &self,
         request: &mut Request,
         branch: &mut Branch,
-        observed: bool,
+        measure: &Measure,
         started: Instant,
     ) -> (Finding, Terms) {
         request.input = std::mem::replace(&mut branch.input, Input::Nothing);
@@ -152,9 +174,9 @@ impl Link {
         // A service that could not read all of it has judged something else.
         let outcome = outcome.and_then(|outcome| match &branch.input {
             Input::Content(mail) => Ok(mail.body().check().map(|()| outcome)?),
-            Input::Line(_) | Input::Nothing => Ok(outcome),
+            Input::Line(_) | Input::Nothing | Input::Reply { .. } => Ok(outcome),
         });
-        let outcome = outcome.and_then(|outcome| self.apply(outcome, request, branch, observed));
+        let outcome = outcome.and_then(|outcome| self.apply(outcome, request, branch, measure));
         let took = started.elapsed();
         match outcome {
             Ok((finding, terms)) => {
@@ -164,7 +186,7 @@ impl Link {
             }
             // The policy decides, and for this event alone.
             Err(error) => {
-                let finding = self.fail(&error, took, &request.command, branch, observed);
+                let finding = self.fail(&error, took, &request.command, branch, measure);
                 (finding, Terms::default())
             }
         }
@@ -190,15 +212,22 @@ impl Link {
         outcome: Outcome,
         request: &Request,
         branch: &mut Branch,
-        observed: bool,
+        measure: &Measure,
     ) -> Result<(Finding, Terms), ServiceError> {
         let Outcome { change, effects, finding, envelope_done, validity } = outcome;
         let wrong = |cause: String| Err(ServiceError::new("answer", cause));
+        let observed = measure.observed;
         if observed && !(change == Change::None && effects.is_empty()) {
             return wrong("an answer to an event that is only observed".to_owned());
         }
         if let Some(effect) = effects.iter().find(|effect| !request.may(effect.name())) {
             return wrong(format!("{} was not granted", effect.name()));
+        }
+        if let Some(original) = &measure.original {
+            return match replace(change, effects, request, original, branch) {
+                Ok(()) => Ok((finding, Terms::default())),
+                Err(cause) => wrong(cause),
+            };
         }
         match change {
             Change::None => {}
@@ -251,11 +280,16 @@ impl Link {
         took: Duration,
         command: &Command,
         branch: &mut Branch,
-        observed: bool,
+        measure: &Measure,
     ) -> Finding {
-        let policy = match refusable(command) && !observed {
-            true => self.entry.on_failure,
-            false => FailurePolicy::Accept,
+        let reply = failure_reply(self.entry.on_failure, command);
+        let reply = reply.filter(|reply| match &measure.original {
+            None => refusable(command),
+            Some(original) => may_replace(command, original, reply, &[]).is_ok(),
+        });
+        let policy = match &reply {
+            Some(_) if !measure.observed => self.entry.on_failure,
+            _ => FailurePolicy::Accept,
         };
         warn!(
             service = self.entry.name,
@@ -265,7 +299,7 @@ impl Link {
             policy = policy.name(),
             "service failed"
         );
-        if let Some(reply) = failure_reply(policy, command) {
+        if let Some(reply) = reply.filter(|_| !measure.observed) {
             branch.effects.clear();
             branch.adapted = Adapted::Reply(reply);
         }
@@ -278,43 +312,6 @@ impl Link {
 fn beyond(content: Content, mail: &Mail, edits: &Edits) -> Option<Range<usize>> {
     let end = mail.header().len().saturating_add(content.body_octets()? as usize);
     edits.iter().map(|edit| edit.range.clone()).find(|range| range.end > end)
-}
-
-/// Whether this reply may stand instead of executing the command (profile section 4).
-fn may_reply(command: &Command, reply: &Reply, effects: &[SideEffect]) -> bool {
-    match command {
-        Command::StartTls => !reply.is_success(),
-        Command::Message if reply.is_success() => effects.iter().any(|effect| {
-            use EffectName::{Discard, Hold, Quarantine};
-            matches!(effect.name(), Discard | Hold | Quarantine)
-        }),
-        Command::Mail | Command::Rcpt | Command::Data | Command::Message => {
-            reply.is_temporary() || reply.is_permanent()
-        }
-        _ => !matches!(reply.code(), 334 | 354),
-    }
-}
-
-/// Whether an SMTP client can be told that this failed, so that it tries again or gives up.
-fn refusable(command: &Command) -> bool {
-    !matches!(command, Command::Rset | Command::Noop | Command::Quit | Command::StartTls)
-}
-
-/// What the peer gets when a service failed (RFC 3463 section 3.4: X.3.0, "other mail system
-/// status").
-fn failure_reply(policy: FailurePolicy, command: &Command) -> Option<Reply> {
-    let (code, enhanced, text) = match (policy, command) {
-        (FailurePolicy::Accept, _) => return None,
-        // RFC 5321 section 3.1: a server that refuses the session says 421 or 554.
-        (FailurePolicy::Tempfail, Command::Connect | Command::Helo) => {
-            (421, "4.3.0", "Mail inspection is not available now, try again later")
-        }
-        (FailurePolicy::Tempfail, _) => {
-            (451, "4.3.0", "Mail inspection is not available now, try again later")
-        }
-        (FailurePolicy::Reject, _) => (554, "5.3.0", "Mail inspection failed, mail refused"),
-    };
-    Reply::new(code, enhanced, text).ok()
 }
 
 fn verdict(service: Atom, finding: Finding, took: Duration) -> Verdict {

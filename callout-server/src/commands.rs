@@ -158,10 +158,21 @@ pub(crate) fn services(file: Option<PathBuf>) -> Result<()> {
 fn describe(out: &mut String, entry: &Entry) {
     let declaration = &entry.declaration;
     let uris: Vec<_> = entry.uris.iter().map(|uri| String::from_utf8_lossy(uri)).collect();
-    let events: Vec<&str> = declaration.events.iter().map(|event| event.name()).collect();
+    let names = |commands: &[Command]| {
+        let names: Vec<&str> = commands.iter().map(Command::name).collect();
+        names.join(" ")
+    };
     let effects: Vec<&str> = declaration.effects.iter().map(|effect| effect.name()).collect();
     say!(out, "  uri         {}", uris.join(", "));
-    say!(out, "  events      {}", events.join(" "));
+    if !declaration.events.is_empty() {
+        say!(out, "  events      {}", names(&declaration.events));
+    }
+    if !declaration.replies.is_empty() {
+        say!(out, "  replies to  {}", names(&declaration.replies));
+    }
+    if declaration.events.is_empty() && declaration.replies.is_empty() {
+        say!(out, "  events      none: it has no rules");
+    }
     if declaration.events.contains(&Command::Message) {
         say!(out, "  needs       {}", declaration.content);
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ocp_proto::feature_uri;
-use ocp_proto::smtp::{Command, CommandProfile, EffectName, FailurePolicy};
+use ocp_proto::smtp::{
+    Command, CommandProfile, EffectName, FailurePolicy, Part, ProfileKind, ReplyProfile,
+};
 use ocp_proto::wire::{Atom, Structure};
 use services::{AddressList, Declaration, Service};
 
@@ -153,9 +155,16 @@ impl Link {
 }
 
 impl Chain {
-    /// Those that want this event.
-    pub(crate) fn interested<'a>(&'a self, command: &'a Command) -> impl Iterator<Item = &'a Link> {
-        self.links.iter().filter(move |link| link.entry.declaration.events.contains(command))
+    /// Those that want this event, or the reply to it.
+    pub(crate) fn interested<'a>(
+        &'a self,
+        profile: ProfileKind,
+        command: &'a Command,
+    ) -> impl Iterator<Item = &'a Link> {
+        self.links.iter().filter(move |link| {
+            let wanted = link.entry.declaration.wanted(profile);
+            wanted.contains(command)
+        })
     }
 
     /// Those that want an event that may come after this one in the same envelope.
@@ -164,30 +173,27 @@ impl Chain {
     }
 
     /// Whether all that want this event answer at once.
-    pub(crate) fn is_immediate(&self, command: &Command) -> bool {
-        self.interested(command).all(|link| link.entry.declaration.immediate)
+    pub(crate) fn is_immediate(&self, profile: ProfileKind, command: &Command) -> bool {
+        self.interested(profile, command).all(|link| link.entry.declaration.immediate)
     }
 
     /// What the group wants of an offer: the union of what its services declare (profile section
     /// 2), so that nothing is vectored out that nobody wants.
-    pub(crate) fn profile(&self, offer: &CommandProfile) -> CommandProfile {
-        let wanted = |command: &&Command| self.interested(command).next().is_some();
-        let watched = |command: &&Command| {
-            self.interested(command).all(|link| link.entry.declaration.observed.contains(command))
-        };
+    pub(crate) fn command_profile(&self, offer: &CommandProfile) -> CommandProfile {
+        let kind = ProfileKind::Command;
+        let (commands, observed) = self.wanted(kind, &offer.commands);
         // A service for some recipients only is why they may differ.
         let differ = self.links.iter().any(|link| link.entry.recipients.is_some());
         let multiple_messages = offer.multiple_messages && differ;
         let recipient_replies = offer.recipient_replies && differ;
-        let commands: Vec<Command> = offer.commands.iter().filter(wanted).cloned().collect();
         // Where the processor may leave at any moment no Am-Id is used (profile section 4).
         let may_leave =
             commands.contains(&Command::Message) && !multiple_messages && !recipient_replies;
         CommandProfile {
-            observed: commands.iter().filter(watched).cloned().collect(),
+            observed,
             commands,
-            side_effects: self.effects().filter(|e| offer.side_effects.contains(e)).collect(),
-            on_failure: self.links.iter().map(|link| link.entry.on_failure).max(),
+            side_effects: self.effects(&offer.side_effects),
+            on_failure: self.on_failure(kind),
             multiple_messages,
             recipient_replies,
             leave_at_body: self.body_octets().filter(|_| may_leave),
@@ -195,26 +201,72 @@ impl Chain {
         }
     }
 
+    /// The same of an offer for replies.
+    pub(crate) fn reply_profile(&self, offer: &ReplyProfile) -> ReplyProfile {
+        let kind = ProfileKind::Reply;
+        let (commands, observed) = self.wanted(kind, &offer.commands);
+        let shown = offer.shows_command()
+            && commands.iter().any(|command| {
+                let mut links = self.interested(kind, command);
+                links.any(|link| link.entry.declaration.wants_replied_command)
+            });
+        ReplyProfile {
+            observed,
+            commands,
+            auxiliary_parts: if shown { vec![Part::Command] } else { Vec::new() },
+            side_effects: self.effects(&offer.side_effects),
+            on_failure: self.on_failure(kind),
+        }
+    }
+
+    /// What of these some service wants, and what of that all who want it only watch.
+    fn wanted(&self, kind: ProfileKind, offered: &[Command]) -> (Vec<Command>, Vec<Command>) {
+        let wanted = |command: &&Command| self.interested(kind, command).next().is_some();
+        let watched = |command: &&Command| {
+            let mut links = self.interested(kind, command);
+            links.all(|link| link.entry.declaration.watched(kind).contains(command))
+        };
+        let commands: Vec<Command> = offered.iter().filter(wanted).cloned().collect();
+        let observed = commands.iter().filter(watched).cloned().collect();
+        (commands, observed)
+    }
+
+    /// The strictest policy of the services that want anything of this kind.
+    fn on_failure(&self, kind: ProfileKind) -> Option<FailurePolicy> {
+        let concerned =
+            self.links.iter().filter(|link| !link.entry.declaration.wanted(kind).is_empty());
+        concerned.map(|link| link.entry.on_failure).max()
+    }
+
     /// How much of a body the services need, unless one of them needs it whole.
     fn body_octets(&self) -> Option<u32> {
-        let needs = self.interested(&Command::Message).map(|link| link.entry.declaration.content);
+        let links = self.interested(ProfileKind::Command, &Command::Message);
+        let needs = links.map(|link| link.entry.declaration.content);
         needs.max()?.body_octets()
     }
 
     /// What services may ask for and the processor can't do: told at negotiation time, not in the
     /// middle of a mail (profile section 6).
-    pub(crate) fn missing_effects(&self, offer: &CommandProfile) -> Vec<(&Entry, EffectName)> {
-        let all = self.links.iter().flat_map(|link| {
+    pub(crate) fn missing_effects(
+        &self,
+        kind: ProfileKind,
+        offered: &[EffectName],
+    ) -> Vec<(&Entry, EffectName)> {
+        let concerned =
+            self.links.iter().filter(|link| !link.entry.declaration.wanted(kind).is_empty());
+        let all = concerned.flat_map(|link| {
             link.entry.declaration.effects.iter().map(|effect| (&*link.entry, *effect))
         });
-        all.filter(|(_, effect)| !offer.side_effects.contains(effect)).collect()
+        all.filter(|(_, effect)| effect.is_for(kind) && !offered.contains(effect)).collect()
     }
 
-    /// Every effect that some service may ask for, once.
-    fn effects(&self) -> impl Iterator<Item = EffectName> {
-        EffectName::ALL.iter().copied().filter(|effect| {
+    /// What of these effects some service may ask for.
+    fn effects(&self, offered: &[EffectName]) -> Vec<EffectName> {
+        let asked = |effect: &&EffectName| {
             self.links.iter().any(|link| link.entry.declaration.effects.contains(effect))
-        })
+        };
+        let all = EffectName::ALL.iter().filter(|effect| offered.contains(effect));
+        all.filter(asked).copied().collect()
     }
 
     /// The names of the services, for logs.
@@ -224,131 +276,4 @@ impl Chain {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-    use futures_util::future::{BoxFuture, ready};
-    use ocp_proto::wire::Value;
-    use services::{Content, Finding, Outcome, Request, ServiceError};
-
-    use super::*;
-
-    struct Declared(Declaration);
-
-    impl Service for Declared {
-        fn declaration(&self) -> Declaration {
-            self.0.clone()
-        }
-
-        fn handle<'a>(
-            &'a self,
-            _request: &'a Request,
-        ) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
-            ready(Ok(Outcome::unchanged(Finding::new("clean")))).boxed()
-        }
-    }
-
-    fn router() -> Router {
-        let mut router = Router::default();
-        let watcher = Declaration {
-            observed: vec![Command::Mail, Command::Quit],
-            on_failure: FailurePolicy::Accept,
-            ..Declaration::on([Command::Mail, Command::Quit])
-        };
-        let scanner = Declaration {
-            effects: vec![EffectName::Quarantine, EffectName::Delay],
-            ..Declaration::on([Command::Mail, Command::Message])
-        };
-        for (name, declaration) in [("watcher", watcher), ("scanner", scanner)] {
-            let service = Arc::new(Declared(declaration));
-            router.add(Entry::new(name, "", service, Duration::from_secs(1))).unwrap();
-        }
-        router
-    }
-
-    fn named(uri: &'static str) -> Structure {
-        Structure { members: vec![Value::atom(uri)], ..Structure::default() }
-    }
-
-    #[test]
-    fn a_group_wants_the_union_of_its_services_and_no_more_than_was_offered() {
-        let chain = router()
-            .chain(
-                &[named("ocp://service/watcher"), named("ocp://service/scanner")],
-                &Access::default(),
-            )
-            .unwrap();
-        let offer = CommandProfile {
-            commands: vec![Command::Connect, Command::Mail, Command::Message, Command::Quit],
-            side_effects: vec![EffectName::Quarantine, EffectName::Discard],
-            ..CommandProfile::default()
-        };
-        let answer = chain.profile(&offer);
-        assert_eq!(answer.commands, [Command::Mail, Command::Message, Command::Quit]);
-        assert_eq!(answer.observed, [Command::Quit]);
-        assert_eq!(answer.side_effects, [EffectName::Quarantine]);
-        assert_eq!(answer.on_failure, Some(FailurePolicy::Tempfail));
-        assert_eq!(answer.beyond(&offer), None);
-        let missing: Vec<EffectName> =
-            chain.missing_effects(&offer).into_iter().map(|(_, effect)| effect).collect();
-        assert_eq!(missing, [EffectName::Delay]);
-    }
-
-    #[test]
-    fn the_rest_of_a_body_stays_where_nobody_needs_it() {
-        let mut router = Router::default();
-        let needs = [
-            ("header", Content::Header),
-            ("prefix", Content::Prefix(4_096)),
-            ("endless", Content::Prefix(u32::MAX)),
-            ("whole", Content::Whole),
-        ];
-        for (name, content) in needs {
-            let declaration = Declaration { content, ..Declaration::on([Command::Message]) };
-            let service = Arc::new(Declared(declaration));
-            router.add(Entry::new(name, "", service, Duration::from_secs(1))).unwrap();
-        }
-        // Its `content` is that of events without any.
-        let sender = Arc::new(Declared(Declaration::on([Command::Mail])));
-        router.add(Entry::new("sender", "", sender, Duration::from_secs(1))).unwrap();
-        let some = Arc::new(Declared(Declaration {
-            content: Content::Header,
-            ..Declaration::on([Command::Message])
-        }));
-        let mut some = Entry::new("some", "", some, Duration::from_secs(1));
-        some.recipients = Some(AddressList::new(&[]).unwrap());
-        router.add(some).unwrap();
-        let leaves = |names: &[&'static str], offer: &CommandProfile| {
-            let uri = |name: &&str| Structure {
-                members: vec![Value::atom(format!("ocp://service/{name}"))],
-                ..Structure::default()
-            };
-            let services: Vec<Structure> = names.iter().map(uri).collect();
-            router.chain(&services, &Access::default()).unwrap().profile(offer).leave_at_body
-        };
-        let message = CommandProfile {
-            commands: vec![Command::Mail, Command::Message],
-            ..CommandProfile::default()
-        };
-        assert_eq!(leaves(&["header"], &message), Some(0));
-        assert_eq!(leaves(&["sender", "prefix", "header"], &message), Some(4_096));
-        assert_eq!(leaves(&["header", "endless"], &message), None);
-        assert_eq!(leaves(&["header", "whole", "prefix"], &message), None);
-        assert_eq!(leaves(&["sender"], &message), None);
-        let commands = CommandProfile { commands: vec![Command::Mail], ..message.clone() };
-        assert_eq!(leaves(&["header"], &commands), None);
-        // Several messages, or one reply for each recipient, need the whole body.
-        let several = CommandProfile { multiple_messages: true, ..message.clone() };
-        let replies = CommandProfile { recipient_replies: true, ..message.clone() };
-        assert_eq!(leaves(&["header"], &several), Some(0));
-        assert_eq!(leaves(&["header", "some"], &several), None);
-        assert_eq!(leaves(&["header", "some"], &replies), None);
-        assert_eq!(leaves(&["header", "some"], &message), Some(0));
-    }
-
-    #[test]
-    fn an_unknown_service_is_not_skipped() {
-        let services = [named("ocp://service/watcher"), named("x:y")];
-        let error = router().chain(&services, &Access::default()).unwrap_err();
-        assert_eq!(error.to_string(), "there is no service x:y here");
-    }
-}
+mod tests;

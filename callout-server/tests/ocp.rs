@@ -276,7 +276,7 @@ async fn what_can_not_be_done_is_refused_alone() {
     assert_eq!(peer.until(";\r\n").await, refused.replace("TE 2", "TE 3"));
 
     peer.send("SGC 4 ({\"18:ocp://service/mark\"});\r\nTS 4 4;\r\nAMS 4;\r\n").await;
-    let refused = "TE 4 {400 \"37:the group has no SMTP command profile\"};\r\n";
+    let refused = "TE 4 {400 \"29:the group has no SMTP profile\"};\r\n";
     assert_eq!(peer.until(";\r\n").await, refused);
 
     peer.send(&message(5, "").replace("AME 5;", "AME 5 {206};")).await;

@@ -36,7 +36,9 @@ async fn client(services: Vec<Arc<dyn Service>>) -> Client {
     let server = Arc::new(Server::new(config));
     tokio::spawn(listeners.serve(server, CancellationToken::new()));
     let mut target = file::target(address.to_string().parse().unwrap(), uris);
-    target.offer.commands.insert(0, Command::Helo);
+    let mut offer = target.offer.as_command().unwrap().clone();
+    offer.commands.insert(0, Command::Helo);
+    target.offer = offer.into();
     Client::connect(&target).await.unwrap()
 }
 

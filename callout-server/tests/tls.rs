@@ -380,7 +380,7 @@ async fn what_a_rule_does_not_allow_is_not_there() {
     let mut target = self::target(&running.unix, None);
     target.services = vec!["ocp://service/virus-scan".to_owned()];
     let client = Client::connect(&target).await.unwrap();
-    assert!(client.profile().side_effects.is_empty(), "{:?}", client.profile());
+    assert!(client.profile().side_effects().is_empty(), "{:?}", client.profile());
     client.close().await;
     running.finish().await;
 }

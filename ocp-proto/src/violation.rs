@@ -117,6 +117,9 @@ pub enum Rule {
     /// DUY of octets that nobody promised to keep.
     #[error("DUY of octets that are not kept (RFC 4037 section 11.10)")]
     NotKept,
+    /// DUY of what only goes before the reply.
+    #[error("DUY of auxiliary octets (SMTP profile section 4)")]
+    AuxiliaryUsed,
     /// DUY of octets that DPI gave up.
     #[error("DUY of octets declared disposable (RFC 4037 section 11.11)")]
     Disposable,
@@ -138,8 +141,8 @@ pub enum Rule {
     /// More dialogs than we keep.
     #[error("more than {0} dialogs at a time")]
     DialogLimit(usize),
-    /// A second command of a dialog while the first is being worked on.
-    #[error("another command of this dialog is open (SMTP profile section 3)")]
+    /// A second command, or reply, of a dialog while the first is being worked on.
+    #[error("another event of this dialog is open (SMTP profile section 3)")]
     DialogBusy,
     /// An event that was not negotiated.
     #[error("{0} was not negotiated (SMTP profile section 4)")]
@@ -166,7 +169,9 @@ pub enum Rule {
     #[error("AME 206 before the {0} octets that DWSR asked for (RFC 4037 section 11.12)")]
     PartialTooEarly(u32),
     /// DWSS or DSS where the adapted flow can't end early.
-    #[error("{0} where the adapted flow cannot end early (RFC 4037 section 8)")]
+    #[error(
+        "{0} where the adapted flow cannot end early (RFC 4037 section 8, SMTP profile section 4)"
+    )]
     NoEarlyEnd(&'static str),
     /// Modp 0, and octets that change.
     #[error("Modp 0 with changed octets (RFC 4037 section 11.9)")]

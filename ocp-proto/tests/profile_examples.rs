@@ -6,8 +6,8 @@ mod support;
 
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{
-    Address, Command, CommandProfile, DialogFacts, DialogFeature, EffectName, Fact, FailurePolicy,
-    Part, Reply, Validity, Verdict,
+    Address, Command, CommandLine, CommandProfile, DialogFacts, DialogFeature, EffectName, Fact,
+    FailurePolicy, Part, Reply, ReplyProfile, SideEffect, Validity, Verdict, may_replace,
 };
 use ocp_proto::{
     AdaptedData, AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart, DataLabel, Event,
@@ -323,4 +323,74 @@ fn the_profile_example_of_an_answer_that_holds_is_what_we_send() {
     });
     assert_eq!(ended.unwrap().validity(), Some(validity));
     check(&pair, &examples()[4]);
+}
+
+/// A pair whose transaction carries the reply to RCPT, kept, with its command before it; from the
+/// transaction's start on its octets are an example's.
+fn begin_reply(line: &'static str, reply: &Reply) -> (Pair, Xid) {
+    let mut pair = Pair::new();
+    let dialogs = DialogFeature { version: 1 }.to_structure();
+    pair.negotiate(dialogs.clone(), dialogs, None);
+    let group = pair.processor.create_group(vec![service("ocp://service/x")]).unwrap();
+    let profile = ReplyProfile {
+        commands: vec![Command::Rcpt],
+        auxiliary_parts: vec![Part::Command],
+        side_effects: vec![EffectName::RetryCommand],
+        ..ReplyProfile::default()
+    };
+    pair.negotiate(profile.to_structure(), profile.to_structure(), Some(group));
+    assert_eq!(pair.processor.reply_profile(group), Some(&profile));
+    let dialog = pair.processor.start_dialog(&DialogFacts::default()).unwrap();
+    pair.deliver_to_server();
+    pair.sent = [BytesMut::new(), BytesMut::new()];
+    let xid = pair.processor.start_transaction(group, pair.now).unwrap();
+    let start = OriginalStart {
+        sender: Some(Address::new("<steve@example.org>").unwrap()),
+        ..OriginalStart::new(dialog, Command::Rcpt)
+    };
+    pair.processor.start_original(xid, &start).unwrap();
+    pair.processor.send_original(xid, Part::Command, line, true).unwrap();
+    pair.processor.send_original(xid, Part::Reply, reply.as_bytes().clone(), true).unwrap();
+    pair.processor.end_original(xid, OcpResult::ok()).unwrap();
+    pair.deliver_to_server();
+    pair.server.start_adapted(xid, Vec::new(), &AdaptedStart::default()).unwrap();
+    (pair, xid)
+}
+
+fn end(pair: &mut Pair, xid: Xid, end: &AdaptedEnd) {
+    pair.server.end_adapted(xid, end).unwrap();
+    pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
+    let seen = pair.deliver_to_processor();
+    assert!(
+        matches!(seen.last(), Some(Event::TransactionEnded { result, .. }) if result.is_success()),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn the_profile_example_of_a_reply_that_says_too_much_is_what_we_send() {
+    let original = Reply::new(452, "4.2.2", "mx3.internal: mailbox full").unwrap();
+    let (mut pair, xid) = begin_reply("RCPT TO:<paul@example.com>", &original);
+    let adapted = Reply::new(452, "4.2.2", "mail.example.com: mailbox full").unwrap();
+    may_replace(&Command::Rcpt, &original, &adapted, &[]).unwrap();
+    pair.server.use_preserved(xid, 26..36, None).unwrap();
+    pair.server.send_adapted(xid, Part::Reply, "mail.example.com", None).unwrap();
+    pair.server.use_preserved(xid, 48..64, None).unwrap();
+    end(&mut pair, xid, &AdaptedEnd::default());
+    check(&pair, &examples()[6]);
+}
+
+#[test]
+fn the_profile_example_of_a_recipient_that_has_moved_is_what_we_send() {
+    let original = Reply::new(550, "5.1.1", "no such user").unwrap();
+    let (mut pair, xid) = begin_reply("RCPT TO:<paul@old.example>", &original);
+    let retry = SideEffect::RetryCommand {
+        line: CommandLine::new("RCPT TO:<paul@new.example>").unwrap(),
+        next_hop: Some("mx.new.example:25".into()),
+    };
+    let effects = vec![retry];
+    may_replace(&Command::Rcpt, &original, &original, &effects).unwrap();
+    pair.server.use_preserved(xid, 26..50, None).unwrap();
+    end(&mut pair, xid, &AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() });
+    check(&pair, &examples()[7]);
 }

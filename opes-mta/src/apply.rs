@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{
-    Address, Command, CommandLine, CommandLineError, EffectName, Part, Reply, ReplyError,
-    SideEffect, Validity, Verdict, uncovered,
+    Address, Command, CommandLine, CommandLineError, EffectName, Part, ReplacementError, Reply,
+    ReplyError, SideEffect, Validity, Verdict, may_replace, uncovered,
 };
 use ocp_proto::wire::Atom;
 use ocp_proto::{AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart};
@@ -36,7 +36,8 @@ pub enum Answer {
     Line(CommandLine),
     /// Another message.
     Message(Adapted),
-    /// This reply goes to the peer; the event is not executed.
+    /// This reply goes to the peer; the event is not executed. Of an event that is a reply, this one in its
+    /// place.
     Reply(Reply),
     /// Recipients differ: each of them is covered by one of these, or deleted by a side effect.
     Several(Vec<Variant>),
@@ -128,6 +129,9 @@ pub enum AnswerError {
         /// The reply's code.
         reply: u16,
     },
+    /// A reply that can't stand for the next hop's.
+    #[error("the reply does not fit: {0} (SMTP profile section 4)")]
+    Replacement(#[from] ReplacementError),
     /// No command line.
     #[error("the command is none: {0}")]
     Line(#[from] CommandLineError),
@@ -386,6 +390,11 @@ impl Incoming {
                 [only] => Reply::parse(only.clone())?,
                 several => Reply::parse(several.concat())?,
             };
+            if let Content::Reply(replied) = &event.content {
+                may_replace(&event.command, &replied.reply, &reply, effects)?;
+                let same = reply == replied.reply;
+                return Ok(if same { Answer::Unchanged } else { Answer::Reply(reply) });
+            }
             check_satisfaction(&event.command, &reply, effects)?;
             return Ok(Answer::Reply(reply));
         }
@@ -393,6 +402,7 @@ impl Incoming {
             Content::Nothing => Ok(Answer::Unchanged),
             Content::Line(line) => adapted_line(event, line, self.pieces, fresh),
             Content::Message(message) => adapted_message(message, self.pieces, fresh),
+            Content::Reply(_) => Err(AnswerError::Empty(event.command.clone())),
         }
     }
 
@@ -565,8 +575,16 @@ fn check_satisfaction(
     fits.then_some(()).ok_or_else(wrong)
 }
 
-/// The connection has refused effects that were not negotiated; here their addresses are checked.
+/// The connection has refused effects that were not negotiated; here their addresses are checked, and
+/// those of commands that are to be sent again. What else holds for these [`may_replace`] has checked.
 fn check_effects(effects: &[SideEffect]) -> Result<(), AnswerError> {
+    for effect in effects {
+        if let SideEffect::RetryCommand { line, .. } = effect
+            && matches!(line.command(), Some(Command::Mail | Command::Rcpt))
+        {
+            address_of(line)?;
+        }
+    }
     let addresses = effects.iter().flat_map(|effect| match effect {
         SideEffect::AddRecipient(address)
         | SideEffect::DeleteRecipient(address)

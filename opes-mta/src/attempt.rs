@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy};
+use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Part};
 use ocp_proto::{DialogId, Misuse, OcpResult, OriginalStart, Traffic, Xid};
 use tokio::time::{Instant, timeout_at};
 
@@ -76,7 +76,8 @@ pub(crate) async fn attempt(
     policy: &Policy,
     deadline: Deadline,
 ) -> Result<Adaptation, Broken> {
-    if !dialog.client().profile().commands.contains(&event.command) {
+    let profile = dialog.client().profile();
+    if profile.kind() != event.profile() || !profile.commands().contains(&event.command) {
         return Ok(Adaptation::unchanged());
     }
     let begin = Instant::now();
@@ -121,7 +122,11 @@ pub(crate) async fn open_dialog(
 /// [`conclude`].
 pub(crate) fn transact(dialog: &Dialog, event: &Event, policy: &Policy) -> Transaction {
     let mut kept = Kept::default();
-    event.parts().for_each(|(part, octets)| kept.push(part, octets));
+    // The command before a reply is for those who want to see it.
+    let reply = dialog.client().profile().as_reply();
+    let hides_command = reply.is_some_and(|profile| !profile.shows_command());
+    let parts = event.parts().filter(|(part, _)| !(hides_command && *part == Part::Command));
+    parts.for_each(|(part, octets)| kept.push(part, octets));
     let answer = Assembly::new(kept, policy.answer_allowance, policy.answers.room());
     dialog.transact(start(dialog, event), answer)
 }
@@ -159,7 +164,7 @@ pub(crate) async fn conclude(
     let asked = xid.map(|xid| transaction.asked(xid));
     match answer.finish(event) {
         Ok(checked) => {
-            let observed = client.profile().observed.contains(&event.command);
+            let observed = client.profile().observed().contains(&event.command);
             let adaptation = if observed { watched(checked) } else { adaptation(checked) };
             Ok(Adaptation { asked, traffic, ..adaptation })
         }
@@ -190,7 +195,7 @@ fn start(dialog: &Dialog, event: &Event) -> OriginalStart {
 
 /// Before negotiation, and without a word on it, tempfail (profile section 2).
 fn on_failure(client: &Client) -> FailurePolicy {
-    client.profile().on_failure.unwrap_or_default()
+    client.profile().on_failure().unwrap_or_default()
 }
 
 fn void(error: AnswerError) -> Cause {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use ocp_proto::smtp::FailurePolicy;
+use ocp_proto::smtp::{FailurePolicy, ProfileKind};
 use opes_mta::config::{Bypass, Config, Group, Limits, RecipientsDiffer, System};
 use opes_mta::group::Overload;
 
@@ -125,6 +125,9 @@ fn describe_group(out: &mut String, group: &Group) {
         say!(out, "  TLS         certificates read");
     }
     say!(out, "  services    {}", group.services.join(", "));
+    if group.profile == ProfileKind::Reply {
+        say!(out, "  profile     reply: it is asked about the next hop's replies alone");
+    }
     if let Some(sample) = group.shadow {
         say!(out, "  shadow      watches {} of all dialogs, changes nothing", percent(sample));
     }
@@ -158,7 +161,9 @@ fn describe_group(out: &mut String, group: &Group) {
         RecipientsDiffer::Tempfail => "tempfail, if they differ",
         RecipientsDiffer::Quarantine => "quarantine, if they differ",
     };
-    say!(out, "  recipients  {differ} and there is one message for all");
+    if group.profile == ProfileKind::Command {
+        say!(out, "  recipients  {differ} and there is one message for all");
+    }
 }
 
 fn describe_bypass(out: &mut String, bypass: &Bypass) {

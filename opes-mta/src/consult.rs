@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Reply, SideEffect, Validity, Verdict};
+use ocp_proto::smtp::{
+    Command, DialogFacts, FailurePolicy, Reply, SideEffect, Validity, Verdict, may_replace,
+};
 use ocp_proto::{DialogId, Traffic, Xid};
 
 use crate::apply::{Answer, Notification};
@@ -137,7 +139,7 @@ pub async fn consult(
     event: &Event,
     policy: &Policy,
 ) -> Result<Adaptation, Failure> {
-    let deadline = policy.deadline(&event.command);
+    let deadline = policy.deadline(event.has_content());
     let asked = attempt(dialog, event, policy, deadline).await;
     asked.map_err(|broken| {
         let failure = broken.into_failure(event.command.clone(), policy, deadline);
@@ -155,7 +157,7 @@ pub async fn begin(
     facts: DialogFacts,
     policy: &Policy,
 ) -> Result<Dialog, Failure> {
-    let deadline = policy.deadline(&Command::Connect);
+    let deadline = policy.deadline(false);
     let begun = open_dialog(client, facts, deadline).await;
     begun.map_err(|broken| {
         let failure = broken.into_failure(Command::Connect, policy, deadline);
@@ -165,9 +167,8 @@ pub async fn begin(
 }
 
 impl Policy {
-    /// From now on, for an event.
-    pub(crate) fn deadline(&self, command: &Command) -> Deadline {
-        let content = command.has_content();
+    /// From now on, for an event that is content or not.
+    pub(crate) fn deadline(&self, content: bool) -> Deadline {
         Deadline::within(if content { self.content_deadline } else { self.command_deadline })
     }
 }
@@ -193,6 +194,12 @@ impl Failure {
     /// What the peer gets; `None` if the event goes on as it is.
     pub fn reply(&self) -> Option<Reply> {
         failure_reply(self.policy)
+    }
+
+    /// What the peer gets instead of a next hop's reply that could not be adapted; `None` if that goes on,
+    /// since the policy lets it or nothing else may stand in its place (profile section 4, "Replies").
+    pub fn reply_instead_of(&self, original: &Reply) -> Option<Reply> {
+        self.reply().filter(|reply| may_replace(&self.command, original, reply, &[]).is_ok())
     }
 
     /// The line in the log.

@@ -1,7 +1,9 @@
 //! The front-neutral SMTP event: every front end ends here.
 
 use bytes::Bytes;
-use ocp_proto::smtp::{Address, AddressError, Command, CommandLine, Envelope, Part, SideEffect};
+use ocp_proto::smtp::{
+    Address, AddressError, Command, CommandLine, Envelope, Part, ProfileKind, Reply, SideEffect,
+};
 use ocp_proto::wire::Atom;
 
 use crate::octets::{Octets, is_same};
@@ -9,7 +11,7 @@ use crate::octets::{Octets, is_same};
 /// One thing that happens in a dialog and that services may adapt.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Which event it is.
+    /// Which event it is; if that is a reply, the command that it answers.
     pub command: Command,
     /// Its octets.
     pub content: Content,
@@ -28,6 +30,17 @@ pub enum Content {
     Line(CommandLine),
     /// A message.
     Message(Message),
+    /// A next hop's reply.
+    Reply(Replied),
+}
+
+/// A reply, and the command that it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replied {
+    /// The line that the next hop got; `None` for the banner and content.
+    pub line: Option<CommandLine>,
+    /// The whole reply.
+    pub reply: Reply,
 }
 
 /// A message's octets as they came in, in two parts.
@@ -56,17 +69,40 @@ impl Event {
         Self { command: Command::Message, content, envelope, bypass: Vec::new() }
     }
 
+    /// A next hop's reply to a command.
+    pub fn reply(command: Command, replied: Replied, envelope: Envelope) -> Self {
+        Self { command, content: Content::Reply(replied), envelope, bypass: Vec::new() }
+    }
+
+    /// The profile of the groups that it is for.
+    pub fn profile(&self) -> ProfileKind {
+        match &self.content {
+            Content::Reply(_) => ProfileKind::Reply,
+            Content::Nothing | Content::Line(_) | Content::Message(_) => ProfileKind::Command,
+        }
+    }
+
+    /// Whether its octets are a message, which take their time.
+    pub fn has_content(&self) -> bool {
+        matches!(self.content, Content::Message(_))
+    }
+
     /// The octets by parts; empty parts are absent (profile section 4).
     pub fn parts(&self) -> impl Iterator<Item = (Part, Octets)> {
-        let (first, body) = match &self.content {
-            Content::Nothing => (None, &[][..]),
-            Content::Line(line) => (Some((Part::Command, line.as_bytes())), &[][..]),
+        let line = |line: &CommandLine| (Part::Command, line.as_bytes().clone());
+        let (first, rest, pieces) = match &self.content {
+            Content::Nothing => (None, None, &[][..]),
+            Content::Line(command) => (Some(line(command)), None, &[][..]),
             Content::Message(Message { header, body }) => {
-                (Some((Part::MessageHeader, header)), body.pieces())
+                (Some((Part::MessageHeader, header.clone())), None, body.pieces())
+            }
+            Content::Reply(replied) => {
+                let reply = (Part::Reply, replied.reply.as_bytes().clone());
+                (replied.line.as_ref().map(line), Some(reply), &[][..])
             }
         };
-        let first = first.into_iter().map(|(part, octets)| (part, octets.clone().into()));
-        let body = body.iter().map(|piece| (Part::MessageBody, piece.clone()));
+        let first = first.into_iter().chain(rest).map(|(part, octets)| (part, octets.into()));
+        let body = pieces.iter().map(|piece| (Part::MessageBody, piece.clone()));
         first.chain(body).filter(|(_, octets): &(Part, Octets)| !octets.is_empty())
     }
 }

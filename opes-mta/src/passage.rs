@@ -3,16 +3,20 @@
 //! Groups are asked one after the other, each about what the ones before it made of the event: about each version of
 //! a message, if recipients get different ones. A reply ends a version's way, so nothing later weakens a rejection.
 
+mod reply;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use ocp_proto::smtp::{
-    Address, Command, DialogFacts, DialogUpdate, FailurePolicy, Reply, SideEffect, Verdict,
+    Address, Command, DialogFacts, DialogUpdate, FailurePolicy, ProfileKind, Reply, SideEffect,
+    Verdict,
 };
 use ocp_proto::wire::Atom;
 use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
 
+pub use self::reply::{MOST_RETRIES, ReplyAdvice, ReplyEvent, Retry};
 use crate::apply::{Answer, Notification};
 use crate::bypass;
 use crate::config::{Config, Known, Origin, RecipientsDiffer};
@@ -169,7 +173,7 @@ impl Passage {
                     continue;
                 }
                 version.event.bypass.clone_from(&bypass);
-                let consultation = match self.way(at) {
+                let consultation = match self.way(at, ProfileKind::Command) {
                     Some(Way::Effective(consultation)) => consultation,
                     Some(Way::Shadow(shadow)) => {
                         shadow.show(&version.event, id.clone(), processor.shadow_room());
@@ -214,8 +218,10 @@ impl Passage {
         let groups = selection.groups.into_iter().filter_map(|at| self.processor.group(at));
         let policies = groups.filter_map(|(settings, group)| {
             let profile = group.profile();
-            let counts = settings.shadow.is_none() && profile.commands.contains(command);
-            counts.then(|| settings.on_failure.max(profile.on_failure.unwrap_or_default()))
+            let counts = settings.shadow.is_none()
+                && settings.profile == ProfileKind::Command
+                && profile.commands().contains(command);
+            counts.then(|| settings.on_failure.max(profile.on_failure().unwrap_or_default()))
         });
         policies.max()
     }
@@ -238,8 +244,10 @@ impl Passage {
         }
     }
 
-    fn way(&mut self, at: usize) -> Option<&mut Way> {
-        let (settings, group) = self.processor.group(at)?;
+    /// The way to a group, if it is asked about events of this kind.
+    fn way(&mut self, at: usize, kind: ProfileKind) -> Option<&mut Way> {
+        let known = self.processor.group(at);
+        let (settings, group) = known.filter(|(settings, _)| settings.profile == kind)?;
         let traced = self.processor.config().system.is_some();
         let way = self.ways.get_mut(at)?;
         Some(way.get_or_insert_with(|| match settings.shadow {

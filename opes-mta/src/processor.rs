@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ocp_proto::smtp::{Command, CommandProfile, DialogFacts};
+use ocp_proto::smtp::{Command, CommandProfile, DialogFacts, Profile, ProfileKind, ReplyProfile};
 
 use crate::config::{self, Config, Origin};
 use crate::group::Group;
@@ -24,7 +24,8 @@ const NUMBERS: u64 = 1 << 48;
 #[derive(Debug)]
 pub struct Processor {
     config: Config,
-    groups: Vec<Group>,
+    /// By their position; `None` for what the front end does not ask about.
+    groups: Vec<Option<Group>>,
     /// Octets of messages that may be worked on besides those that are.
     room: Budget,
     /// The same of what waits for groups that only watch.
@@ -35,22 +36,53 @@ pub struct Processor {
     next: AtomicU64,
 }
 
+/// What a front end can vector out and carry out.
+#[derive(Clone, Debug, Default)]
+pub struct Offers {
+    /// Commands and content.
+    pub commands: CommandProfile,
+    /// A next hop's replies; `None` if there is no next hop whose replies it sees.
+    pub replies: Option<ReplyProfile>,
+}
+
+impl From<&CommandProfile> for Offers {
+    fn from(commands: &CommandProfile) -> Self {
+        Self { commands: commands.clone(), replies: None }
+    }
+}
+
+impl Offers {
+    fn of(&self, kind: ProfileKind) -> Option<Profile> {
+        match kind {
+            ProfileKind::Command => Some(self.commands.clone().into()),
+            ProfileKind::Reply => self.replies.clone().map(Profile::Reply),
+        }
+    }
+}
+
 impl Processor {
-    /// Begins to connect to all groups; `offer` is what the front end can vector out and carry out.
+    /// Begins to connect to all groups that the front end can ask; it offers them what it can vector
+    /// out and carry out.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(config: Config, offer: &CommandProfile) -> Arc<Self> {
+    pub fn start(config: Config, offers: impl Into<Offers>) -> Arc<Self> {
+        let offers = offers.into();
         let room = Budget::new(config.limits.content_octets);
         let shadow_room = Budget::new(config.limits.shadow_octets);
         let start = |group: &config::Group| {
+            let Some(offer) = offers.of(group.profile) else {
+                let (group, profile) = (&group.name, group.profile);
+                tracing::warn!(group, %profile, "a group is not asked: this front end sees no replies");
+                return None;
+            };
             let mut settings = group.settings();
             // A group that only watches does not take the memory that mail needs.
             settings.policy.answers = match group.shadow {
                 None => room.clone(),
                 Some(_) => shadow_room.clone(),
             };
-            Group::start(targets(group, offer), settings)
+            Some(Group::start(targets(group, &offer), settings))
         };
         let groups = config.groups.iter().map(start).collect();
         let temporary = TemporaryFiles::new(&config.temporary_folder, config.limits.disk_octets);
@@ -60,7 +92,7 @@ impl Processor {
 
     /// Waits until each server has been tried once.
     pub async fn tried(&self) {
-        for group in &self.groups {
+        for group in self.groups.iter().flatten() {
             group.tried().await;
         }
     }
@@ -70,22 +102,32 @@ impl Processor {
         &self.config
     }
 
-    /// A group, by its position in the configuration.
+    /// A group that is asked, by its position in the configuration.
     pub(crate) fn group(&self, at: usize) -> Option<(&config::Group, &Group)> {
-        self.config.groups.get(at).zip(self.groups.get(at))
+        self.config.groups.get(at).zip(self.groups.get(at)?.as_ref())
     }
 
     /// Whether some group wants this event.
     pub fn wants(&self, command: &Command) -> bool {
-        self.groups.iter().any(|group| group.profile().commands.contains(command))
+        self.profiles(ProfileKind::Command).any(|profile| profile.commands().contains(command))
+    }
+
+    /// Whether some group wants the next hop's reply to this command.
+    pub fn wants_reply(&self, command: &Command) -> bool {
+        self.profiles(ProfileKind::Reply).any(|profile| profile.commands().contains(command))
     }
 
     /// Whether some group may answer this event, and not only watch it.
     pub fn waits_for(&self, command: &Command) -> bool {
-        self.groups.iter().any(|group| {
-            let profile = group.profile();
-            profile.commands.contains(command) && !profile.observed.contains(command)
+        self.profiles(ProfileKind::Command).any(|profile| {
+            profile.commands().contains(command) && !profile.observed().contains(command)
         })
+    }
+
+    /// What the groups of this kind want.
+    fn profiles(&self, kind: ProfileKind) -> impl Iterator<Item = Arc<Profile>> {
+        let profiles = self.groups.iter().flatten().map(Group::profile);
+        profiles.filter(move |profile| profile.kind() == kind)
     }
 
     /// The way of one SMTP dialog through the groups.
@@ -111,7 +153,7 @@ impl Processor {
 }
 
 /// The servers of a group.
-fn targets(group: &config::Group, offer: &CommandProfile) -> Vec<Target> {
+fn targets(group: &config::Group, offer: &Profile) -> Vec<Target> {
     let target = |server: &ServerAddress| Target {
         server: server.clone(),
         tls: group.tls.clone(),

@@ -171,7 +171,7 @@ fn line(event: &Event) -> Option<Bytes> {
     match &event.content {
         Content::Nothing => Some(Bytes::new()),
         Content::Line(line) => Some(line.as_bytes().clone()),
-        Content::Message(_) => None,
+        Content::Message(_) | Content::Reply(_) => None,
     }
 }
 

@@ -163,6 +163,11 @@ groups = [\"next\", \"clean\"]
 name = \"reports\"
 recipients = [\"abuse@example.org\"]
 groups = []
+[[group]]
+name = \"replies\"
+servers = [\"127.0.0.1:4039\"]
+services = [\"reply-filter\"]
+profile = \"reply\"
 [limits]
 connections = 1
 content-octets = 209715200
@@ -196,22 +201,32 @@ group next
   overload    wait
   ejection    after 5 failures in 10 s, for 1 s and more
   recipients  reject, if they differ and there is one message for all
+group replies
+  servers     127.0.0.1:4039
+  services    ocp://service/reply-filter
+  profile     reply: it is asked about the next hop's replies alone
+  on failure  what the server says; tempfail if it is away
+  deadlines   20 s for a command, 80 s for content
+  load        2 connections and 256 open transactions a server
+  overload    wait
+  ejection    after 5 failures in 10 s, for 1 s and more
 rules: the first that matches decides
   #1: clients unix: next, then clean
   reports: recipients abuse@example.org: nobody is asked
-  (no rule): everybody: clean, then next
+  (no rule): everybody: clean, then next, then replies
 bypass: OPES-Bypass of who has authenticated (a milter does not see XOPES-BYPASS)
 limits: 1 connections, messages of 100 MiB, 200 MiB together
   in all, 25 s for a command, 280 s for content
   mail servers hear of progress every 10 s
   by SMTP, what is beyond 1 MiB of a message lies in /var/tmp, 4096 MiB together
-memory: 920 MiB at the most that peers can make it hold
+memory: 922 MiB at the most that peers can make it hold
        200 MiB  messages that are worked on (content-octets)
        200 MiB  what callout servers make of them
          1 MiB  1 answers that are longer than their message
-         7 MiB  blocks of messages in files on their way out
+         9 MiB  blocks of messages in files on their way out
        256 MiB  what is shown to groups that watch (shadow-octets)
        256 MiB  what callout servers make of that
+note: group replies is for replies of a next hop: opes-mta milter, which sees none, does not ask it
 note: rule reports: one such recipient is enough for nobody to look at a message: all-recipients wants all of them
 ";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);

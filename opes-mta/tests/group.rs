@@ -278,7 +278,7 @@ async fn a_group_that_never_was_there_lets_nothing_pass() {
     let target = file::target("unix:/nonexistent/ocp.sock".parse().unwrap(), vec!["a:b".into()]);
     let group = Group::start(vec![target.clone()], GroupSettings::default());
     group.tried().await;
-    assert_eq!(group.profile().commands, target.offer.commands);
+    assert_eq!(group.profile().commands(), target.offer.commands());
     for (event, seconds) in [(mail_from(), 20), (message(), 80)] {
         let began = Instant::now();
         let failure = consultation(&group).ask(&event).await.unwrap_err();
@@ -448,7 +448,7 @@ async fn what_nobody_wants_costs_nothing() {
     let old = Server::start(1, wants([Command::Message]), play.clone());
     let new = Server::start(1, wants([Command::Message, Command::Mail]), play);
     let group = group(&[&old, &new], settings()).await;
-    let mut wanted = group.profile().commands.clone();
+    let mut wanted = group.profile().commands().to_vec();
     wanted.sort_by_key(ToString::to_string);
     assert_eq!(wanted, [Command::Mail, Command::Message]);
     let mut dialog = consultation(&group);

@@ -1,15 +1,17 @@
-//! `log`: one structured record for each event and each message; it changes nothing.
+//! `log`: one structured record for each event, each message and each reply; it changes nothing.
 //!
 //! Records go to [`tracing`] with the target `opes::log`. All of them hold the event and what is
 //! known of the client and the envelope; a command adds its line, a message its sizes, parts and
 //! identifying fields. Control characters are replaced, texts are cut at 200 characters, and of
-//! AUTH only the mechanism is shown. The server only watches: nobody waits for these records. It wants
+//! AUTH only the mechanism is shown. In a group for replies a record holds the next hop's reply and the
+//! command that it answers. The server only watches: nobody waits for these records. It wants
 //! to see every event: where it is asked no envelope is done early, and no answer is used again.
 //!
 //! ```toml
 //! # trace, debug, info (default), warn or error
 //! level = "info"
-//! # Which events; all of them by default. Without MESSAGE no content travels to the server for it.
+//! # Which events, and replies to which of them (CONNECT: the banner); all by default. Without MESSAGE no
+//! # content travels to the server for it.
 //! events = ["CONNECT", "HELO", "MAIL", "RCPT", "MESSAGE", "QUIT"]
 //! ```
 
@@ -29,7 +31,7 @@ use crate::service::{Declaration, Request, Service, ServiceError, compute};
 /// The kind `log`.
 pub const KIND: Kind = Kind {
     name: "log",
-    summary: "a structured record for each event and message; changes nothing",
+    summary: "a structured record for each event, message and reply; changes nothing",
     build: |settings| Ok(Arc::new(Log::new(settings)?)),
 };
 
@@ -126,7 +128,9 @@ impl Log {
     fn record(&self, request: &Request, message: Option<Message>) {
         let dialog = &request.dialog;
         let recipients = &request.envelope.recipients;
-        let line = request.line().map(|line| match request.command {
+        let reply = request.reply();
+        let line = request.line().or(reply.and_then(|(_, line)| line));
+        let line = line.map(|line| match request.command {
             Command::Auth => mechanism_only(line.as_bytes()),
             _ => printable(line.as_bytes()),
         });
@@ -139,6 +143,7 @@ impl Log {
             user = dialog.auth.as_ref().map(|auth| printable(&auth.identity)),
             queue_id = dialog.queue_id.as_deref().map(printable),
             line,
+            reply = reply.map(|(reply, _)| printable(reply.to_string().as_bytes())),
             sender = request.envelope.sender.as_ref().map(|sender| printable(sender.path())),
             recipient_count = (!recipients.is_empty()).then_some(recipients.len()),
             recipients = (!recipients.is_empty()).then(|| paths(recipients)),
@@ -149,15 +154,23 @@ impl Log {
             from = message.as_ref().and_then(|message| message.from.as_deref()),
             subject = message.as_ref().and_then(|message| message.subject.as_deref()),
             "{}",
-            if message.is_some() { "message" } else { "event" },
+            match (&message, reply) {
+                (Some(_), _) => "message",
+                (_, Some(_)) => "reply",
+                _ => "event",
+            },
         );
     }
 }
 
 impl Service for Log {
     fn declaration(&self) -> Declaration {
+        let replies: Vec<_> = self.events.iter().map(replied).collect();
         Declaration {
             observed: self.events.clone(),
+            observed_replies: replies.clone(),
+            replies,
+            wants_replied_command: true,
             on_failure: FailurePolicy::Accept,
             immediate: true,
             ..Declaration::on(self.events.clone())
@@ -203,6 +216,14 @@ impl Message {
             from: field("From"),
             subject: field("Subject"),
         })
+    }
+}
+
+/// The command whose reply follows the event.
+fn replied(event: &Command) -> Command {
+    match event {
+        Command::Connect => Command::Greeting,
+        other => other.clone(),
     }
 }
 
@@ -337,9 +358,26 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_is_recorded_with_its_command() {
+        let reply = ocp_proto::smtp::Reply::new(550, "5.1.1", "no").unwrap();
+        let line = CommandLine::new("RCPT TO:<b@c>").ok();
+        let record = record("", Command::Rcpt, Input::Reply { reply, line });
+        for part in [
+            "\"message\":\"reply\"",
+            "\"event\":\"RCPT\"",
+            "\"line\":\"RCPT TO:<b@c>\"",
+            "\"reply\":\"550 5.1.1 no\"",
+        ] {
+            assert!(record.contains(part), "{part}: {record}");
+        }
+    }
+
+    #[test]
     fn it_watches_what_it_is_told_to_and_never_stops_mail() {
         let declaration = service("").unwrap().declaration();
         assert_eq!((declaration.events.len(), declaration.observed.len()), (13, 13));
+        assert_eq!(declaration.replies, declaration.observed_replies);
+        assert_eq!(declaration.replies.first(), Some(&Command::Greeting));
         assert_eq!(declaration.on_failure, FailurePolicy::Accept);
         let declaration = service(&documented(include_str!("log.rs"))).unwrap().declaration();
         assert_eq!(declaration.events.len(), 6);

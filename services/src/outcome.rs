@@ -37,7 +37,8 @@ pub enum Change {
     /// Edits over the message that the service saw (content modification).
     Content(Edits),
     /// A reply instead of the event (command satisfaction): 4xx or 5xx; 2xx to content only
-    /// together with discard, quarantine or hold.
+    /// together with discard, quarantine or hold. Where the event is a reply, another one in its place
+    /// (reply modification), see [`may_replace`](ocp_proto::smtp::may_replace).
     Reply(Reply),
 }
 

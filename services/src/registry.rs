@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::service::Service;
 use crate::temporary::TemporaryFolder;
-use crate::{log, mail_from, mime_strip, spam_score, virus_scan};
+use crate::{log, mail_from, mime_strip, recipient_retry, reply_filter, spam_score, virus_scan};
 
 /// A kind of service.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,15 @@ pub struct Registry(Vec<Kind>);
 impl Registry {
     /// The built-in services. A new one is a line here.
     pub fn builtin() -> Self {
-        Self(vec![log::KIND, mail_from::KIND, spam_score::KIND, virus_scan::KIND, mime_strip::KIND])
+        Self(vec![
+            log::KIND,
+            mail_from::KIND,
+            spam_score::KIND,
+            virus_scan::KIND,
+            mime_strip::KIND,
+            reply_filter::KIND,
+            recipient_retry::KIND,
+        ])
     }
 
     /// Adds a kind; it replaces one of the same name.

@@ -7,7 +7,9 @@ use std::sync::{Arc, LazyLock};
 
 use futures_util::future::BoxFuture;
 use ocp_proto::MAXIMUM;
-use ocp_proto::smtp::{Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy};
+use ocp_proto::smtp::{
+    Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, ProfileKind, Reply,
+};
 use ocp_proto::wire::Structure;
 use tokio::sync::Semaphore;
 
@@ -89,6 +91,13 @@ pub struct Declaration {
     pub events: Vec<Command>,
     /// Those of them that it only watches: nobody waits for its answer.
     pub observed: Vec<Command>,
+    /// The commands whose replies it wants, where the processor is an SMTP client;
+    /// [`Command::Greeting`] for the banner. A service group is for events or for replies.
+    pub replies: Vec<Command>,
+    /// Those of them that it only watches.
+    pub observed_replies: Vec<Command>,
+    /// Whether it wants to see the command line that a reply answers.
+    pub wants_replied_command: bool,
     /// How much of the content of [`Command::Message`] it needs; what it does not need it must not
     /// edit.
     pub content: Content,
@@ -112,11 +121,36 @@ impl Declaration {
         Self {
             events: events.into_iter().collect(),
             observed: Vec::new(),
+            replies: Vec::new(),
+            observed_replies: Vec::new(),
+            wants_replied_command: false,
             content: Content::Whole,
             effects: Vec::new(),
             on_failure: FailurePolicy::Tempfail,
             immediate: false,
             indispensable: false,
+        }
+    }
+
+    /// The same for one that wants the replies to these commands, and those with the command lines.
+    pub fn on_replies(replies: impl IntoIterator<Item = Command>) -> Self {
+        let replies = replies.into_iter().collect();
+        Self { replies, wants_replied_command: true, ..Self::on([]) }
+    }
+
+    /// What it wants in a group of this profile.
+    pub fn wanted(&self, profile: ProfileKind) -> &[Command] {
+        match profile {
+            ProfileKind::Command => &self.events,
+            ProfileKind::Reply => &self.replies,
+        }
+    }
+
+    /// What of that it only watches.
+    pub fn watched(&self, profile: ProfileKind) -> &[Command] {
+        match profile {
+            ProfileKind::Command => &self.observed,
+            ProfileKind::Reply => &self.observed_replies,
         }
     }
 }
@@ -166,7 +200,7 @@ impl fmt::Display for Content {
 pub struct Request {
     /// What is known about the dialog.
     pub dialog: Arc<DialogFacts>,
-    /// Which event it is.
+    /// Which event it is; if that is a reply, the command that it answers.
     pub command: Command,
     /// The event's octets.
     pub input: Input,
@@ -192,6 +226,15 @@ impl Request {
         }
     }
 
+    /// The reply, if this event is one, and the command line that it answers: if the processor shows
+    /// that, and not for the banner and content.
+    pub fn reply(&self) -> Option<(&Reply, Option<&CommandLine>)> {
+        match &self.input {
+            Input::Reply { reply, line } => Some((reply, line.as_ref())),
+            _ => None,
+        }
+    }
+
     /// The message, if this event is one.
     pub fn mail(&self) -> Option<&Arc<Mail>> {
         match &self.input {
@@ -210,6 +253,23 @@ pub enum Input {
     Line(CommandLine),
     /// A message, as the services before this one made it.
     Content(Arc<Mail>),
+    /// The next hop's reply, as the services before this one made it.
+    Reply {
+        /// The reply.
+        reply: Reply,
+        /// The command line that the next hop got, if it is shown.
+        line: Option<CommandLine>,
+    },
+}
+
+impl Input {
+    /// The profile that an event of this kind belongs to.
+    pub fn profile(&self) -> ProfileKind {
+        match self {
+            Self::Reply { .. } => ProfileKind::Reply,
+            Self::Nothing | Self::Line(_) | Self::Content(_) => ProfileKind::Command,
+        }
+    }
 }
 
 /// A service that could not do its work.

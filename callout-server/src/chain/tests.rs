@@ -1,7 +1,7 @@
 //! What services may do to an event, and what their failures do to the mail.
 
 use futures_util::future::BoxFuture;
-use ocp_proto::smtp::Address;
+use ocp_proto::smtp::{Address, SideEffect};
 use ocp_proto::wire::{Structure, Value};
 use services::mail::{Edits, Octets};
 use services::{Declaration, Service};

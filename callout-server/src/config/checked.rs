@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ocp_proto::WireLimits;
-use ocp_proto::smtp::{COMMAND_PROFILE, DIALOG, FailurePolicy, TLS};
+use ocp_proto::smtp::{COMMAND_PROFILE, DIALOG, FailurePolicy, REPLY_PROFILE, TLS};
 use ocp_proto::wire::Atom;
 use serde::Deserialize;
 use services::{AddressList, Registry, Settings, TemporaryFolder};
@@ -229,7 +229,7 @@ impl Config {
             groups: self.limits.groups,
             dialogs: self.limits.dialogs,
             transactions: self.limits.transactions,
-            features: [DIALOG, COMMAND_PROFILE]
+            features: [DIALOG, COMMAND_PROFILE, REPLY_PROFILE]
                 .into_iter()
                 .chain(self.tls.as_ref().map(|_| TLS))
                 .map(Atom::from)
@@ -491,6 +491,16 @@ mod tests {
             ("[services.log]\ndeadlin = 1\n", (2, 1), "unknown field `deadlin`"),
             ("[services.log]\non-failure = \"drop\"\n", (2, 14), "drop is no policy"),
             ("[services.log]\nuris = [\"\"]\n", (2, 9), "a URI has"),
+            (
+                "[[services.reply-filter.settings.rule]]\ntext = '('\nreplacement = ''\n",
+                (2, 8),
+                "\"(\" is no regular expression",
+            ),
+            (
+                "[[services.recipient-retry.settings.rule]]\nrecipient = 'a'\nnext-hop = 'mx'\n",
+                (3, 12),
+                "a next hop is HOST:PORT",
+            ),
             (
                 "[services.a]\nkind = \"virus-scan\"\nbypassable = true\n",
                 (3, 14),

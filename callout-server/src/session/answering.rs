@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use ocp_proto::smtp::{Command, CommandLine, Envelope, Part, Verdict};
+use ocp_proto::smtp::{Command, CommandLine, Envelope, Part, Profile, ProfileKind, Reply, Verdict};
 use ocp_proto::{Connection, Xid};
 use services::Input;
 use services::mail::Mail;
@@ -49,7 +49,13 @@ impl Session {
         let Stage::Receiving { start, content, .. } = stage else { return };
         let (first, body, held) = content.finish();
         let Some(dialog) = self.server.dialog(self.id, start.dialog) else { return };
+        let auxiliary = connection.auxiliary(xid) as usize;
+        let kind = connection.transaction_profile(xid).map(Profile::kind).unwrap_or_default();
         let (part, input) = match start.command {
+            _ if kind == ProfileKind::Reply => match reply_of(&start.command, &first, auxiliary) {
+                Ok(input) => (Part::Reply, input),
+                Err(reason) => return self.refuse(connection, xid, &reason, false),
+            },
             Command::Message => {
                 let announced = start.body_size.map(|size| size as usize);
                 let mail = match connection.rest_from(xid) {
@@ -67,9 +73,9 @@ impl Session {
         let profile = connection.transaction_profile(xid);
         let event = chain::Event {
             dialog: dialog.facts,
-            observed: profile.is_some_and(|profile| profile.observed.contains(&start.command)),
-            granted: profile.map_or(&[][..], |profile| &profile.side_effects).into(),
-            abilities: match (profile, &start.command) {
+            observed: profile.is_some_and(|profile| profile.observed().contains(&start.command)),
+            granted: profile.map_or(&[][..], Profile::side_effects).into(),
+            abilities: match (profile.and_then(Profile::as_command), &start.command) {
                 (Some(profile), Command::Message) => Abilities {
                     variants: profile.multiple_messages,
                     replies: profile.recipient_replies,
@@ -84,8 +90,9 @@ impl Session {
             envelope: Envelope { sender: start.sender, recipients: start.recipients },
         };
         let chain = transaction.chain.clone();
-        let original = Original { part, first, body, _held: held };
-        let immediate = original.len() <= IMMEDIATE_OCTETS && chain.is_immediate(&event.command);
+        let original = Original { part, first, auxiliary, body, _held: held };
+        let immediate =
+            original.len() <= IMMEDIATE_OCTETS && chain.is_immediate(kind, &event.command);
         let asked = async move { chain.run(event).await };
         let asked = asked.instrument(transaction.span.clone());
         if immediate {
@@ -218,7 +225,7 @@ impl Decision {
     fn of(answer: &Answer) -> Self {
         let words = answer.branches.iter().map(|branch| match &branch.adapted {
             Adapted::Unchanged => "unchanged",
-            Adapted::Command(_) | Adapted::Content(_) => "modified",
+            Adapted::Command(_) | Adapted::Content(_) | Adapted::OtherReply(_) => "modified",
             Adapted::Reply(_) => "replied",
         });
         let word = if answer.branches.len() > 1 { "several" } else { words.last().unwrap_or("") };
@@ -229,7 +236,7 @@ impl Decision {
             return Self { word, reply: None, verdicts: None, envelope_done, valid_for };
         }
         let replies = answer.branches.iter().filter_map(|branch| match &branch.adapted {
-            Adapted::Reply(reply) => Some(reply.to_string()),
+            Adapted::Reply(reply) | Adapted::OtherReply(reply) => Some(reply.to_string()),
             _ => None,
         });
         let replies: Vec<String> = replies.collect();
@@ -242,6 +249,17 @@ impl Decision {
             valid_for,
         }
     }
+}
+
+/// A reply, and the command before it if that is there.
+fn reply_of(command: &Command, octets: &Bytes, auxiliary: usize) -> Result<Input, String> {
+    let (line, reply) = (octets.slice(..auxiliary), octets.slice(auxiliary..));
+    let line = match line.is_empty() {
+        true => None,
+        false => Some(command_line(command, &line)?),
+    };
+    let reply = Reply::parse(reply).map_err(|error| error.to_string())?;
+    Ok(Input::Reply { reply, line })
 }
 
 fn command_line(command: &Command, octets: &bytes::Bytes) -> Result<CommandLine, String> {

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::BytesMut;
 use bytes::buf::Limit;
-use ocp_proto::smtp::Part;
+use ocp_proto::smtp::{CommandLine, Part, Profile, Reply};
 use ocp_proto::{Connection, OcpResult, OriginalStart, Xid};
 use tracing::info_span;
 
@@ -15,6 +15,10 @@ use crate::spool::{Content, Full, Room, Written};
 /// Octets of a body to come from which on they are read straight to where they belong: below, one read
 /// that brings other messages with them is better.
 const STRAIGHT_OCTETS: u32 = 8 * 1024;
+
+/// Octets of a reply, with the command before it: what [`Reply`] and [`CommandLine`] can hold. Worst
+/// case a transaction of a group for replies: that many.
+const LONGEST_REPLY: u32 = (CommandLine::LONGEST + Reply::LONGEST) as u32;
 
 /// Where octets of a transaction's body are read to.
 pub(crate) struct BodyRoom {
@@ -32,7 +36,7 @@ impl Session {
         let limit = self.message_octets();
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let Some(start) = start else {
-            return self.refuse(connection, xid, "the group has no SMTP command profile", false);
+            return self.refuse(connection, xid, "the group has no SMTP profile", false);
         };
         transaction.span = info_span!(
             "transaction",
@@ -42,14 +46,18 @@ impl Session {
             command = start.command.name(),
         );
         // What the processor keeps to itself needs no place here.
-        let leave = connection.transaction_profile(xid).and_then(|profile| profile.leave_at_body);
+        let profile = connection.transaction_profile(xid).and_then(Profile::as_command);
+        let leave = profile.and_then(|profile| profile.leave_at_body);
         let announced = start.body_size.map(|size| leave.map_or(size, |leave| leave.min(size)));
         if announced.is_some_and(|size| size > limit) {
             return self.refuse(connection, xid, &too_large(limit), false);
         }
-        self.server.change_dialog(self.id, start.dialog, |dialog| {
-            dialog.latest = Some((xid, start.command.clone()));
-        });
+        // What becomes of a reply changes nothing in the dialog: that its command did.
+        if !is_reply(connection, xid) {
+            self.server.change_dialog(self.id, start.dialog, |dialog| {
+                dialog.latest = Some((xid, start.command.clone()));
+            });
+        }
         let content = Box::new(Content::new(self.server.spool(), announced));
         transaction.stage =
             Stage::Receiving { start, content, is_complete: false, is_paused: false };
@@ -62,7 +70,10 @@ impl Session {
         part: Option<Part>,
         octets: &[u8],
     ) {
-        let limit = self.message_octets();
+        let limit = match is_reply(connection, xid) {
+            true => LONGEST_REPLY,
+            false => self.message_octets(),
+        };
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let Some(content) = transaction.collecting() else { return };
         if content.len() + octets.len() > limit as usize {
@@ -197,6 +208,10 @@ impl BodyRoom {
     pub(crate) fn free(&mut self) -> Limit<&mut BytesMut> {
         self.room.free()
     }
+}
+
+fn is_reply(connection: &Connection, xid: Xid) -> bool {
+    connection.transaction_profile(xid).and_then(Profile::as_reply).is_some()
 }
 
 fn too_large(limit: u32) -> String {

@@ -1,6 +1,6 @@
 //! What the processor offers, and what of it we select (RFC 4037 section 6, profile section 2).
 
-use ocp_proto::smtp::{COMMAND_PROFILE, CommandProfile, DIALOG, DialogFeature, REPLY_PROFILE, TLS};
+use ocp_proto::smtp::{DIALOG, DialogFeature, EffectName, Profile, ProfileKind, TLS};
 use ocp_proto::wire::{Structure, Value};
 use ocp_proto::{Connection, Offer, Response, feature_uri};
 use tracing::{debug, error, info};
@@ -15,14 +15,13 @@ impl Session {
                 Some(uri) if uri == TLS.as_bytes() => self.select_tls(offer),
                 _ if self.opening == Opening::TlsFirst => None,
                 Some(uri) if uri == DIALOG.as_bytes() => select_dialogs(offer, feature),
-                Some(uri) if uri == COMMAND_PROFILE.as_bytes() => {
-                    self.select_commands(offer, feature)
-                }
-                Some(uri) if uri == REPLY_PROFILE.as_bytes() => None,
-                _ => {
-                    response.unknowns.push(named_only(feature));
-                    continue;
-                }
+                uri => match uri.and_then(ProfileKind::from_uri) {
+                    Some(kind) => self.select_profile(kind, offer, feature),
+                    None => {
+                        response.unknowns.push(named_only(feature));
+                        continue;
+                    }
+                },
             };
             match selected {
                 Some(selected) => {
@@ -47,13 +46,26 @@ impl Session {
         possible.then(|| Structure { members: vec![Value::atom(TLS)], ..Structure::default() })
     }
 
-    /// The command profile is one group's: what its services want of what was offered.
-    fn select_commands(&self, offer: &Offer, feature: &Structure) -> Option<Structure> {
+    /// A profile is one group's: what its services want of what was offered.
+    fn select_profile(
+        &self,
+        kind: ProfileKind,
+        offer: &Offer,
+        feature: &Structure,
+    ) -> Option<Structure> {
         let chain = self.groups.get(&offer.group?)?.as_ref().ok()?;
-        let mut offered = CommandProfile::from_structure(feature)?;
-        offered.side_effects.retain(|effect| self.access.has_effect(*effect));
-        let selected = chain.profile(&offered);
-        for (service, effect) in chain.missing_effects(&offered) {
+        let allowed = |effect: &EffectName| self.access.has_effect(*effect);
+        let (selected, effects): (Profile, _) = match Profile::from_structure(kind, feature)? {
+            Profile::Command(mut offered) => {
+                offered.side_effects.retain(allowed);
+                (chain.command_profile(&offered).into(), offered.side_effects)
+            }
+            Profile::Reply(mut offered) => {
+                offered.side_effects.retain(allowed);
+                (chain.reply_profile(&offered).into(), offered.side_effects)
+            }
+        };
+        for (service, effect) in chain.missing_effects(kind, &effects) {
             info!(
                 service = service.name,
                 %effect,

@@ -26,7 +26,8 @@ pub struct Config {
     /// Features that have to be in effect. One that is missing at the end of a Negotiation Phase
     /// is offered by a server, which keeps the Phase open (RFC 4037 section 6.1); if it is declined,
     /// and at once for TLS, which only processors offer, and in a processor, the connection ends.
-    /// No transaction starts before; with the command profile here, none in a group without it.
+    /// No transaction starts before; with one of the two profiles here, none in a group without it, and
+    /// with both, none in a group without either.
     pub requires: Vec<Structure>,
     /// URIs of the features that AQ is answered `true` for.
     pub features: Vec<Atom>,

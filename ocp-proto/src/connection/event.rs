@@ -92,7 +92,7 @@ pub enum Event {
     OriginalStarted {
         /// The transaction.
         xid: Xid,
-        /// The profile's facts, if the group has the command profile.
+        /// The profile's facts, if the group has one.
         start: Option<OriginalStart>,
     },
     /// Processor: an adapted message began (AMS).
@@ -101,14 +101,14 @@ pub enum Event {
         xid: Xid,
         /// The URIs of the services that may be applied, if the server named them.
         services: Vec<Atom>,
-        /// The profile's facts, if the group has the command profile.
+        /// The profile's facts, if the group has one.
         start: Option<AdaptedStart>,
     },
     /// Octets of the peer's message (DUM): as they arrived, a DUM may come in several pieces.
     Data {
         /// The transaction.
         xid: Xid,
-        /// What they belong to, if the group has the command profile.
+        /// What they belong to, if the group has a profile.
         part: Option<Part>,
         /// The octets; never empty.
         octets: Bytes,

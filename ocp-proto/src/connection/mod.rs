@@ -27,7 +27,7 @@ pub use payload::OutgoingPayload;
 use crate::ids::{DialogId, GroupId, IdMap, MAXIMUM, Rising, Xid};
 use crate::message::{AdaptedEnd, DataLabel, Kind, Message, OcpResult};
 use crate::role::Role;
-use crate::smtp::{CommandProfile, Part};
+use crate::smtp::{CommandProfile, Part, Profile, ReplyProfile};
 use crate::transaction::Transaction;
 use crate::violation::{Rule, Scope, Useless, Violation};
 use crate::wire::Decoder;
@@ -278,20 +278,34 @@ impl Connection {
 
     /// The command profile in force for new transactions of this group: the server's response.
     pub fn command_profile(&self, group: GroupId) -> Option<&CommandProfile> {
-        self.groups.profile(group).map(AsRef::as_ref)
+        self.groups.profile(group)?.as_command()
     }
 
-    /// The command profile that this transaction began under; later negotiations do not touch it
-    /// (RFC 4037 section 11.18).
-    pub fn transaction_profile(&self, xid: Xid) -> Option<&CommandProfile> {
+    /// The reply profile in force for new transactions of this group: the server's response.
+    pub fn reply_profile(&self, group: GroupId) -> Option<&ReplyProfile> {
+        self.groups.profile(group)?.as_reply()
+    }
+
+    /// The profile that this transaction began under; later negotiations do not touch it (RFC 4037
+    /// section 11.18).
+    pub fn transaction_profile(&self, xid: Xid) -> Option<&Profile> {
         self.transactions.get(&xid)?.profile.as_deref()
     }
 
-    /// The original octets that a DUY may name now: kept, received and not given up.
+    /// The original octets that a DUY may name now: kept, received, not given up, and not auxiliary.
     pub fn preserved(&self, xid: Xid) -> std::ops::Range<u32> {
         self.transactions.get(&xid).map_or(0..0, |transaction| {
-            transaction.preservation.usable(transaction.original.octets() - self.under_way(xid))
+            let original = &transaction.original;
+            let kept = transaction.preservation.usable(original.octets() - self.under_way(xid));
+            let start = kept.start.max(original.usable_from());
+            if start < kept.end { start..kept.end } else { kept.end..kept.end }
         })
+    }
+
+    /// Octets of the original that only go before the reply that is to be adapted: the command's
+    /// (profile section 4, "Parts").
+    pub fn auxiliary(&self, xid: Xid) -> u32 {
+        self.transactions.get(&xid).map_or(0, |transaction| transaction.original.auxiliary())
     }
 
     /// Octets of a DUM of this transaction that the original counts already, and that are still on

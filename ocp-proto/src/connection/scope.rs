@@ -5,7 +5,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::ids::{DialogId, GroupId, IdMap, Rising, Xid};
-use crate::smtp::{COMMAND_PROFILE, CommandProfile, REPLY_PROFILE};
+use crate::smtp::{Profile, ProfileKind};
+use crate::violation::Rule;
 use crate::wire::Atom;
 
 /// The service groups, by the processor's numbers.
@@ -20,34 +21,31 @@ pub(super) struct Groups {
 /// Features in effect for a group or for the connection.
 #[derive(Debug, Default)]
 pub(super) struct Features {
-    pub(super) command: Option<Arc<CommandProfile>>,
+    /// The one profile that there is in a scope.
+    pub(super) profile: Option<Arc<Profile>>,
     /// The URIs of all others.
     pub(super) others: Vec<Atom>,
 }
 
 impl Features {
     pub(super) fn has(&self, uri: &[u8]) -> bool {
-        match uri == COMMAND_PROFILE.as_bytes() {
-            true => self.command.is_some(),
-            false => self.others.iter().any(|other| other == uri),
+        match ProfileKind::from_uri(uri) {
+            Some(kind) => self.profile.as_ref().is_some_and(|profile| profile.kind() == kind),
+            None => self.others.iter().any(|other| other == uri),
         }
     }
 }
 
 impl Groups {
-    pub(super) fn profile(&self, group: GroupId) -> Option<&Arc<CommandProfile>> {
-        self.active.get(&group)?.command.as_ref().or(self.common.command.as_ref())
+    pub(super) fn profile(&self, group: GroupId) -> Option<&Arc<Profile>> {
+        self.active.get(&group)?.profile.as_ref().or(self.common.profile.as_ref())
     }
 
     /// Whether the other of the two profiles is in effect somewhere in this scope (RFC 4037 section
     /// 11.18, profile section 2).
     pub(super) fn conflicts(&self, uri: &[u8], group: Option<GroupId>) -> bool {
-        let other = match uri {
-            uri if uri == COMMAND_PROFILE.as_bytes() => REPLY_PROFILE.as_bytes(),
-            uri if uri == REPLY_PROFILE.as_bytes() => COMMAND_PROFILE.as_bytes(),
-            _ => return false,
-        };
-        let has = |features: &Features| features.has(other);
+        let Some(kind) = ProfileKind::from_uri(uri) else { return false };
+        let has = |features: &Features| features.has(kind.other().uri().as_bytes());
         has(&self.common)
             || match group {
                 Some(group) => self.active.get(&group).is_some_and(has),
@@ -72,8 +70,8 @@ pub(super) struct Dialogs {
 pub(super) struct Dialog {
     /// Its open transactions.
     pub(super) open: SmallVec<[Xid; 2]>,
-    /// The one that is not merely observed.
-    pub(super) busy: Option<Xid>,
+    /// The command, and the reply, that is not merely observed.
+    busy: [Option<Xid>; 2],
     /// Those that have ended, and whose outcome was not told yet.
     pub(super) awaiting: SmallVec<[Xid; 4]>,
 }
@@ -82,9 +80,22 @@ pub(super) struct Dialog {
 const AWAITING_OUTCOME: usize = 32;
 
 impl Dialog {
+    /// A transaction of the dialog begins.
+    pub(super) fn begin(&mut self, xid: Xid, is_reply: bool, observed: bool) -> Result<(), Rule> {
+        let [command, reply] = &mut self.busy;
+        let busy = if is_reply { reply } else { command };
+        match observed {
+            true => {}
+            false if busy.is_some() => return Err(Rule::DialogBusy),
+            false => *busy = Some(xid),
+        }
+        self.open.push(xid);
+        Ok(())
+    }
+
     pub(super) fn ended(&mut self, xid: Xid) {
         self.open.retain(|open| *open != xid);
-        self.busy = self.busy.filter(|busy| *busy != xid);
+        self.busy = self.busy.map(|busy| busy.filter(|busy| *busy != xid));
         if self.awaiting.len() >= AWAITING_OUTCOME {
             self.awaiting.remove(0);
         }

@@ -11,7 +11,7 @@ use crate::message::{AdaptedEnd, AdaptedStart, OcpResult, OriginalStart};
 use crate::role::Role;
 use crate::smtp::{
     COMMAND_PROFILE, Command, CommandProfile, DIALOG, DialogFacts, DialogFeature, EffectName, Part,
-    REPLY_PROFILE, TLS,
+    REPLY_PROFILE, ReplyProfile, TLS,
 };
 use crate::violation::Rule;
 use crate::wire::{Structure, Value};
@@ -34,9 +34,9 @@ pub fn connection_server(octets: &[u8]) {
     check(octets, |now| (Connection::new(Role::Server, Config::default(), now), Vec::new()));
 }
 
-/// Octets as a server may send them to a processor that has negotiated the profile and waits for
-/// the answers to a message (xid 1) and a command (xid 2), and to one that besides has offered TLS;
-/// else as [`connection_server`].
+/// Octets as a server may send them to a processor that has negotiated the profiles and waits for
+/// the answers to a message (xid 1), a command (xid 2) and a reply (xid 3), and to one that besides has
+/// offered TLS; else as [`connection_server`].
 ///
 /// # Panics
 /// If that is not so.
@@ -276,7 +276,8 @@ fn check_silence(connection: &mut Connection, now: Instant) {
     assert_eq!(take(connection), "");
 }
 
-/// A processor with two transactions under way, the first of them with a message.
+/// A processor with three transactions under way: with a message, a command, and a reply in a group of
+/// its own.
 fn processor_with_transactions(now: Instant) -> Result<(Connection, Vec<Xid>), Misuse> {
     let mut processor = Connection::new(Role::Processor, Config::default(), now);
     let mut server = Connection::new(Role::Server, Config::default(), now);
@@ -285,7 +286,8 @@ fn processor_with_transactions(now: Instant) -> Result<(Connection, Vec<Xid>), M
     exchange(&mut processor, &mut server, now);
     let uri = vec![Value::atom("ocp://service/log")];
     let service = Structure { members: uri, ..Structure::default() };
-    let group = processor.create_group(vec![service])?;
+    let group = processor.create_group(vec![service.clone()])?;
+    let replies = processor.create_group(vec![service])?;
     let profile = CommandProfile {
         commands: vec![Command::Mail, Command::Message],
         side_effects: vec![EffectName::Quarantine, EffectName::Discard],
@@ -295,6 +297,15 @@ fn processor_with_transactions(now: Instant) -> Result<(Connection, Vec<Xid>), M
     };
     let features = vec![profile.to_structure()];
     processor.offer(Offer { features, group: Some(group), pending: false })?;
+    exchange(&mut processor, &mut server, now);
+    let profile = ReplyProfile {
+        commands: vec![Command::Greeting, Command::Rcpt],
+        auxiliary_parts: vec![Part::Command],
+        side_effects: vec![EffectName::RetryCommand, EffectName::Disconnect],
+        ..ReplyProfile::default()
+    };
+    let features = vec![profile.to_structure()];
+    processor.offer(Offer { features, group: Some(replies), pending: false })?;
     exchange(&mut processor, &mut server, now);
 
     let dialog = processor.start_dialog(&DialogFacts::default())?;
@@ -311,8 +322,16 @@ fn processor_with_transactions(now: Instant) -> Result<(Connection, Vec<Xid>), M
     processor.start_original(command, &OriginalStart::new(dialog, Command::Mail))?;
     let line = Bytes::from_static(b"MAIL FROM:<steve@example.org>");
     processor.send_original(command, Part::Command, line, true)?;
+
+    let reply = processor.start_transaction(replies, now)?;
+    processor.start_original(reply, &OriginalStart::new(dialog, Command::Rcpt))?;
+    let line = Bytes::from_static(b"RCPT TO:<paul@example.com>");
+    processor.send_original(reply, Part::Command, line, true)?;
+    let octets = Bytes::from_static(b"550 5.1.1 nobody\r\n");
+    processor.send_original(reply, Part::Reply, octets, true)?;
+    processor.end_original(reply, OcpResult::ok())?;
     take(&mut processor);
-    Ok((processor, vec![message, command]))
+    Ok((processor, vec![message, command, reply]))
 }
 
 /// The same, and its offer of TLS waits for an answer.

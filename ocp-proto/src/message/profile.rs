@@ -10,7 +10,7 @@ use crate::wire::{Atom, Encoder, NamedValues, Value};
 pub struct OriginalStart {
     /// The dialog that the event belongs to.
     pub dialog: DialogId,
-    /// Which event.
+    /// Which event; in a group for replies, the command that the reply answers.
     pub command: Command,
     /// The accepted sender, on RCPT, DATA and MESSAGE.
     pub sender: Option<Address>,

@@ -91,6 +91,18 @@ impl Command {
         }
     }
 
+    /// Whether a reply answers it: all but CONNECT, whose reply is that to [`Greeting`].
+    ///
+    /// [`Greeting`]: Command::Greeting
+    pub fn has_reply(&self) -> bool {
+        !matches!(self, Self::Connect)
+    }
+
+    /// Whether it comes as a line of its own, which a reply can be shown with.
+    pub fn has_line(&self) -> bool {
+        !matches!(self, Self::Connect | Self::Message | Self::Greeting)
+    }
+
     /// Whether its answer may be used again (profile section 4, `Valid-For`).
     pub fn is_reusable(&self) -> bool {
         matches!(self, Self::Connect | Self::Helo | Self::Mail | Self::Rcpt)

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::address::Address;
 use super::command::CommandLine;
+use super::profile::ProfileKind;
 use crate::ids::parse_number;
 use crate::wire::{Atom, Name, NamedValues, Structure, Value};
 
@@ -56,6 +57,21 @@ impl EffectName {
     /// The effect of this name.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         Self::ALL.iter().copied().find(|effect| effect.name().as_bytes() == name)
+    }
+
+    /// Whether it may come with what is answered to an event of this profile (profile section 6).
+    pub fn is_for(self, profile: ProfileKind) -> bool {
+        match self {
+            Self::AddRecipient
+            | Self::DeleteRecipient
+            | Self::SetRecipients
+            | Self::ChangeSender
+            | Self::Disconnect => true,
+            Self::RetryCommand => profile == ProfileKind::Reply,
+            Self::Quarantine | Self::Hold | Self::Delay | Self::Route | Self::Discard => {
+                profile == ProfileKind::Command
+            }
+        }
     }
 }
 

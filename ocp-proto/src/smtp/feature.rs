@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::command::{Command, Part};
 use super::effect::EffectName;
+use super::profile::ProfileKind;
 use crate::ids::parse_number;
 use crate::wire::{Atom, Name, NamedValues, Structure, Value};
 
@@ -86,14 +87,15 @@ pub struct CommandProfile {
     pub preservation_interest_body: Option<u32>,
 }
 
-/// `SMTP-Reply-Profile`.
+/// `SMTP-Reply-Profile`: in an offer what the processor can do, in a response what the server wants
+/// of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplyProfile {
-    /// Replies to these commands.
+    /// The commands whose replies are vectored out; GREETING for the banner.
     pub commands: Vec<Command>,
-    /// Auxiliary parts.
+    /// Auxiliary parts; [`Part::Command`] is the only one.
     pub auxiliary_parts: Vec<Part>,
-    /// Those that the server only watches.
+    /// Those whose replies the server only watches.
     pub observed: Vec<Command>,
     /// Side effects that may be asked for.
     pub side_effects: Vec<EffectName>,
@@ -121,13 +123,15 @@ impl DialogFeature {
 
 impl CommandProfile {
     /// The feature in a value with the URI [`COMMAND_PROFILE`], or `None` if a member has the wrong
-    /// type. Effects that this version does not know are left out: they can't be asked for.
+    /// type. Effects that this version does not know, or that replies alone have, are left out: they
+    /// can't be asked for.
     pub fn from_structure(structure: &Structure) -> Option<Self> {
         let members = Members(structure);
+        let is_event = |command: &Command| *command != Command::Greeting;
         Some(Self {
-            commands: members.commands("Commands")?,
-            observed: members.commands("Observed")?,
-            side_effects: members.effects("Side-Effects")?,
+            commands: members.commands("Commands", is_event)?,
+            observed: members.commands("Observed", is_event)?,
+            side_effects: members.effects(ProfileKind::Command)?,
             multiple_messages: members.boolean("Multiple-Messages")?,
             recipient_replies: members.boolean("Recipient-Replies")?,
             on_failure: members.failure_policy("On-Failure")?,
@@ -182,16 +186,24 @@ impl CommandProfile {
 
 impl ReplyProfile {
     /// The feature in a value with the URI [`REPLY_PROFILE`], or `None` if a member has the wrong
-    /// type.
+    /// type, or names what has no reply (CONNECT). Effects that this version or this profile does not
+    /// know are left out, and so are parts that are not auxiliary (RFC 4236 section 3.2.3).
     pub fn from_structure(structure: &Structure) -> Option<Self> {
         let members = Members(structure);
+        let mut auxiliary_parts = members.list("Aux-Parts", Part::from_name)?;
+        auxiliary_parts.retain(|part| *part == Part::Command);
         Some(Self {
-            commands: members.commands("Commands")?,
-            auxiliary_parts: members.list("Aux-Parts", Part::from_name)?,
-            observed: members.commands("Observed")?,
-            side_effects: members.effects("Side-Effects")?,
+            commands: members.commands("Commands", Command::has_reply)?,
+            auxiliary_parts,
+            observed: members.commands("Observed", Command::has_reply)?,
+            side_effects: members.effects(ProfileKind::Reply)?,
             on_failure: members.failure_policy("On-Failure")?,
         })
+    }
+
+    /// Whether the command goes before the reply to it, if it has a line.
+    pub fn shows_command(&self) -> bool {
+        self.auxiliary_parts.contains(&Part::Command)
     }
 
     /// The feature as a structure; absent and empty members are left out.
@@ -203,6 +215,20 @@ impl ReplyProfile {
         push_names(&mut named, "Side-Effects", self.side_effects.iter().map(|e| e.name()));
         push_failure_policy(&mut named, self.on_failure);
         Structure { members: vec![Value::atom(REPLY_PROFILE)], named }
+    }
+
+    /// What of this response goes beyond `offer`, see [`CommandProfile::beyond`].
+    pub fn beyond(&self, offer: &Self) -> Option<&'static str> {
+        if !self.commands.iter().all(|command| offer.commands.contains(command)) {
+            return Some("Commands");
+        }
+        if !self.observed.iter().all(|command| self.commands.contains(command)) {
+            return Some("Observed");
+        }
+        if !self.side_effects.iter().all(|effect| offer.side_effects.contains(effect)) {
+            return Some("Side-Effects");
+        }
+        (self.shows_command() && !offer.shows_command()).then_some("Aux-Parts")
     }
 }
 
@@ -217,13 +243,13 @@ impl Members<'_> {
         }
     }
 
-    fn commands(&self, name: &str) -> Option<Vec<Command>> {
-        self.list(name, Command::from_name)
+    fn commands(&self, name: &str, fits: impl Fn(&Command) -> bool) -> Option<Vec<Command>> {
+        self.list(name, |command| Command::from_name(command).filter(&fits))
     }
 
-    fn effects(&self, name: &str) -> Option<Vec<EffectName>> {
-        let known = self.list(name, |effect| Some(EffectName::from_name(effect)))?;
-        Some(known.into_iter().flatten().collect())
+    fn effects(&self, profile: ProfileKind) -> Option<Vec<EffectName>> {
+        let known = self.list("Side-Effects", |effect| Some(EffectName::from_name(effect)))?;
+        Some(known.into_iter().flatten().filter(|effect| effect.is_for(profile)).collect())
     }
 
     fn atom(&self, name: &str) -> Option<Option<&Atom>> {
@@ -304,6 +330,51 @@ mod tests {
             ..ReplyProfile::default()
         };
         assert_eq!(ReplyProfile::from_structure(&reply.to_structure()), Some(reply));
+    }
+
+    #[test]
+    fn a_profile_names_its_own_events_and_effects() {
+        let named = |commands: &[&str], effects: &[&str], parts: &[&str]| {
+            let mut named = NamedValues::new();
+            push_names(&mut named, "Commands", commands.iter().copied());
+            push_names(&mut named, "Side-Effects", effects.iter().copied());
+            push_names(&mut named, "Aux-Parts", parts.iter().copied());
+            Structure { members: Vec::new(), named }
+        };
+        let effects = ["retry-command", "quarantine", "add-recipient", "x"];
+        let structure = named(&["MAIL"], &effects, &["reply", "command"]);
+        let reply = ReplyProfile::from_structure(&structure).unwrap();
+        assert_eq!(reply.side_effects, [EffectName::RetryCommand, EffectName::AddRecipient]);
+        assert_eq!(reply.auxiliary_parts, [Part::Command]);
+        let command = CommandProfile::from_structure(&structure).unwrap();
+        assert_eq!(command.side_effects, [EffectName::Quarantine, EffectName::AddRecipient]);
+        assert_eq!(CommandProfile::from_structure(&named(&["GREETING"], &[], &[])), None);
+        assert_eq!(ReplyProfile::from_structure(&named(&["CONNECT"], &[], &[])), None);
+        assert_eq!(ReplyProfile::from_structure(&named(&["MAIL"], &[], &["x"])), None);
+    }
+
+    #[test]
+    fn choosing_more_of_replies_than_was_offered_is_seen() {
+        let whole = ReplyProfile {
+            commands: vec![Command::Rcpt],
+            auxiliary_parts: vec![Part::Command],
+            observed: vec![Command::Rcpt],
+            side_effects: vec![EffectName::RetryCommand],
+            on_failure: None,
+        };
+        assert_eq!(whole.beyond(&ReplyProfile { observed: Vec::new(), ..whole.clone() }), None);
+        let less = |offer: ReplyProfile| whole.beyond(&offer);
+        assert_eq!(less(ReplyProfile { commands: vec![], ..whole.clone() }), Some("Commands"));
+        assert_eq!(
+            less(ReplyProfile { side_effects: vec![], ..whole.clone() }),
+            Some("Side-Effects")
+        );
+        assert_eq!(
+            less(ReplyProfile { auxiliary_parts: vec![], ..whole.clone() }),
+            Some("Aux-Parts")
+        );
+        let other = ReplyProfile { observed: vec![Command::Mail], ..whole.clone() };
+        assert_eq!(other.beyond(&whole), Some("Observed"));
     }
 
     #[test]

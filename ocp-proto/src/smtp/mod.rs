@@ -7,6 +7,8 @@ mod coverage;
 mod dialog;
 mod effect;
 mod feature;
+mod profile;
+mod replacement;
 mod reply;
 mod validity;
 mod verdict;
@@ -21,6 +23,8 @@ pub use feature::{
     COMMAND_PROFILE, CommandProfile, DIALOG, DialogFeature, FailurePolicy, REPLY_PROFILE,
     ReplyProfile, TLS,
 };
+pub use profile::{Profile, ProfileKind};
+pub use replacement::{ReplacementError, is_fixed, may_replace};
 pub use reply::{Reply, ReplyError};
 pub use validity::{Fact, Validity};
 pub use verdict::Verdict;

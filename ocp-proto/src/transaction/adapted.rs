@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::{Flow, Stage};
+use super::{Flow, Stage, Subject};
 use crate::ids::AdaptedMessageId;
 use crate::message::{AdaptedRole, AdaptedStart, DataLabel};
 use crate::smtp::{Command, CommandProfile, Part};
@@ -54,12 +54,12 @@ impl AdaptedFlow {
     pub(crate) fn start(
         &mut self,
         start: &AdaptedStart,
-        command: Option<&Command>,
+        subject: Option<&Subject>,
         profile: Option<&CommandProfile>,
         limit: usize,
     ) -> Result<(), Rule> {
         match start.id {
-            Some(id) => self.check_several(id, start, command, profile, limit)?,
+            Some(id) => self.check_several(id, start, subject, profile, limit)?,
             None if self.is_several() => return Err(Rule::SeveralMessages("AMS without Am-Id")),
             None if !self.messages.is_empty() => return Err(Rule::StartedTwice),
             None if start.role.is_some() => {
@@ -85,12 +85,12 @@ impl AdaptedFlow {
         &mut self,
         id: AdaptedMessageId,
         start: &AdaptedStart,
-        command: Option<&Command>,
+        subject: Option<&Subject>,
         profile: Option<&CommandProfile>,
         limit: usize,
     ) -> Result<(), Rule> {
         let several = profile.is_some_and(|profile| profile.multiple_messages);
-        if !several || command != Some(&Command::Message) {
+        if !several || !subject.is_some_and(Subject::is_message) {
             return Err(Rule::NotNegotiated("Multiple-Messages".to_owned()));
         }
         if profile.is_some_and(|profile| profile.leave_at_body.is_some()) {
@@ -131,21 +131,21 @@ impl AdaptedFlow {
         Ok(())
     }
 
-    /// DUM: `size` octets at `offset`; `command` is the event, if the profile is in force. `as_is`
-    /// says where the same octets stand in the original.
+    /// DUM: `size` octets at `offset`; `subject` is what it is about, if a profile is in force. `as_is`
+    /// says where the same octets stand in the original, behind its auxiliary part.
     pub(crate) fn data(
         &mut self,
         offset: u32,
         size: u32,
         label: DataLabel,
-        command: Option<&Command>,
+        subject: Option<&Subject>,
         as_is: Option<u32>,
     ) -> Result<(), Rule> {
         let message = self.message(label.id, "DUM")?;
         message.flow.check_offset(offset)?;
-        let part = match command {
-            Some(command) => {
-                Some(message.check_part(command, label.part.ok_or(Rule::PartMissing)?)?)
+        let part = match subject {
+            Some(subject) => {
+                Some(message.check_part(subject, label.part.ok_or(Rule::PartMissing)?)?)
             }
             None => None,
         };
@@ -156,31 +156,33 @@ impl AdaptedFlow {
         Ok(())
     }
 
-    /// DUY of these original octets: they keep their part unless one is named. `header` is the
-    /// size of the original header part.
+    /// DUY of these original octets: they keep their part unless one is named. `first_part` is the size
+    /// of the first of the original's two parts.
     pub(crate) fn preserved(
         &mut self,
         range: &Range<u32>,
         label: DataLabel,
-        command: Option<&Command>,
-        header: u32,
+        subject: Option<&Subject>,
+        first_part: u32,
     ) -> Result<(), Rule> {
         let message = self.message(label.id, "DUY")?;
         let size = range.end - range.start;
         let mut part = message.part;
-        if let Some(command) = command {
-            let own = |offset| match command {
-                Command::Message if offset < header => Part::MessageHeader,
-                Command::Message => Part::MessageBody,
-                _ => Part::Command,
+        if let Some(subject) = subject {
+            let own = |offset| match subject {
+                Subject::Event(Command::Message) if offset < first_part => Part::MessageHeader,
+                Subject::Event(Command::Message) => Part::MessageBody,
+                Subject::Event(_) => Part::Command,
+                Subject::Reply { .. } => Part::Reply,
             };
             let first =
-                message.check_part(command, label.part.unwrap_or_else(|| own(range.start)))?;
+                message.check_part(subject, label.part.unwrap_or_else(|| own(range.start)))?;
             let last = label.part.unwrap_or_else(|| own(range.end.saturating_sub(1)));
             let checked = AdaptedMessage { part: Some(first), ..message.clone() };
-            part = Some(checked.check_part(command, last)?);
+            part = Some(checked.check_part(subject, last)?);
         }
-        let offset = message.flow.octets;
+        let auxiliary = if subject.is_some_and(Subject::is_reply) { first_part } else { 0 };
+        let offset = message.flow.octets.saturating_add(auxiliary);
         message.flow.advance(size)?;
         message.part = part;
         message.changed |= size > 0 && range.start != offset;
@@ -270,16 +272,20 @@ impl AdaptedFlow {
 
 impl AdaptedMessage {
     /// The parts of the original in their order, or `reply` alone: never both.
-    fn check_part(&self, command: &Command, part: Part) -> Result<Part, Rule> {
-        let fits = match (command, self.part, part) {
+    fn check_part(&self, subject: &Subject, part: Part) -> Result<Part, Rule> {
+        use Subject::{Event, Reply};
+        let fits = match (subject, self.part, part) {
             (_, None | Some(Part::Reply), Part::Reply) => {
                 matches!(self.role, None | Some(AdaptedRole::Reply))
             }
-            (_, _, Part::Reply) | (_, Some(Part::Reply), _) | (Command::Connect, ..) => false,
+            (Reply { .. } | Event(Command::Connect), ..) => false,
+            (_, _, Part::Reply) | (_, Some(Part::Reply), _) => false,
             _ if self.role == Some(AdaptedRole::Reply) => false,
-            (Command::Message, before, Part::MessageHeader) => before != Some(Part::MessageBody),
-            (Command::Message, _, Part::MessageBody) => true,
-            (Command::Message, ..) => false,
+            (Event(Command::Message), before, Part::MessageHeader) => {
+                before != Some(Part::MessageBody)
+            }
+            (Event(Command::Message), _, Part::MessageBody) => true,
+            (Event(Command::Message), ..) => false,
             (_, _, part) => part == Part::Command,
         };
         fits.then_some(part).ok_or(Rule::PartOrder(part.name()))

@@ -21,7 +21,7 @@ pub(crate) use stop::Stop;
 
 use crate::ids::{DialogId, GroupId, MAXIMUM};
 use crate::role::Role;
-use crate::smtp::CommandProfile;
+use crate::smtp::{Command, CommandProfile, Profile};
 use crate::violation::Rule;
 
 /// Octets that a transaction cost on the wire, message heads included.
@@ -38,9 +38,9 @@ pub struct Traffic {
 pub(crate) struct Transaction {
     /// The service group that works on it.
     pub(crate) group: GroupId,
-    /// The command profile in force when the transaction began: later negotiations do not touch it
-    /// (RFC 4037 section 11.18).
-    pub(crate) profile: Option<Arc<CommandProfile>>,
+    /// The profile in force when the transaction began: later negotiations do not touch it (RFC 4037
+    /// section 11.18).
+    pub(crate) profile: Option<Arc<Profile>>,
     /// The dialog that the event belongs to.
     pub(crate) dialog: Option<DialogId>,
     pub(crate) original: OriginalFlow,
@@ -57,6 +57,39 @@ pub(crate) struct Transaction {
     pub(crate) progress: Progress,
 }
 
+/// What a transaction is about, and so which parts its messages have (profile section 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// A command or content.
+    Event(Command),
+    /// The reply to it.
+    Reply {
+        command: Command,
+        /// Whether the command goes before it as an auxiliary part.
+        shows_command: bool,
+    },
+}
+
+impl Subject {
+    pub(crate) fn new(command: &Command, profile: &Profile) -> Self {
+        match profile {
+            Profile::Command(_) => Self::Event(command.clone()),
+            Profile::Reply(profile) => Self::Reply {
+                command: command.clone(),
+                shows_command: profile.shows_command() && command.has_line(),
+            },
+        }
+    }
+
+    pub(crate) fn is_message(&self) -> bool {
+        *self == Self::Event(Command::Message)
+    }
+
+    pub(crate) fn is_reply(&self) -> bool {
+        matches!(self, Self::Reply { .. })
+    }
+}
+
 /// How far a transaction had come when it last made progress.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
@@ -66,8 +99,9 @@ pub(crate) struct Progress {
 }
 
 impl Transaction {
-    pub(crate) fn new(group: GroupId, profile: Option<Arc<CommandProfile>>, now: Instant) -> Self {
-        let pause_wanted = profile.as_ref().is_some_and(|profile| profile.pause_at_body.is_some());
+    pub(crate) fn new(group: GroupId, profile: Option<Arc<Profile>>, now: Instant) -> Self {
+        let commands = profile.as_deref().and_then(Profile::as_command);
+        let pause_wanted = commands.is_some_and(|profile| profile.pause_at_body.is_some());
         Self {
             group,
             profile,
@@ -82,6 +116,16 @@ impl Transaction {
             traffic: Traffic::default(),
             progress: Progress { at: now, octets: 0 },
         }
+    }
+
+    /// The command profile, if the transaction began under it.
+    pub(crate) fn command_profile(&self) -> Option<&CommandProfile> {
+        self.profile.as_deref().and_then(Profile::as_command)
+    }
+
+    /// Whether it is about a reply.
+    pub(crate) fn is_reply(&self) -> bool {
+        self.profile.as_deref().and_then(Profile::as_reply).is_some()
     }
 
     /// Octets of both flows that have come or gone; `under_way` are those of the original that it
@@ -109,7 +153,7 @@ impl Transaction {
     /// The first octet of the body comes or goes: what the profile says in terms of the body begins
     /// to hold for both agents (profile section 2).
     pub(crate) fn begin_body(&mut self) {
-        let interest = self.profile.as_ref().and_then(|p| p.preservation_interest_body);
+        let interest = self.command_profile().and_then(|p| p.preservation_interest_body);
         if let Some(size) = interest {
             self.preservation.limit(self.body_offset(size));
         }
@@ -117,13 +161,13 @@ impl Transaction {
 
     /// An offset of the body as one of the whole message.
     pub(crate) fn body_offset(&self, offset: u32) -> u32 {
-        self.original.header().saturating_add(offset).min(MAXIMUM)
+        self.original.first_part().saturating_add(offset).min(MAXIMUM)
     }
 
     /// Whether the body has come to the offset of Leave-At-Body, and the agents did not act on it
     /// yet. Once all of the original is there, nothing can be left.
     pub(crate) fn leaves_now(&self) -> bool {
-        let leave = self.profile.as_ref().and_then(|profile| profile.leave_at_body);
+        let leave = self.command_profile().and_then(|profile| profile.leave_at_body);
         let reached = leave.zip(self.original.body()).is_some_and(|(leave, body)| body >= leave);
         reached && self.original.is_open() && !self.stop.left && !self.adapted.is_several()
     }

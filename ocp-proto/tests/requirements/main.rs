@@ -16,6 +16,7 @@ mod negotiation;
 mod pace;
 mod pausing;
 mod profile_text;
+mod replies;
 mod session;
 mod several;
 mod stopping;

@@ -227,7 +227,7 @@ fn a_profile_holds_for_its_group_and_for_later_transactions() {
     pair.drive();
     for end in [&pair.processor, &pair.server] {
         assert_eq!(end.transaction_profile(old), None);
-        assert_eq!(end.transaction_profile(new), Some(&other));
+        assert_eq!(end.transaction_profile(new), Some(&other.clone().into()));
         assert_eq!(end.command_profile(first), Some(&profile));
     }
     pair.processor.end_transaction(old, &OcpResult::failure("enough"), false).unwrap();

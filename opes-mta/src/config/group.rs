@@ -6,13 +6,13 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ocp_proto::smtp::FailurePolicy;
+use ocp_proto::smtp::{FailurePolicy, ProfileKind};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::checked::{Checker, Limits};
 use super::error::ConfigError;
-use super::raw::{Negotiation, Policy, RawGroup, RawTls};
+use super::raw::{Asked, Negotiation, Policy, RawGroup, RawTls};
 use super::system::text;
 use crate::consult::Policy as Consulting;
 use crate::group::{GroupSettings, Overload};
@@ -29,6 +29,8 @@ pub struct Group {
     pub tls: Option<Tls>,
     /// URIs of the services, in their order; at least one.
     pub services: Vec<String>,
+    /// Whether it is asked about commands and content, or about a next hop's replies.
+    pub profile: ProfileKind,
     /// What happens to mail that could not be adapted, if that is stricter than what the server says.
     pub on_failure: FailurePolicy,
     /// For the answer to a command; no more than [`Limits::command_deadline`].
@@ -90,6 +92,7 @@ impl Group {
             servers,
             tls: None,
             services,
+            profile: ProfileKind::default(),
             on_failure,
             command_deadline,
             content_deadline,
@@ -174,6 +177,7 @@ impl Checker<'_> {
             eject_failures: number(raw.eject_failures, defaults.eject_failures),
             eject_after: raw.eject_seconds.map_or(defaults.eject_after, seconds),
             revive_after: raw.revive_seconds.map_or(defaults.revive_after, seconds),
+            profile: raw.profile.map_or(defaults.profile, ProfileKind::from),
             shadow: self.shadow(raw)?,
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
             ..defaults
@@ -191,7 +195,13 @@ impl Checker<'_> {
     }
 
     fn shadow(&self, raw: &RawGroup) -> Result<Option<f64>, ConfigError> {
-        match (&raw.sample, raw.shadow.unwrap_or(false)) {
+        let shadow = raw.shadow.as_ref().is_some_and(|shadow| *shadow.get_ref());
+        if let (Some(written), true, Some(Asked::Reply)) = (&raw.shadow, shadow, raw.profile) {
+            let message = "a group that is asked about replies takes effect: its shadow would be that of \
+                           no message";
+            return Err(self.error(message, Some(written.span())));
+        }
+        match (&raw.sample, shadow) {
             (None, shadow) => Ok(shadow.then_some(1.0)),
             (Some(sample), false) => {
                 Err(self.error("a sample is for shadow = true", Some(sample.span())))
@@ -273,6 +283,15 @@ impl Checker<'_> {
 
 pub(super) fn seconds(number: NonZeroU32) -> Duration {
     Duration::from_secs(number.get().into())
+}
+
+impl From<Asked> for ProfileKind {
+    fn from(asked: Asked) -> Self {
+        match asked {
+            Asked::Command => Self::Command,
+            Asked::Reply => Self::Reply,
+        }
+    }
 }
 
 impl From<Policy> for FailurePolicy {

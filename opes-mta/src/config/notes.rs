@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use ocp_proto::smtp::ProfileKind;
+
 use super::checked::Config;
 use super::rules::Rule;
 use crate::group::Overload;
@@ -24,6 +26,12 @@ impl Config {
             notes.push(format!(
                 "group {}: while its servers are busy, mail goes on unchecked where their policy \
                  allows it",
+                group.name
+            ));
+        }
+        for group in self.groups.iter().filter(|group| group.profile == ProfileKind::Reply) {
+            notes.push(format!(
+                "group {} is for replies of a next hop: opes-mta milter, which sees none, does not ask it",
                 group.name
             ));
         }
@@ -71,8 +79,12 @@ impl Config {
                  or authenticated = true",
             );
         }
-        let mut groups = rule.groups.iter().filter_map(|group| self.groups.get(*group));
-        groups.all(|group| group.shadow.is_some()).then_some("all of its groups only watch")
+        let groups = || rule.groups.iter().filter_map(|group| self.groups.get(*group));
+        let mut for_commands = groups().filter(|group| group.profile == ProfileKind::Command);
+        if for_commands.clone().next().is_none() {
+            return Some("all of its groups are for replies: nobody looks at the mail itself");
+        }
+        for_commands.all(|group| group.shadow.is_some()).then_some("all of its groups only watch")
     }
 }
 
@@ -102,6 +114,24 @@ mod tests {
             (
                 format!("{head}{}", group("busy", "overload = \"bypass\"")),
                 vec!["group busy: while"],
+            ),
+            (
+                format!("{head}{}", group("replies", "profile = \"reply\"")),
+                vec!["group replies is for replies of a next hop"],
+            ),
+            (
+                format!(
+                    "{head}{}[[rule]]\nclients = [\"unix\"]\ngroups = [\"replies\"]\n",
+                    group("replies", "profile = \"reply\"")
+                ),
+                vec!["group replies is for", "rule #1: all of its groups are for replies"],
+            ),
+            (
+                format!(
+                    "{head}{}[[rule]]\nclients = [\"unix\"]\ngroups = [\"watch\", \"replies\"]\n",
+                    group("replies", "profile = \"reply\"")
+                ),
+                vec!["group replies is for", "rule #1: all of its groups only watch"],
             ),
             (rule("groups = []"), vec!["clean is in no rule", "watch is in no rule"]),
             (rule("clients = [\"unix\"]\ngroups = []"), vec![]),

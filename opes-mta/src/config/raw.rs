@@ -55,6 +55,7 @@ pub(super) struct RawGroup {
     pub(super) servers: Spanned<Vec<Spanned<String>>>,
     pub(super) tls: Option<RawTls>,
     pub(super) services: Spanned<Vec<Spanned<String>>>,
+    pub(super) profile: Option<Asked>,
     pub(super) on_failure: Option<Policy>,
     pub(super) command_deadline: Option<Spanned<NonZeroU32>>,
     pub(super) content_deadline: Option<Spanned<NonZeroU32>>,
@@ -64,9 +65,17 @@ pub(super) struct RawGroup {
     pub(super) eject_failures: Option<NonZeroU32>,
     pub(super) eject_seconds: Option<NonZeroU32>,
     pub(super) revive_seconds: Option<NonZeroU32>,
-    pub(super) shadow: Option<bool>,
+    pub(super) shadow: Option<Spanned<bool>>,
     pub(super) sample: Option<Spanned<f64>>,
     pub(super) recipients_differ: Option<RecipientsDiffer>,
+}
+
+/// What a group is asked about.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Asked {
+    Command,
+    Reply,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

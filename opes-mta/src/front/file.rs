@@ -75,7 +75,7 @@ pub fn target(server: ServerAddress, services: Vec<String>) -> Target {
         server,
         tls: None,
         services,
-        offer: offer(),
+        offer: offer().into(),
         connect_timeout: Duration::from_secs(10),
         connection: Config {
             // A server answers PQ whatever it works on, so a dead one is found out before the

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ocp_proto::Traffic;
-use ocp_proto::smtp::{CommandProfile, DialogFacts, DialogUpdate};
+use ocp_proto::smtp::{DialogFacts, DialogUpdate, Profile};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
@@ -78,7 +78,7 @@ impl Consultation {
     /// When no server has answered in time, or an answer is void. [`Failure::policy`] says what to do;
     /// a line in the log says what happened. Safe to cancel: the server is told.
     pub async fn ask(&mut self, event: &Event) -> Result<Adaptation, Failure> {
-        let deadline = self.group.settings().policy.deadline(&event.command);
+        let deadline = self.group.settings().policy.deadline(event.has_content());
         self.ask_within(event, deadline).await
     }
 
@@ -87,7 +87,7 @@ impl Consultation {
     /// # Errors
     /// As there.
     pub async fn ask_until(&mut self, event: &Event, end: Instant) -> Result<Adaptation, Failure> {
-        let deadline = self.group.settings().policy.deadline(&event.command).or_at(end);
+        let deadline = self.group.settings().policy.deadline(event.has_content()).or_at(end);
         self.ask_within(event, deadline).await
     }
 
@@ -98,9 +98,10 @@ impl Consultation {
     ) -> Result<Adaptation, Failure> {
         // A connection that was lost between two events is none of this one's failures.
         self.current.take_if(|current| current.dialog.client().closed().is_some());
-        let interest = |profile: &CommandProfile| {
+        let interest = |profile: &Profile| {
             let command = &event.command;
-            (profile.commands.contains(command), profile.observed.contains(command))
+            let wanted = profile.kind() == event.profile() && profile.commands().contains(command);
+            (wanted, profile.observed().contains(command))
         };
         let (wanted, watched) = match &self.current {
             Some(current) => interest(current.dialog.client().profile()),
@@ -212,7 +213,7 @@ impl Consultation {
             Ok(place) => place,
             Err(cause) => return Ok(unseen(event, &cause.to_string())),
         };
-        if !place.link.client.profile().observed.contains(&event.command) {
+        if !place.link.client.profile().observed().contains(&event.command) {
             // This server does more than watch, or does not want it at all.
             drop(place);
             return self.consult(event, attempts).await;
@@ -257,7 +258,7 @@ impl Consultation {
                 broken.into_failure(command, &settings.policy, deadline)
             }
             (last, cause) => {
-                let servers = self.group.profile().on_failure.unwrap_or_default();
+                let servers = self.group.profile().on_failure().unwrap_or_default();
                 let servers = last.map_or(servers, |broken| servers.max(broken.on_failure));
                 Failure {
                     command,

@@ -30,7 +30,7 @@ mod union;
 
 use std::sync::Arc;
 
-use ocp_proto::smtp::CommandProfile;
+use ocp_proto::smtp::Profile;
 use tokio::task::JoinSet;
 
 pub use self::consultation::Consultation;
@@ -92,7 +92,7 @@ impl Group {
     /// What the front end should have sent to it: what any server that is there wants; without one, what
     /// those that have been there wanted; before that, all that we offer, so that nothing passes
     /// unseen.
-    pub fn profile(&self) -> Arc<CommandProfile> {
+    pub fn profile(&self) -> Arc<Profile> {
         self.0.roster.profile()
     }
 

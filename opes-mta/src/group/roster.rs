@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ocp_proto::smtp::CommandProfile;
+use ocp_proto::smtp::{CommandProfile, Profile};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::NoServer;
 use super::health::Health;
 use super::settings::{GroupSettings, Overload};
-use super::union::union;
+use super::union::{union, without_policy};
 use crate::attempt::Deadline;
 use crate::ocp::{Client, ConnectError, ServerAddress, Target};
 
@@ -29,9 +29,9 @@ pub(super) struct Roster {
 struct State {
     servers: Vec<Server>,
     /// What we offer to all of them.
-    offer: CommandProfile,
+    offer: Profile,
     /// What the servers want, see [`super::Group::profile`].
-    profile: Arc<CommandProfile>,
+    profile: Arc<Profile>,
 }
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ struct Server {
     /// Connections that take new dialogs; at most as many as the settings say.
     links: Vec<Arc<Link>>,
     /// What it wanted when it was last there.
-    profile: Option<CommandProfile>,
+    profile: Option<Profile>,
     /// Why it is away; `None` if it never was.
     cause: Option<String>,
     /// The one that looks after its connections waits here.
@@ -94,8 +94,9 @@ impl Roster {
             keeper: Arc::default(),
         };
         let servers = targets.iter().map(server).collect();
-        let offer = targets.first().map(|target| target.offer.clone()).unwrap_or_default();
-        let profile = Arc::new(CommandProfile { on_failure: None, ..offer.clone() });
+        let nothing = || Profile::Command(CommandProfile::default());
+        let offer = targets.first().map_or_else(nothing, |target| target.offer.clone());
+        let profile = Arc::new(without_policy(&offer));
         let state = Mutex::new(State { servers, offer, profile });
         Self { settings, state, changed: Notify::new(), queue: tokio::sync::Mutex::default() }
     }
@@ -260,7 +261,7 @@ impl Roster {
     }
 
     /// What the servers want.
-    pub(super) fn profile(&self) -> Arc<CommandProfile> {
+    pub(super) fn profile(&self) -> Arc<Profile> {
         Arc::clone(&self.state().profile)
     }
 
@@ -297,8 +298,7 @@ impl State {
             self.servers.iter().filter(is_there).filter_map(|server| server.profile.as_ref());
         let known = self.servers.iter().filter_map(|server| server.profile.as_ref());
         let profile = union(there).or_else(|| union(known));
-        let unknown = || CommandProfile { on_failure: None, ..self.offer.clone() };
-        self.profile = Arc::new(profile.unwrap_or_else(unknown));
+        self.profile = Arc::new(profile.unwrap_or_else(|| without_policy(&self.offer)));
     }
 
     fn causes(&self) -> String {

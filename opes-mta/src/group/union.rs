@@ -1,30 +1,61 @@
 //! What several servers want.
 
-use ocp_proto::smtp::CommandProfile;
+use ocp_proto::smtp::{Command, CommandProfile, Profile, ReplyProfile};
 
-/// What any of them wants; `None` if there are none. Events are only watched if nobody who wants them
-/// does more. What concerns the octets of a body is between us and each server.
-pub(super) fn union<'a>(
-    profiles: impl Iterator<Item = &'a CommandProfile> + Clone,
-) -> Option<CommandProfile> {
-    let all = profiles.clone();
-    all.map(|profile| profile.on_failure.unwrap_or_default()).max().map(|on_failure| {
-        let mut union =
-            CommandProfile { on_failure: Some(on_failure), ..CommandProfile::default() };
-        for profile in profiles.clone() {
-            add(&mut union.commands, &profile.commands);
-            add(&mut union.side_effects, &profile.side_effects);
-            union.multiple_messages |= profile.multiple_messages;
-            union.recipient_replies |= profile.recipient_replies;
+/// What any of them wants; `None` if there are none. All are of the kind of the first: that was offered to
+/// each of them. Events are only watched if nobody who wants them does more. What concerns the octets of a
+/// body is between us and each server.
+pub(super) fn union<'a>(profiles: impl Iterator<Item = &'a Profile> + Clone) -> Option<Profile> {
+    let first = profiles.clone().next()?;
+    let policies = profiles.clone().map(|profile| profile.on_failure().unwrap_or_default());
+    let on_failure = policies.max();
+    let (mut commands, mut side_effects) = (Vec::new(), Vec::new());
+    for profile in profiles.clone() {
+        add(&mut commands, profile.commands());
+        add(&mut side_effects, profile.side_effects());
+    }
+    let watches = |command: &&Command| {
+        let mut wanting = profiles.clone().filter(|known| known.commands().contains(command));
+        wanting.all(|known| known.observed().contains(command))
+    };
+    let observed = commands.iter().filter(watches).cloned().collect();
+    Some(match first {
+        Profile::Command(_) => {
+            let mut all = profiles.filter_map(Profile::as_command);
+            Profile::Command(CommandProfile {
+                multiple_messages: all.clone().any(|profile| profile.multiple_messages),
+                recipient_replies: all.any(|profile| profile.recipient_replies),
+                commands,
+                observed,
+                side_effects,
+                on_failure,
+                ..CommandProfile::default()
+            })
         }
-        let watches = |command: &_| {
-            let mut wanting = profiles.clone().filter(|known| known.commands.contains(command));
-            wanting.all(|known| known.observed.contains(command))
-        };
-        union.observed =
-            union.commands.iter().filter(|command| watches(command)).cloned().collect();
-        union
+        Profile::Reply(_) => {
+            let mut auxiliary_parts = Vec::new();
+            for profile in profiles.filter_map(Profile::as_reply) {
+                add(&mut auxiliary_parts, &profile.auxiliary_parts);
+            }
+            Profile::Reply(ReplyProfile {
+                commands,
+                auxiliary_parts,
+                observed,
+                side_effects,
+                on_failure,
+            })
+        }
     })
+}
+
+/// An offer as what a server wants of it that has not said so.
+pub(super) fn without_policy(offer: &Profile) -> Profile {
+    match offer.clone() {
+        Profile::Command(profile) => {
+            Profile::Command(CommandProfile { on_failure: None, ..profile })
+        }
+        Profile::Reply(profile) => Profile::Reply(ReplyProfile { on_failure: None, ..profile }),
+    }
 }
 
 fn add<T: Clone + PartialEq>(all: &mut Vec<T>, more: &[T]) {
@@ -37,8 +68,8 @@ fn add<T: Clone + PartialEq>(all: &mut Vec<T>, more: &[T]) {
 
 #[cfg(test)]
 mod tests {
-    use ocp_proto::smtp::Command::{Connect, Mail, Message, Quit};
-    use ocp_proto::smtp::FailurePolicy;
+    use ocp_proto::smtp::Command::{Connect, Mail, Message, Quit, Rcpt};
+    use ocp_proto::smtp::{EffectName, FailurePolicy, Part};
 
     use super::*;
 
@@ -63,9 +94,37 @@ mod tests {
             on_failure: Some(FailurePolicy::Tempfail),
             ..CommandProfile::default()
         };
-        assert_eq!(union([&first, &second].into_iter()), Some(both));
-        let on_failure = union([&first].into_iter()).and_then(|profile| profile.on_failure);
+        let (first, second) = (Profile::Command(first), Profile::Command(second));
+        assert_eq!(union([&first, &second].into_iter()), Some(both.into()));
+        let on_failure = union([&first].into_iter()).and_then(|profile| profile.on_failure());
         assert_eq!(on_failure, Some(FailurePolicy::Accept));
         assert_eq!(union([].into_iter()), None);
+    }
+
+    #[test]
+    fn what_any_server_wants_of_replies_is_wanted() {
+        let first = ReplyProfile {
+            commands: vec![Rcpt, Quit],
+            observed: vec![Quit],
+            side_effects: vec![EffectName::RetryCommand],
+            on_failure: Some(FailurePolicy::Accept),
+            ..ReplyProfile::default()
+        };
+        let second = ReplyProfile {
+            commands: vec![Rcpt],
+            auxiliary_parts: vec![Part::Command],
+            observed: vec![Rcpt],
+            side_effects: vec![EffectName::Disconnect],
+            on_failure: Some(FailurePolicy::Reject),
+        };
+        let both = ReplyProfile {
+            commands: vec![Rcpt, Quit],
+            auxiliary_parts: vec![Part::Command],
+            observed: vec![Quit],
+            side_effects: vec![EffectName::RetryCommand, EffectName::Disconnect],
+            on_failure: Some(FailurePolicy::Reject),
+        };
+        let (first, second) = (Profile::Reply(first), Profile::Reply(second));
+        assert_eq!(union([&first, &second].into_iter()), Some(both.into()));
     }
 }

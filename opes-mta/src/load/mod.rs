@@ -148,7 +148,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let target = file::target(server.clone(), services.clone());
         let upstream = Arc::new(Upstream::connect(target).await.map_err(unreachable)?);
         let client = upstream.client().await.context("the connection was lost at once")?;
-        let wanted = &client.profile().commands;
+        let wanted = client.profile().commands();
         for event in events.iter().map(|event| &event.command) {
             ensure!(wanted.contains(event), "no service of {} wants {event}", services.join(","));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ocp_proto::smtp::{COMMAND_PROFILE, CommandProfile, DialogFacts, DialogFeature};
+use ocp_proto::smtp::{DialogFacts, DialogFeature, Profile, ProfileKind};
 use ocp_proto::wire::{Structure, Value};
 use ocp_proto::{Config, GroupId, Offer, feature_uri};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -26,8 +26,8 @@ pub struct Target {
     pub tls: Option<Tls>,
     /// URIs of the services of the group, in their order.
     pub services: Vec<String>,
-    /// What we can do: events to vector out, side effects that we carry out.
-    pub offer: CommandProfile,
+    /// What we can do: events, or replies, to vector out; side effects that we carry out.
+    pub offer: Profile,
     /// How long connecting may take, with TLS if there is any; the negotiation may take as long again.
     pub connect_timeout: Duration,
     /// Limits and timeouts of the connection.
@@ -94,7 +94,7 @@ pub(super) struct Negotiated {
     server: ServerAddress,
     services: Vec<String>,
     pub(super) group: GroupId,
-    profile: CommandProfile,
+    profile: Profile,
     reusable: ReusableAnswers,
 }
 
@@ -106,8 +106,7 @@ pub(super) struct Handle {
 }
 
 impl Client {
-    /// Connects, negotiates dialogs, creates the service group, and negotiates the command profile
-    /// for it.
+    /// Connects, negotiates dialogs, creates the service group, and negotiates the profile for it.
     ///
     /// # Errors
     /// What failed, where, and in which step.
@@ -138,7 +137,7 @@ impl Client {
     }
 
     /// What the server wants of what we offered.
-    pub fn profile(&self) -> &CommandProfile {
+    pub fn profile(&self) -> &Profile {
         &self.negotiated.profile
     }
 
@@ -197,7 +196,7 @@ impl Handle {
     }
 }
 
-/// RFC 4037 section 6: dialogs for the connection, then the command profile for the group.
+/// RFC 4037 section 6: dialogs for the connection, then the profile for the group.
 async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, ConnectError> {
     let refused = |cause| ConnectError::Negotiation { server: target.server.clone(), cause };
     let failed = |error| match error {
@@ -221,11 +220,16 @@ async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, Conne
     let group =
         handle.ask(|answer| Request::CreateGroup(services, answer)).await.map_err(failed)?;
     let selected = offer(target.offer.to_structure(), Some(group)).await.map_err(failed)?;
-    let selected =
-        selected.filter(|feature| feature_uri(feature) == Some(COMMAND_PROFILE.as_bytes()));
-    let profile = selected.as_ref().and_then(CommandProfile::from_structure).ok_or_else(|| {
+    let kind = target.offer.kind();
+    let selected = selected.filter(|feature| feature_uri(feature) == Some(kind.uri().as_bytes()));
+    let read = |feature: &Structure| Profile::from_structure(kind, feature);
+    let profile = selected.as_ref().and_then(read).ok_or_else(|| {
+        let what = match kind {
+            ProfileKind::Command => "",
+            ProfileKind::Reply => "replies for ",
+        };
         refused(format!(
-            "it declines the services {}; does it know all of them?",
+            "it declines {what}the services {}; does it know all of them?",
             target.services.join(", ")
         ))
     })?;

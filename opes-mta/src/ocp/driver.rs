@@ -22,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use ocp_proto::smtp::{CommandProfile, DialogFacts, DialogUpdate, Reply};
+use ocp_proto::smtp::{CommandProfile, DialogFacts, DialogUpdate, Profile, Reply};
 use ocp_proto::wire::Structure;
 use ocp_proto::{
     Closed, Connection, DialogId, Event, GroupId, IdMap, Misuse, OcpResult, Offer, OriginalStart,
@@ -481,6 +481,7 @@ impl Driver {
                     Transaction { ticket, dialog, answer, sent: false, answered: false, ended };
                 let body = transaction.answer.kept().body();
                 let profile = self.connection.transaction_profile(xid);
+                let profile = profile.and_then(Profile::as_command);
                 let speaks = profile.filter(|profile| speaks_of_body(profile));
                 let leave = profile.and_then(|profile| profile.leave_at_body);
                 let leaves = body.zip(leave).map(|(body, at)| body.saturating_add(at as usize));

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
-use ocp_proto::smtp::{Command, CommandProfile, DIALOG, FailurePolicy, Part};
+use ocp_proto::smtp::{Command, CommandProfile, DIALOG, FailurePolicy, Part, Profile};
 use ocp_proto::{
     AdaptedEnd, AdaptedStart, Config, Connection, Event, OcpResult, Response, Role, Xid,
 };
@@ -86,7 +86,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Serves that many connections on a port of the system's choice.
-    pub(crate) fn start(connections: usize, profile: CommandProfile, play: Script) -> Self {
+    pub(crate) fn start(connections: usize, profile: impl Into<Profile>, play: Script) -> Self {
         Self::start_at("127.0.0.1:0".parse().unwrap(), connections, profile, play)
     }
 
@@ -94,9 +94,10 @@ impl Server {
     pub(crate) fn start_at(
         address: SocketAddr,
         connections: usize,
-        profile: CommandProfile,
+        profile: impl Into<Profile>,
         play: Script,
     ) -> Self {
+        let profile = profile.into();
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let thread = std::thread::spawn(move || {
@@ -130,23 +131,23 @@ impl Server {
 /// Serves one connection.
 pub(crate) fn serve(
     stream: impl Read + Write,
-    profile: CommandProfile,
+    profile: impl Into<Profile>,
     play: Script,
 ) -> Vec<Event> {
-    Peer::new(stream, profile, play).run()
+    Peer::new(stream, profile.into(), play).run()
 }
 
 struct Peer<S> {
     stream: S,
     connection: Connection,
-    profile: CommandProfile,
+    profile: Profile,
     play: Script,
     open: HashMap<Xid, (Command, ocp_proto::DialogId, Vec<u8>)>,
     seen: Vec<Event>,
 }
 
 impl<S: Read + Write> Peer<S> {
-    fn new(stream: S, profile: CommandProfile, play: Script) -> Self {
+    fn new(stream: S, profile: Profile, play: Script) -> Self {
         let connection = Connection::new(Role::Server, Config::default(), Instant::now());
         Self { stream, connection, profile, play, open: HashMap::new(), seen: Vec::new() }
     }
@@ -187,7 +188,8 @@ impl<S: Read + Write> Peer<S> {
                     None => offer.feature(DIALOG).cloned(),
                     Some(_) => Some(self.profile.to_structure()),
                 };
-                self.connection.respond(Response { feature, ..Response::default() }).unwrap();
+                // A profile that was not offered is declined.
+                let _ = self.connection.respond(Response { feature, ..Response::default() });
             }
             Event::OriginalStarted { xid, start: Some(start) } => {
                 self.open.insert(*xid, (start.command.clone(), start.dialog, Vec::new()));

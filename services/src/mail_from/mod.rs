@@ -37,7 +37,7 @@
 //! ```
 
 mod list;
-mod parse;
+pub(crate) mod parse;
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use self::list::AddressList;
-use self::parse::{MailCommand, MailError, Mailbox};
+use self::parse::{Mailbox, PathCommand, PathError};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError};
@@ -135,13 +135,13 @@ impl MailFrom {
 
     fn check(&self, line: &CommandLine) -> Result<Outcome, ServiceError> {
         let octets = line.as_bytes();
-        let command = match MailCommand::parse(octets) {
+        let command = match PathCommand::mail(octets) {
             Ok(command) => command,
             Err(error) => {
                 let (enhanced, text) = match error {
-                    MailError::Verb => ("5.5.4", "Syntax: MAIL FROM:<address>"),
-                    MailError::Path => ("5.1.7", "Bad sender address syntax"),
-                    MailError::Parameters => ("5.5.4", "Bad MAIL parameters"),
+                    PathError::Verb => ("5.5.4", "Syntax: MAIL FROM:<address>"),
+                    PathError::Path => ("5.1.7", "Bad sender address syntax"),
+                    PathError::Parameters => ("5.5.4", "Bad MAIL parameters"),
                 };
                 return refused(501, enhanced, text, "malformed");
             }
@@ -177,7 +177,7 @@ impl MailFrom {
     /// The line with another sender and what became of it, if a rule applies and changes something.
     fn rewritten(
         &self,
-        command: &MailCommand,
+        command: &PathCommand,
         mailbox: &Mailbox,
         line: &[u8],
     ) -> Result<Option<(CommandLine, String)>, ServiceError> {

@@ -1,4 +1,4 @@
-//! The MAIL command line (RFC 5321 sections 4.1.1.2 and 4.1.2, RFC 6531 section 3.3).
+//! The MAIL and RCPT command lines (RFC 5321 sections 4.1.1.2, 4.1.1.3 and 4.1.2, RFC 6531 section 3.3).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -13,32 +13,32 @@ const LONGEST_DOMAIN: usize = 255;
 /// The longest label of a domain (RFC 1035 section 2.3.4).
 const LONGEST_LABEL: usize = 63;
 
-/// A MAIL command line that keeps to the syntax, as ranges of the line.
+/// A MAIL or RCPT command line that keeps to the syntax, as ranges of the line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MailCommand {
+pub(crate) struct PathCommand {
     /// The path with its angle brackets and source route.
     path: Range<usize>,
-    /// Who sends; `None` for the null sender.
-    pub(super) mailbox: Option<Mailbox>,
+    /// Who sends or receives; `None` for the null sender.
+    pub(crate) mailbox: Option<Mailbox>,
     /// Whether the line has the SMTPUTF8 parameter.
-    pub(super) smtputf8: bool,
+    pub(crate) smtputf8: bool,
 }
 
 /// A mailbox, without source route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mailbox {
+pub(crate) struct Mailbox {
     /// The local part without quoting, which does not change whose it is (RFC 5321 section 4.1.2).
-    pub(super) local: String,
+    pub(crate) local: String,
     /// The domain or address literal, lower case.
-    pub(super) domain: String,
+    pub(crate) domain: String,
     /// The mailbox as it is written.
-    pub(super) written: String,
+    pub(crate) written: String,
 }
 
-/// What is wrong with a MAIL command line.
+/// What is wrong with a MAIL or RCPT command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MailError {
-    /// It does not start with `MAIL FROM:`.
+pub(crate) enum PathError {
+    /// It does not start with `MAIL FROM:` or `RCPT TO:`.
     Verb,
     /// No path, or one that is not valid.
     Path,
@@ -46,29 +46,37 @@ pub(super) enum MailError {
     Parameters,
 }
 
-impl MailCommand {
+impl PathCommand {
     /// Reads a line. Like real servers it takes any case and one blank after the colon, and blanks
     /// at the end (RFC 5321 section 4.1.1).
-    pub(super) fn parse(line: &[u8]) -> Result<Self, MailError> {
-        const VERB: &[u8] = b"MAIL FROM:";
-        let verb = line.get(..VERB.len()).filter(|verb| verb.eq_ignore_ascii_case(VERB));
-        let rest = verb.and_then(|_| line.get(VERB.len()..)).ok_or(MailError::Verb)?;
+    pub(crate) fn mail(line: &[u8]) -> Result<Self, PathError> {
+        Self::parse(b"MAIL FROM:", line)
+    }
+
+    /// The same of RCPT; `<Postmaster>` alone is no mailbox, and `<>` none that anybody has.
+    pub(crate) fn rcpt(line: &[u8]) -> Result<Self, PathError> {
+        Self::parse(b"RCPT TO:", line)
+    }
+
+    fn parse(start: &[u8], line: &[u8]) -> Result<Self, PathError> {
+        let verb = line.get(..start.len()).filter(|verb| verb.eq_ignore_ascii_case(start));
+        let rest = verb.and_then(|_| line.get(start.len()..)).ok_or(PathError::Verb)?;
         let rest = rest.strip_prefix(b" ").unwrap_or(rest);
         let start = line.len() - rest.len();
-        let length = path_length(rest).ok_or(MailError::Path)?;
+        let length = path_length(rest).ok_or(PathError::Path)?;
         let (path, parameters) = rest.split_at(length);
         // The bounds of every address that goes on from here.
-        Address::new(path).map_err(|_| MailError::Path)?;
+        Address::new(path).map_err(|_| PathError::Path)?;
         let mailbox = match path {
             b"<>" => None,
-            path => Some(path_mailbox(path).ok_or(MailError::Path)?),
+            path => Some(path_mailbox(path).ok_or(PathError::Path)?),
         };
         let smtputf8 = read_parameters(parameters)?;
         Ok(Self { path: start..start + length, mailbox, smtputf8 })
     }
 
     /// The line with another path; every other octet stays.
-    pub(super) fn with_path(&self, line: &[u8], path: &[u8]) -> Bytes {
+    pub(crate) fn with_path(&self, line: &[u8], path: &[u8]) -> Bytes {
         let before = line.get(..self.path.start).unwrap_or_default();
         let after = line.get(self.path.end..).unwrap_or_default();
         [before, path, after].concat().into()
@@ -77,7 +85,7 @@ impl MailCommand {
 
 impl Mailbox {
     /// The mailbox, if it is a valid one: `Local-part "@" ( Domain / address-literal )`.
-    pub(super) fn parse(written: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(written: &[u8]) -> Option<Self> {
         let written = std::str::from_utf8(written).ok()?;
         let (local, rest) = local_part(written)?;
         let domain = rest.strip_prefix('@')?;
@@ -89,12 +97,12 @@ impl Mailbox {
     }
 
     /// Whether only SMTPUTF8 can carry it (RFC 6531 section 3.1).
-    pub(super) fn needs_smtputf8(&self) -> bool {
+    pub(crate) fn needs_smtputf8(&self) -> bool {
         !self.written.is_ascii()
     }
 
     /// What patterns look at: local part without quoting, domain in lower case.
-    pub(super) fn canonical(&self) -> String {
+    pub(crate) fn canonical(&self) -> String {
         format!("{}@{}", self.local, self.domain)
     }
 }
@@ -171,7 +179,7 @@ fn is_beyond_ascii(character: char) -> bool {
 }
 
 /// `sub-domain *("." sub-domain)`.
-pub(super) fn is_domain(text: &str) -> bool {
+pub(crate) fn is_domain(text: &str) -> bool {
     text.len() <= LONGEST_DOMAIN && text.split('.').all(is_label)
 }
 
@@ -205,9 +213,9 @@ fn is_address_literal(text: &str) -> bool {
 }
 
 /// Checks `*(SP esmtp-keyword ["=" esmtp-value])`; says whether SMTPUTF8 is among them.
-fn read_parameters(octets: &[u8]) -> Result<bool, MailError> {
+fn read_parameters(octets: &[u8]) -> Result<bool, PathError> {
     if !octets.is_empty() && !octets.starts_with(b" ") {
-        return Err(MailError::Parameters);
+        return Err(PathError::Parameters);
     }
     let mut smtputf8 = false;
     for parameter in octets.split(|octet| *octet == b' ').filter(|word| !word.is_empty()) {
@@ -221,7 +229,7 @@ fn read_parameters(octets: &[u8]) -> Result<bool, MailError> {
             !value.is_empty() && value.iter().all(is_graphic) && std::str::from_utf8(value).is_ok()
         });
         if !is_keyword || !is_value {
-            return Err(MailError::Parameters);
+            return Err(PathError::Parameters);
         }
         smtputf8 |= keyword.eq_ignore_ascii_case(b"SMTPUTF8") && value.is_none();
     }
@@ -234,8 +242,8 @@ mod tests {
 
     use super::*;
 
-    fn canonical(line: &str) -> Result<Option<String>, MailError> {
-        let command = MailCommand::parse(line.as_bytes())?;
+    fn canonical(line: &str) -> Result<Option<String>, PathError> {
+        let command = PathCommand::mail(line.as_bytes())?;
         Ok(command.mailbox.map(|mailbox| mailbox.canonical()))
     }
 
@@ -262,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        use MailError::{Parameters, Path, Verb};
+        use PathError::{Parameters, Path, Verb};
         let long_path = format!("MAIL FROM:<{}@b>", "v".repeat(1_100));
         let long_label = format!("MAIL FROM:<a@{}.example>", "l".repeat(64));
         let long_domain = format!("MAIL FROM:<a@{}example>", "label.".repeat(50));
@@ -303,22 +311,32 @@ mod tests {
         for (line, error) in lines {
             assert_eq!(canonical(line), Err(error), "{line}");
         }
-        let not_utf8 = MailCommand::parse(b"MAIL FROM:<\xfc@b> SMTPUTF8");
+        let not_utf8 = PathCommand::mail(b"MAIL FROM:<\xfc@b> SMTPUTF8");
         assert_eq!(not_utf8, Err(Path));
+    }
+
+    #[test]
+    fn rcpt_is_read_in_the_same_way() {
+        let command = PathCommand::rcpt(b"rcpt to:<@r:a@B.example> NOTIFY=NEVER").unwrap();
+        assert_eq!(command.mailbox.unwrap().canonical(), "a@b.example");
+        for wrong in ["RCPT TO:<Postmaster>", "RCPT TO:<a@b", "RCPT TO:<a@b> ="] {
+            assert!(PathCommand::rcpt(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        assert_eq!(PathCommand::rcpt(b"MAIL FROM:<a@b>"), Err(PathError::Verb));
     }
 
     #[test]
     fn another_path_changes_nothing_else() {
         let line = b"mail From: <@r:a@b>  SIZE=1 X ";
-        let command = MailCommand::parse(line).unwrap();
+        let command = PathCommand::mail(line).unwrap();
         assert_eq!(&command.with_path(line, b"<c@d>")[..], b"mail From: <c@d>  SIZE=1 X ");
     }
 
     proptest! {
         #[test]
         fn any_octets_get_an_answer(octets in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = MailCommand::parse(&octets);
-            let _ = MailCommand::parse(&[b"MAIL FROM:<", &octets[..]].concat());
+            let _ = PathCommand::mail(&octets);
+            let _ = PathCommand::mail(&[b"MAIL FROM:<", &octets[..]].concat());
         }
 
         /// What is accepted can be written again and means the same.
@@ -328,9 +346,9 @@ mod tests {
             Just("b.example"), Just(":"), Just(","), Just("[192.0.2.1]"), Just("\u{fc}"), Just("X=1"),
         ], 0..14)) {
             let line = format!("MAIL FROM:<{}", pieces.concat());
-            if let Ok(MailCommand { mailbox: Some(mailbox), .. }) = MailCommand::parse(line.as_bytes()) {
+            if let Ok(PathCommand { mailbox: Some(mailbox), .. }) = PathCommand::mail(line.as_bytes()) {
                 let again = format!("MAIL FROM:<{}>", mailbox.written);
-                let command = MailCommand::parse(again.as_bytes()).unwrap();
+                let command = PathCommand::mail(again.as_bytes()).unwrap();
                 prop_assert_eq!(command.mailbox, Some(mailbox));
             }
         }

@@ -7,8 +7,8 @@ use crate::connection::{Connection, OutgoingPayload};
 use crate::ids::{AdaptedMessageId, Xid};
 use crate::message::{AdaptedEnd, AdaptedStart, DataLabel, OcpResult, services_value};
 use crate::role::Role;
-use crate::smtp::Part;
-use crate::transaction::Transaction;
+use crate::smtp::{Part, Profile};
+use crate::transaction::{Subject, Transaction};
 use crate::violation::Rule;
 use crate::wire::Atom;
 
@@ -17,7 +17,7 @@ use crate::wire::Atom;
 pub struct AdaptedData {
     /// Which of several messages; `None` for the only one.
     pub id: Option<AdaptedMessageId>,
-    /// Their part; needed if the group has the command profile.
+    /// Their part; needed if the group has a profile.
     pub part: Option<Part>,
     /// Where in the original message the same octets stand. Left out on the wire if they were not
     /// received yet (RFC 4037 section 11.9).
@@ -92,14 +92,15 @@ impl Connection {
         // Section 11.9: only data that was already received can be the same.
         let received = transaction.original.octets() - under_way;
         let as_is = as_is.filter(|at| at.checked_add(size).is_some_and(|end| end <= received));
-        let changes = size > 0 && as_is != Some(offset);
+        let stands_at = transaction.original.adaptable_offset(as_is);
+        let changes = size > 0 && stands_at != Some(offset);
         let promised = modp == Some(0) || transaction.adapted.is_promised_unchanged(id);
         if promised && (changes || transaction.adapted.has_changed(id)) {
             return Err(Rule::ModpBroken.into());
         }
         let label = DataLabel { part, id };
-        let command = transaction.original.command();
-        transaction.adapted.data(offset, size, label, command, as_is)?;
+        let subject = transaction.original.subject();
+        transaction.adapted.data(offset, size, label, subject, stands_at)?;
         let modp = match modp.map(|percent| percent.min(100)) {
             Some(percent) if transaction.adapted.expect_changes(id, percent)? => Some(percent),
             _ => None,
@@ -144,7 +145,8 @@ impl Connection {
         if range.end > received || range.start > range.end {
             return Err(Rule::NotKept.into());
         }
-        let moved = range.start != transaction.adapted.octets_of(label.id);
+        let stands_at = transaction.original.adaptable_offset(Some(range.start));
+        let moved = stands_at != Some(transaction.adapted.octets_of(label.id));
         if moved && transaction.adapted.is_promised_unchanged(label.id) {
             return Err(Rule::ModpBroken.into());
         }
@@ -210,7 +212,8 @@ impl Transaction {
         if start.id.is_some() && self.stop.sending {
             return Err(Rule::SeveralMessages("Am-Id after DWSS"));
         }
-        self.adapted.start(start, self.original.command(), self.profile.as_deref(), limit)
+        let profile = self.profile.as_deref().and_then(Profile::as_command);
+        self.adapted.start(start, self.original.subject(), profile, limit)
     }
 
     pub(in crate::connection) fn use_preserved(
@@ -218,9 +221,13 @@ impl Transaction {
         range: &Range<u32>,
         label: DataLabel,
     ) -> Result<(), Rule> {
+        // Profile section 4: auxiliary octets are none of the message that is adapted.
+        if !range.is_empty() && range.start < self.original.usable_from() {
+            return Err(Rule::AuxiliaryUsed);
+        }
         self.preservation.take(range)?;
-        let command = self.original.command();
-        self.adapted.preserved(range, label, command, self.original.header())
+        let subject = self.original.subject();
+        self.adapted.preserved(range, label, subject, self.original.first_part())
     }
 
     pub(in crate::connection) fn end_adapted(
@@ -235,16 +242,21 @@ impl Transaction {
         Ok(())
     }
 
-    /// What AME says besides: side effects were negotiated, and only some answers can be used again.
+    /// What AME says besides: side effects were negotiated, and only some answers can be used again, but
+    /// no replies to one command.
     pub(in crate::connection) fn check_end(&self, end: &AdaptedEnd) -> Result<(), Rule> {
-        let granted = self.profile.as_ref().map_or(&[][..], |profile| &profile.side_effects);
+        let granted = self.profile.as_ref().map_or(&[][..], |profile| profile.side_effects());
         let mut names = end.side_effects.iter().map(|effect| effect.name());
         if let Some(name) = names.find(|name| !granted.contains(name)) {
             return Err(Rule::NotNegotiated(name.to_string()));
         }
-        match self.original.command() {
-            Some(command) if end.valid_for.is_some() && !command.is_reusable() => {
+        match self.original.subject() {
+            Some(Subject::Event(command)) if command.is_reusable() => Ok(()),
+            Some(Subject::Event(command)) if end.valid_for.is_some() => {
                 Err(Rule::NotReusable(command.to_string()))
+            }
+            Some(Subject::Reply { command, .. }) if end.valid_for.is_some() => {
+                Err(Rule::NotReusable(format!("a reply to {command}")))
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ use crate::connection::event::{Offer, Response, feature_uri};
 use crate::connection::{Connection, TlsStage};
 use crate::message::{Message, Negotiation, Selection};
 use crate::role::Role;
-use crate::smtp::{COMMAND_PROFILE, DIALOG, TLS};
+use crate::smtp::{DIALOG, ProfileKind, TLS};
 use crate::violation::{Rule, Violation};
 use crate::wire::Structure;
 
@@ -126,7 +126,7 @@ impl Connection {
             uri if uri == DIALOG.as_bytes() => self.dialogs.enabled,
             uri if uri == TLS.as_bytes() => self.tls != TlsStage::Plain,
             // A group's, checked where a transaction of it starts.
-            uri if uri == COMMAND_PROFILE.as_bytes() => true,
+            uri if ProfileKind::from_uri(uri).is_some() => true,
             uri => self.groups.common.has(uri),
         };
         self.config.requires.iter().filter(|feature| !in_effect(feature)).cloned().collect()

@@ -6,13 +6,14 @@ use crate::ids::Xid;
 use crate::message::{DataLabel, Kept, Message, OcpResult, OriginalStart};
 use crate::role::Role;
 use crate::smtp::{COMMAND_PROFILE, Part};
+use crate::transaction::Subject;
 use crate::violation::Rule;
 use crate::wire::NamedValues;
 
 /// What a processor says of octets of its message (DUM).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OriginalData {
-    /// Their part; needed if the group has the command profile.
+    /// Their part; needed if the group has a profile.
     pub part: Option<Part>,
     /// What is kept from now on, until the transaction ends: it may grow, beyond these octets too,
     /// and gives up only what DPI declared disposable. Unchanged if `None`.
@@ -33,31 +34,29 @@ impl Connection {
             .profile
             .clone()
             .ok_or_else(|| Misuse::NotNegotiated(COMMAND_PROFILE.to_owned()))?;
-        if !profile.commands.contains(&start.command) {
+        if !profile.commands().contains(&start.command) {
             return Err(Misuse::NotNegotiated(start.command.to_string()));
         }
-        let observed = profile.observed.contains(&start.command);
         let Some(dialog) = self.dialogs.active.get_mut(&start.dialog) else {
             return Err(Misuse::UnknownDialog(start.dialog));
         };
-        if !observed && dialog.busy.is_some() {
-            return Err(Rule::DialogBusy.into());
+        let subject = Subject::new(&start.command, &profile);
+        let is_reply = subject.is_reply();
+        if transaction.original.has_started() {
+            return Err(Rule::StartedTwice.into());
         }
-        transaction.original.start(Some(start.command.clone()))?;
+        dialog.begin(xid, is_reply, profile.observed().contains(&start.command))?;
+        transaction.original.start(Some(subject))?;
         transaction.dialog = Some(start.dialog);
-        dialog.open.push(xid);
-        if !observed {
-            dialog.busy = Some(xid);
-        }
         self.write_for(xid, "AMS", |out| start.write(out));
         Ok(())
     }
 
-    /// Processor: starts the original message of a group without the command profile (AMS): OCP Core
-    /// alone, whose octets have no parts.
+    /// Processor: starts the original message of a group without a profile (AMS): OCP Core alone, whose
+    /// octets have no parts.
     ///
     /// # Errors
-    /// If it has started; if the group has the command profile.
+    /// If it has started; if the group has a profile.
     pub fn start_core_original(&mut self, xid: Xid) -> Result<(), Misuse> {
         self.check_role(Role::Processor)?;
         let transaction = self.transaction(xid)?;
@@ -132,7 +131,7 @@ impl Connection {
     fn begin_body(&mut self, xid: Xid) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         transaction.begin_body();
-        let Some(profile) = transaction.profile.clone() else { return };
+        let Some(profile) = transaction.command_profile().cloned() else { return };
         if let Some(offset) = profile.pause_at_body.map(|offset| transaction.body_offset(offset)) {
             // Its DPM goes out with the others.
             let sent = transaction.original.octets();

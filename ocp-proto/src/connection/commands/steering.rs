@@ -69,12 +69,13 @@ impl Connection {
     /// usual until `Event::StopSending` comes, which may be never.
     ///
     /// # Errors
-    /// If there is no such transaction; if it was asked for before; with several adapted messages;
-    /// once the adapted message has ended, or the original has with 206.
+    /// If there is no such transaction; if it was asked for before; with several adapted messages, or a
+    /// reply; once the adapted message has ended, or the original has with 206.
     pub fn want_stop_sending(&mut self, xid: Xid) -> Result<(), Misuse> {
         self.check_role(Role::Server)?;
         let transaction = self.transaction(xid)?;
         let possible = !transaction.stop.sending
+            && !transaction.is_reply()
             && !transaction.adapted.is_several()
             && !transaction.adapted.has_ended()
             && !transaction.original.is_partial();

@@ -8,7 +8,7 @@ use crate::connection::{Connection, Features};
 use crate::ids::GroupId;
 use crate::message::{DefinitionError, Message, Negotiation, Selection};
 use crate::role::Role;
-use crate::smtp::{COMMAND_PROFILE, CommandProfile, DIALOG, TLS};
+use crate::smtp::{DIALOG, Profile, ProfileKind, TLS};
 use crate::violation::{Rule, Useless, Violation};
 use crate::wire::Structure;
 
@@ -72,19 +72,19 @@ impl Connection {
         if self.groups.conflicts(uri, group) {
             return Err(Rule::Conflict(String::from_utf8_lossy(uri).into_owned()));
         }
-        if uri == COMMAND_PROFILE.as_bytes() {
+        if let Some(kind) = ProfileKind::from_uri(uri) {
             let read = |feature| {
-                CommandProfile::from_structure(feature).ok_or(DefinitionError::Type {
+                Profile::from_structure(kind, feature).ok_or(DefinitionError::Type {
                     message: "NR",
                     parameter: "feature",
-                    expected: "SMTP-Command-Profile",
+                    expected: kind.feature(),
                 })
             };
             let profile = read(selected)?;
             if let Some(excess) = profile.beyond(&read(offered)?) {
                 return Err(Rule::BeyondOffer(excess));
             }
-            self.features(group).command = Some(Arc::new(profile));
+            self.features(group).profile = Some(Arc::new(profile));
         } else if uri == DIALOG.as_bytes() {
             self.dialogs.enabled = true;
         } else {

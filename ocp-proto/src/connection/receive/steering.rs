@@ -54,7 +54,7 @@ impl Connection {
 
 /// DWSS at the processor. Where it can have no effect any more, not answering refuses it.
 fn receive_stop_wish(xid: Xid, transaction: &mut Transaction) -> Result<Option<Event>, Rule> {
-    if transaction.adapted.is_several() {
+    if transaction.adapted.is_several() || transaction.is_reply() {
         return Err(Rule::NoEarlyEnd("DWSS"));
     }
     let again = std::mem::replace(&mut transaction.stop.sending, true);

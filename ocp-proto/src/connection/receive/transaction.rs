@@ -9,8 +9,8 @@ use crate::message::{
     AdaptedEnd, AdaptedStart, DataLabel, Dum, Fields, Message, OcpResult, OriginalStart,
 };
 use crate::role::Role;
-use crate::smtp::COMMAND_PROFILE;
-use crate::transaction::Transaction;
+use crate::smtp::{Profile, ProfileKind};
+use crate::transaction::{Subject, Transaction};
 use crate::violation::{Rule, Useless, Violation};
 use crate::wire::{Atom, NamedValues};
 
@@ -83,12 +83,14 @@ impl Connection {
         if self.config.requires.is_empty() {
             return None;
         }
-        let required = |uri: &str| {
-            let mut uris = self.config.requires.iter().filter_map(feature_uri);
-            uris.any(|required| required == uri.as_bytes())
-        };
-        if required(COMMAND_PROFILE) && self.groups.profile(group).is_none() {
-            return Some(COMMAND_PROFILE.to_owned());
+        // A group has one profile: that has to be one of those that are required.
+        let uris = self.config.requires.iter().filter_map(feature_uri);
+        let profiles: Vec<ProfileKind> = uris.filter_map(ProfileKind::from_uri).collect();
+        let profile = self.groups.profile(group).map(|profile| Profile::kind(profile));
+        if let Some(required) = profiles.first()
+            && !profile.is_some_and(|profile| profiles.contains(&profile))
+        {
+            return Some(required.uri().to_owned());
         }
         let missing = self.missing();
         let uri = feature_uri(missing.first()?)?;
@@ -162,8 +164,10 @@ impl Connection {
             return Ok(Some(Event::OriginalStarted { xid, start: None }));
         };
         let start = OriginalStart::read(extensions).map_err(|error| invalid(error.into()))?;
-        transaction.original.start(Some(start.command.clone())).map_err(invalid)?;
-        if !profile.commands.contains(&start.command) {
+        let subject = Subject::new(&start.command, &profile);
+        let is_reply = subject.is_reply();
+        transaction.original.start(Some(subject)).map_err(invalid)?;
+        if !profile.commands().contains(&start.command) {
             return Err(invalid(Rule::NotNegotiated(start.command.to_string())));
         }
         let dialog = self
@@ -172,13 +176,8 @@ impl Connection {
             .get_mut(&start.dialog)
             .ok_or_else(|| invalid(Rule::UnknownDialog(start.dialog.number())))?;
         transaction.dialog = Some(start.dialog);
-        if !profile.observed.contains(&start.command) {
-            if dialog.busy.is_some() {
-                return Err(invalid(Rule::DialogBusy));
-            }
-            dialog.busy = Some(xid);
-        }
-        dialog.open.push(xid);
+        let observed = profile.observed().contains(&start.command);
+        dialog.begin(xid, is_reply, observed).map_err(invalid)?;
         Ok(Some(Event::OriginalStarted { xid, start: Some(start) }))
     }
 
@@ -262,8 +261,9 @@ fn receive_data(
             Ok((DataLabel { id: None, ..label }, begins_body))
         }
         Role::Processor => {
-            let command = transaction.original.command();
-            transaction.adapted.data(dum.offset, dum.size, label, command, dum.as_is)?;
+            let as_is = transaction.original.adaptable_offset(dum.as_is);
+            let subject = transaction.original.subject();
+            transaction.adapted.data(dum.offset, dum.size, label, subject, as_is)?;
             Ok((label, false))
         }
     }

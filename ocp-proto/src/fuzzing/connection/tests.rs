@@ -23,12 +23,13 @@ fn the_harness_reaches_the_end_of_a_transaction_in_both_roles() {
     assert!(events.iter().any(|e| matches!(e, Event::OriginalEnded { .. })), "{events:?}");
     let sent = String::from_utf8_lossy(&sent).into_owned();
     assert!(sent.contains("AMS 1;\r\nDUY 1 0 17;\r\nAME 1;\r\nTE 1;\r\n"), "{sent}");
+    assert!(sent.contains("AMS 2;\r\nDUY 2 13 8;\r\nAME 2;\r\nTE 2;\r\n"), "{sent}");
 
     let (events, _) = seen(&SERVER.concat(), processor_with_transactions(now).unwrap());
     let successes = events
         .iter()
         .filter(|e| matches!(e, Event::TransactionEnded { result, .. } if result.is_success()));
-    assert_eq!(successes.count(), 2, "{events:?}");
+    assert_eq!(successes.count(), 3, "{events:?}");
     assert!(matches!(events.last(), Some(Event::Closed(Closed::ByPeer(_)))), "{events:?}");
 }
 
@@ -50,13 +51,13 @@ fn the_harness_goes_on_with_tls_in_both_roles() {
     };
     let server = Connection::new(Role::Server, Config::default(), now);
     let octets = [PROCESSOR[0], OFFER, &PROCESSOR[1..].concat()].concat();
-    reaches(&seen(&octets, (server, Vec::new())), 1);
+    reaches(&seen(&octets, (server, Vec::new())), 2);
     let octets = [RESPONSE, &SERVER.concat()].concat();
-    reaches(&seen(&octets, processor_that_offers_tls(now).unwrap()), 2);
+    reaches(&seen(&octets, processor_that_offers_tls(now).unwrap()), 3);
 }
 
 /// The messages of a processor, in an order that makes sense.
-const PROCESSOR: [&str; 16] = [
+const PROCESSOR: [&str; 24] = [
     "CS;\r\n",
     "NO ({\"17:ocp://smtp/dialog\"\r\nVersion: 1\r\n});\r\n",
     "SGC 1 ({\"17:ocp://service/log\"});\r\n",
@@ -71,6 +72,14 @@ const PROCESSOR: [&str; 16] = [
     "PQ\r\nXid: 1\r\n;\r\n",
     "TE 1;\r\n",
     "Dialog-Outcome 1 1 {200};\r\n",
+    "SGC 2 ({\"17:ocp://service/log\"});\r\n",
+    "NO ({\"16:ocp://smtp/reply\"\r\nCommands: (GREETING,RCPT)\r\nAux-Parts: (command)\r\n})\r\nSG: 2\r\n;\r\n",
+    "TS 2 2;\r\n",
+    "AMS 2\r\nDialog: 1\r\nCommand: RCPT\r\n;\r\n",
+    "DUM 2 0\r\nKept: {0 13}\r\nAM-Part: command\r\n\r\n13:RCPT TO:<a@b>\r\n;\r\n",
+    "DUM 2 13\r\nKept: {0 21}\r\nAM-Part: reply\r\n\r\n8:550 no\r\n\r\n;\r\n",
+    "DPI 2 0 13;\r\n",
+    "AME 2;\r\n",
     "Dialog-End 1;\r\n",
     "TE 1 {400};\r\n",
 ];
@@ -80,7 +89,7 @@ const OFFER: &str = "NO ({\"44:http://www.iana.org/assignments/opes/ocp/tls\"});
 const RESPONSE: &str = "NR {\"44:http://www.iana.org/assignments/opes/ocp/tls\"};\r\n\x16";
 
 /// And those of a server.
-const SERVER: [&str; 14] = [
+const SERVER: [&str; 20] = [
     "AMS 1;\r\n",
     "PR 1;\r\n",
     "DUM 1 0\r\nAM-Part: message-header\r\n\r\n6:X: y\r\n\r\n;\r\n",
@@ -93,6 +102,12 @@ const SERVER: [&str; 14] = [
     "DUM 2 0\r\nAM-Part: reply\r\n\r\n16:550 5.1.8 sorry\n\r\n;\r\n",
     "AME 2;\r\n",
     "TE 2;\r\n",
+    "AMS 3;\r\n",
+    "DUM 3 0\r\nAM-Part: reply\r\n\r\n4:550-\r\n;\r\n",
+    "DUY 3 30 14;\r\n",
+    "DUY 3 26 18;\r\n",
+    "AME 3\r\nSide-Effects: ({retry-command \"13:RCPT TO:<c@d>\"})\r\n;\r\n",
+    "TE 3;\r\n",
     "Dialog-Drain;\r\n",
     "CE;\r\n",
 ];

@@ -11,7 +11,9 @@ use crate::connection::{
 use crate::ids::{AdaptedMessageId, GroupId, Xid};
 use crate::message::{AdaptedEnd, AdaptedRole, AdaptedStart, DataLabel, OcpResult, OriginalStart};
 use crate::role::Role;
-use crate::smtp::{Command, CommandProfile, DialogFacts, DialogFeature, Part, TLS};
+use crate::smtp::{
+    Command, CommandProfile, DialogFacts, DialogFeature, Part, Profile, ReplyProfile, TLS,
+};
 use crate::wire::{Structure, Value};
 
 use super::Operation;
@@ -38,6 +40,9 @@ pub(super) struct World {
     /// To the processor and to the server.
     under_way: [VecDeque<Bytes>; 2],
     group: GroupId,
+    /// Which event the transactions are about, and its two parts.
+    command: Command,
+    parts: [Part; 2],
     now: Instant,
     pub(super) traces: Vec<Trace>,
     /// Who knows that TLS was agreed on, and waits for the handshake.
@@ -48,21 +53,34 @@ impl World {
     pub(super) fn new(flags: u8) -> Result<Self, Misuse> {
         let now = Instant::now();
         let flag = |bit: u8| flags & bit != 0;
-        let profile = CommandProfile {
-            commands: vec![Command::Message],
-            multiple_messages: flag(1),
-            recipient_replies: flag(1),
-            pause_at_body: flag(2).then_some(40),
-            stop_receiving_body: flag(4).then_some(60),
-            leave_at_body: flag(8).then_some(50),
-            preservation_interest_body: flag(16).then_some(30),
-            ..CommandProfile::default()
+        let profile = match flag(64) {
+            false => Profile::Command(CommandProfile {
+                commands: vec![Command::Message],
+                multiple_messages: flag(1),
+                recipient_replies: flag(1),
+                pause_at_body: flag(2).then_some(40),
+                stop_receiving_body: flag(4).then_some(60),
+                leave_at_body: flag(8).then_some(50),
+                preservation_interest_body: flag(16).then_some(30),
+                ..CommandProfile::default()
+            }),
+            true => Profile::Reply(ReplyProfile {
+                commands: vec![Command::Rcpt],
+                auxiliary_parts: if flag(128) { Vec::new() } else { vec![Part::Command] },
+                ..ReplyProfile::default()
+            }),
+        };
+        let (command, parts) = match profile {
+            Profile::Command(_) => (Command::Message, [Part::MessageHeader, Part::MessageBody]),
+            Profile::Reply(_) => (Command::Rcpt, [Part::Command, Part::Reply]),
         };
         let mut world = Self {
             processor: Connection::new(Role::Processor, Config::default(), now),
             server: Connection::new(Role::Server, Config::default(), now),
             under_way: [VecDeque::new(), VecDeque::new()],
             group: GroupId::new(1).ok_or(Misuse::Exhausted)?,
+            command,
+            parts,
             now,
             traces: Vec::new(),
             shaking: [false; 2],
@@ -124,9 +142,10 @@ impl World {
         let Some(trace) = self.traces.get_mut(at) else { return Ok(()) };
         let (processor, server) = (&mut self.processor, &mut self.server);
         let xid = trace.xid;
+        let [first, second] = self.parts;
         match operation {
-            Operation::Header(size) => original(processor, trace, Part::MessageHeader, size),
-            Operation::Body(size) => original(processor, trace, Part::MessageBody, size),
+            Operation::Header(size) => original(processor, trace, first, size),
+            Operation::Body(size) => original(processor, trace, second, size),
             Operation::EndOriginal => processor.end_original(xid, OcpResult::ok()),
             Operation::EndOriginalEarly => processor.end_original(xid, OcpResult::partial()),
             Operation::StopSending => processor.stop_sending(xid),
@@ -146,7 +165,7 @@ impl World {
             }
             Operation::Insert(size) => {
                 let octets = vec![b'+'; usize::from(size)];
-                let part = Some(Part::MessageBody);
+                let part = Some(second);
                 let data = AdaptedData { id: trace.latest, part, ..AdaptedData::default() };
                 server.send_adapted_data(xid, data, pieces(&octets))?;
                 trace.adapted.entry(trace.latest).or_default().extend_from_slice(&octets);
@@ -154,7 +173,7 @@ impl World {
             }
             Operation::Preserved(start, size) => {
                 let range = u32::from(start)..u32::from(start) + u32::from(size);
-                let label = DataLabel { part: Some(Part::MessageBody), id: trace.latest };
+                let label = DataLabel { part: Some(second), id: trace.latest };
                 server.use_preserved_data(xid, range.clone(), label)?;
                 let octets = slice(&trace.received, &range);
                 trace.adapted.entry(trace.latest).or_default().extend_from_slice(octets);
@@ -211,7 +230,7 @@ impl World {
         }
         let dialog = self.processor.start_dialog(&DialogFacts::default())?;
         let xid = self.processor.start_transaction(self.group, self.now)?;
-        self.processor.start_original(xid, &OriginalStart::new(dialog, Command::Message))?;
+        self.processor.start_original(xid, &OriginalStart::new(dialog, self.command.clone()))?;
         self.traces.push(Trace {
             xid,
             original: Vec::new(),

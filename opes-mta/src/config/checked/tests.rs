@@ -1,5 +1,5 @@
 use ::tests::certificates::Authority;
-use ocp_proto::smtp::FailurePolicy;
+use ocp_proto::smtp::{FailurePolicy, ProfileKind};
 use tempfile::TempDir;
 
 use super::*;
@@ -52,6 +52,7 @@ fn the_commented_example_is_valid_and_says_the_defaults() {
     assert_eq!((system.name.as_str(), system.services_in_trace), ("mx1", false));
     assert_eq!(system.disclosure.as_ref().unwrap().listen.port(), 8080);
     assert_eq!(config.groups[1].shadow, Some(0.1));
+    assert_eq!(config.groups[2].profile, ProfileKind::Reply);
     let rules: Vec<(String, Vec<&str>)> =
         config.rules.iter().map(|rule| (rule.to_string(), config.group_names(rule))).collect();
     assert_eq!(
@@ -66,7 +67,7 @@ fn the_commented_example_is_valid_and_says_the_defaults() {
                 "abuse reports: all-recipients abuse@example.org postmaster@example.org".into(),
                 vec!["next"]
             ),
-            ("(no rule): everybody".into(), vec!["clean", "next"]),
+            ("(no rule): everybody".into(), vec!["clean", "next", "replies"]),
         ]
     );
 }
@@ -145,6 +146,8 @@ fn what_is_wrong_has_a_line_and_a_column() {
         (group("command-deadline = 26"), (6, 20), "[limits] allows 25 s in all"),
         (group("content-deadline = 281"), (6, 20), "[limits] allows 280 s in all"),
         (group("connections = 0"), (6, 15), "0"),
+        (group("profile = \"answer\""), (6, 11), "unknown variant `answer`"),
+        (group("profile = \"reply\"\nshadow = true"), (7, 10), "about replies takes effect"),
         (group("sample = 0.5"), (6, 10), "for shadow = true"),
         (group("shadow = true\nsample = 0"), (7, 10), "0"),
         (group("shadow = true\nsample = 0.0"), (7, 10), "above 0 and at most 1"),
@@ -285,6 +288,9 @@ fn a_group_says_what_is_asked_of_it() {
     assert_eq!(group.shadow, Some(1.0));
     assert_eq!(group.recipients_differ, RecipientsDiffer::Quarantine);
     assert_eq!(group.services[1], "ocp://service/virus-scan");
+    assert_eq!(group.profile, ProfileKind::Command);
+    let config = parse(&with("profile = \"reply\"\nshadow = false")).unwrap();
+    assert_eq!(config.groups[0].profile, ProfileKind::Reply);
 }
 
 #[test]

@@ -67,7 +67,7 @@ proptest! {
     fn where_memory_ends_makes_no_difference(
         memory in 0..40_000_usize,
         length in 0..3 * BLOCK,
-        header in 0..1_000_usize,
+        header in 1..1_000_usize,
         cuts in prop::collection::vec(0..3 * BLOCK, 0..12),
         ranges in prop::collection::vec((0..3 * BLOCK, 0..3 * BLOCK), 0..6),
     ) {

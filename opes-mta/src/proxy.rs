@@ -157,6 +157,9 @@ said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it 
 Of a message 1 MiB is held in memory (memory-octets); what comes behind it lies in a file without a name in
 the folder for temporary files, or where [temporary] says. disk-octets bounds all of them: 452 beyond it.
 
+Groups with profile = \"reply\" are asked about what the next hop replies, before the client gets it. Another next
+hop that they want a recipient to be tried at has to be a --route, and needs --spool.
+
 What does not get through: extensions that the proxy does not know. Content with bare CR or LF is refused.
 Services may ask for quarantine with --quarantine alone. With --spool alone they may ask for hold, delay and new
 messages, and, over SMTP, recipients get different versions; over LMTP they do in any case. Where one message
@@ -256,7 +259,7 @@ async fn serve(
         tls::reload_on_signal(tls)?;
     }
     let listeners = Listeners::bind(&listen).await?;
-    let processor = serve::processor(config, &settings.offer(), &stop).await?;
+    let processor = serve::processor(config, settings.offers(), &stop).await?;
     for address in listeners.addresses() {
         tracing::info!(%address, next_hop = %settings.next_hop.address, "listening");
     }

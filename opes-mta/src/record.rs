@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::bypass::Outcome;
 use crate::consult::Adaptation;
-use crate::passage::Advice;
+use crate::passage::{Advice, ReplyAdvice};
 use crate::store::Id;
 
 /// The most recipients that are named; their number is always there.
@@ -120,6 +120,14 @@ impl Record {
     /// One more event.
     pub fn add(&mut self, event: &str, advice: &Advice) {
         self.rule.clone_from(&advice.rule);
+        self.verdicts.extend(advice.verdicts.iter().cloned());
+        self.traffic.sent += advice.traffic.sent;
+        self.traffic.received += advice.traffic.received;
+        self.took(event, advice.took);
+    }
+
+    /// What the groups made of the next hop's reply to an event.
+    pub(crate) fn add_reply(&mut self, event: &str, advice: &ReplyAdvice) {
         self.verdicts.extend(advice.verdicts.iter().cloned());
         self.traffic.sent += advice.traffic.sent;
         self.traffic.received += advice.traffic.received;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use ocp_proto::smtp::{CommandProfile, FailurePolicy};
+use ocp_proto::smtp::FailurePolicy;
 use opes_mta::config::{Config, ConfigError, Group, Listen, MilterAddress};
 use opes_mta::disclosure;
 use opes_mta::front::milter::{self, Listeners};
 use opes_mta::ocp::{ServerAddress, service_uri};
-use opes_mta::processor::Processor;
+use opes_mta::processor::{Offers, Processor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -129,11 +129,11 @@ pub(crate) fn stopped_by_signals() -> anyhow::Result<CancellationToken> {
 /// The groups of a configuration, with the disclosure page beside them if there is one.
 pub(crate) async fn processor(
     config: Config,
-    offer: &CommandProfile,
+    offers: impl Into<Offers>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Processor>> {
     let page = disclosure::Server::bind(&config).await?;
-    let processor = Processor::start(config, offer);
+    let processor = Processor::start(config, offers);
     // What the servers want decides what a mail server is asked for.
     processor.tried().await;
     if let Some(page) = page {

@@ -324,7 +324,7 @@ fn another_next_hop_where_that_is_allowed() {
     assert_eq!(chain.mail(&format!("route-{}", other.port), &ANN_BOB), "250 2.0.0 Ok");
     assert_eq!(arrived(other.wait_for(1)), [to("ann@b.example", MAIL)]);
     assert_eq!(arrived(hop.wait_for(1)), [to("bob@b.example", MAIL)]);
-    assert_eq!(text(&chain.line(), "decision"), "delay");
+    assert_eq!(text(&chain.line(), "decision"), "modify");
     assert_eq!(
         chain.mail("route-1", &ANN_BOB),
         "451 4.3.0 Message could not be checked, try again later"

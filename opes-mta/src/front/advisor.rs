@@ -9,7 +9,7 @@ use crate::apply::{Answer, Notification};
 use crate::config::Origin;
 use crate::consult::failure_reply;
 use crate::event::Event;
-use crate::passage::{Accepted, Advice, Passage};
+use crate::passage::{Accepted, Advice, Passage, ReplyAdvice, ReplyEvent};
 use crate::processor::Processor;
 use crate::record::Record;
 use crate::trace::Pass;
@@ -145,6 +145,31 @@ impl Advisor {
                 }
             }
         }
+    }
+
+    /// Asks the groups about a next hop's reply. A failure leaves the reply, or puts what the policy says in its place.
+    pub(super) async fn ask_reply(
+        &mut self,
+        event: ReplyEvent,
+        accepted: Accepted<'_>,
+        record: &mut Record,
+    ) -> ReplyAdvice {
+        let (name, original) = (event.command.name().to_owned(), event.reply.clone());
+        let Some(passage) = &mut self.passage else { return ReplyAdvice::unchanged(original) };
+        let mut advice = match passage.ask_reply(event, accepted).await {
+            Ok(advice) => advice,
+            Err(failure) => {
+                record.took(&name, failure.elapsed);
+                record.failed(failure.to_string());
+                let instead = failure.reply_instead_of(&original);
+                return ReplyAdvice::unchanged(instead.unwrap_or(original));
+            }
+        };
+        record.add_reply(&name, &advice);
+        if original.is_success() && !advice.reply.is_success() {
+            advice.reply = self.refusal(&advice.reply);
+        }
+        advice
     }
 
     /// What happens to a message that the services can't be shown; `None` if none of them wants it.

@@ -132,7 +132,7 @@ impl Passage {
 
 impl ReplyAdvice {
     /// The reply goes on as it is.
-    fn unchanged(reply: Reply) -> Self {
+    pub(crate) fn unchanged(reply: Reply) -> Self {
         Self {
             reply,
             changed: false,

@@ -40,12 +40,11 @@ pub(super) async fn carry(
     each: bool,
     is_known: bool,
 ) -> Result<Carried, Broken> {
-    let spools = plan.is_spooled(each);
-    let Plan { parts, notifications } = plan;
-    let is_sent = |part: &Part| part.fate == Fate::Send && !spools;
+    let Plan { parts, notifications } = plan.spooled(each);
+    let is_sent = |part: &Part| part.fate == Fate::Send;
     for part in &parts {
         // Whoever is killed from now on may have it without saying so.
-        if let Some(to) = part.fate.destination(spools) {
+        if let Some(to) = part.fate.destination() {
             let sender = part.envelope.sender.as_ref().map(tracing::field::display);
             tracing::debug!(id = provenance.id, sender, "goes to the {to}");
         }
@@ -69,7 +68,6 @@ pub(super) async fn carry(
     for part in parts {
         let answer = match part.fate.reply() {
             Some(reply) => Answer::One(reply),
-            None if spools => Answer::One(replies::taken()),
             None if carried.lost.is_some() => Answer::One(replies::lost()),
             None => match deliver(hop, &part.message, &part.envelope, each, is_known).await {
                 Ok(answer) => answer,
@@ -98,7 +96,7 @@ pub(super) async fn carry(
         Ok((kept, spooled)) => (carried.kept, carried.spooled) = (kept, spooled),
         Err(reply) => {
             for (part, answer) in &mut carried.parts {
-                if matches!(part.fate, Fate::Wait(_)) || part.fate == Fate::Send && spools {
+                if matches!(part.fate, Fate::Wait(_)) {
                     *answer = Answer::One(reply.clone());
                 }
             }

@@ -1,5 +1,7 @@
 //! One client: its commands to the next hop, and the replies to them, as the services have made them.
 
+mod commands;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::broken::Broken;
 use super::carry::carry;
-use super::deliver::{envelope_line, own_line};
-use super::dialogue::{Dialogue, Speaks, Terms, Told};
-use super::hello::{self, Offer};
+use super::deliver::own_line;
+use super::dialogue::Dialogue;
 use super::introduction::{Introduce, Introduction};
 use super::listen::Settings;
 use super::plan::Plan;
 use super::replies;
 use super::tls::Tls;
-use crate::bypass;
 use crate::relay::{self, Answer, RelayError, Transport};
-use crate::smtp::extensions::PRDR;
-use crate::smtp::{self, Command, Event, Hello, Path, Protocol, Request, Session};
+use crate::smtp::{self, Event, Session};
 
 /// Octets of one read.
 const READ: usize = 64 * 1024;
@@ -114,8 +113,12 @@ impl Client {
     async fn converse(&mut self, stop: CancellationToken) -> Result<(), Broken> {
         // Who speaks for others says first for whom.
         let refused = if self.is_heard { None } else { self.dialogue.begin().await };
-        let greeting = refused.or_else(|| self.hop.greeting().cloned());
-        self.answer(&greeting.unwrap_or_else(replies::no_next_hop))?;
+        let greeting = match (refused, self.hop.greeting().cloned()) {
+            (Some(refused), _) => refused,
+            (None, Some(greeting)) => self.made_of(Verb::Greeting, None, greeting).await,
+            (None, None) => replies::no_next_hop(),
+        };
+        self.answer(&greeting)?;
         loop {
             while let Some(event) = self.session.receive(&mut self.input) {
                 self.handle(event).await?;
@@ -188,178 +191,6 @@ impl Client {
         Ok(())
     }
 
-    async fn command(&mut self, request: Request) -> Result<(), Broken> {
-        match &request.command {
-            Command::Hello { verb, name } => {
-                let reply = match self.dialogue.greet(name).await {
-                    Some(refused) => refused,
-                    None => self.hello(*verb, name).await?,
-                };
-                self.answer(&reply)
-            }
-            Command::Mail(path) => self.mail(path).await,
-            Command::Rcpt(path) => self.rcpt(path).await,
-            Command::Data => {
-                let refused = self.dialogue.data().await;
-                self.answer(&refused.unwrap_or_else(replies::go_on))
-            }
-            // Its octets come first, whatever the services say.
-            Command::Bdat(_) => {
-                let refused = self.dialogue.data().await;
-                self.refused_content = refused.or(self.refused_content.take());
-                Ok(())
-            }
-            Command::Rset => {
-                self.dialogue.abandon();
-                self.pass(&request).await
-            }
-            Command::Vrfy(_) | Command::Expn(_) | Command::Help(_) | Command::Noop(_) => {
-                self.pass(&request).await
-            }
-            Command::Quit => {
-                self.dialogue.abandon();
-                self.pass(&request).await
-            }
-            Command::Auth { .. } if !self.may_authenticate() => {
-                self.answer(&replies::auth_needs_tls())
-            }
-            Command::Auth { mechanism, .. } => {
-                let reply = match CommandLine::new(request.octets().clone()) {
-                    Ok(line) => self.hop.command(&line).await?,
-                    Err(_) => replies::syntax(),
-                };
-                self.mechanism = Some(mechanism.clone());
-                self.authenticated(&reply);
-                self.answer(&reply)
-            }
-            Command::Xforward(attributes) if self.is_heard => {
-                self.dialogue.speak(Speaks::ForAnother, attributes);
-                self.answer(&replies::taken())
-            }
-            Command::Xclient(_) if self.is_heard && self.session.is_authenticated() => {
-                self.answer(&replies::xclient_too_late())
-            }
-            Command::Xclient(attributes) if self.is_heard => {
-                self.dialogue.speak(Speaks::AsAnother, attributes);
-                let greeting = self.hop.greeting().cloned();
-                self.answer(&greeting.unwrap_or_else(replies::no_next_hop))
-            }
-            Command::Xforward(_) | Command::Xclient(_) => self.answer(&replies::not_heard()),
-            Command::StartTls if self.tls.is_none() => self.answer(&replies::unknown()),
-            Command::StartTls if self.session.is_authenticated() => {
-                self.answer(&replies::tls_too_late())
-            }
-            Command::StartTls => self.answer(&replies::begin_tls()),
-            Command::Other(_) => self.answer(&replies::unknown()),
-        }
-    }
-
-    /// The next hop hears the client's name, and the client what gets through of what it offers.
-    async fn hello(&mut self, verb: Hello, name: &Bytes) -> Result<Reply, Broken> {
-        if verb == Hello::Helo && !self.introduction.is_wanted() {
-            let line = CommandLine::new([b"HELO ", &name[..]].concat());
-            return match line {
-                Ok(line) => Ok(self.hop.command(&line).await?),
-                Err(_) => Ok(replies::syntax()),
-            };
-        }
-        let Ok(name) = std::str::from_utf8(name) else { return Ok(replies::syntax()) };
-        let origin = self.dialogue.origin();
-        match self.introduction.hello(&mut self.hop, &origin, name).await {
-            Ok(reply) if verb == Hello::Helo => Ok(hello::without_extensions(&reply)),
-            Ok(reply) => Ok(hello::answer(&reply, self.offer())),
-            Err(error) => match error.reply() {
-                Some(reply) => Ok(reply.clone()),
-                None => Err(error.into()),
-            },
-        }
-    }
-
-    fn offer(&self) -> Offer {
-        Offer {
-            speaking: self.is_heard,
-            starttls: self.tls.is_some() && !self.session.is_secure(),
-            auth: self.may_authenticate(),
-            prdr: self.hop.next_hop().protocol == Protocol::Smtp,
-            bypass: self.dialogue.takes_bypass(),
-        }
-    }
-
-    /// What the next hop hears within TLS is not said in plain text before.
-    fn may_authenticate(&self) -> bool {
-        self.session.is_secure() || !self.hop.is_secured()
-    }
-
-    async fn mail(&mut self, path: &Path) -> Result<(), Broken> {
-        self.refused_content = None;
-        let mut sender = path.address.clone();
-        sender.parameters.retain(|parameter| self.gets_through(parameter));
-        let asked = path.parameter(bypass::PARAMETER).filter(|_| self.dialogue.takes_bypass());
-        let bypass = asked.map_or(Some(Vec::new()), bypass::parameter);
-        let has_prdr = path.parameter(PRDR).is_some() && self.offer().prdr;
-        let told = match (envelope_line("MAIL FROM:", &sender), bypass) {
-            (Some(line), Some(bypass)) => {
-                self.dialogue.mail(line, &sender, Terms { has_prdr, bypass }).await
-            }
-            (None, _) => Told::Refuse(replies::syntax()),
-            (_, None) => Told::Refuse(replies::no_bypass()),
-        };
-        self.carry_out(&Verb::Mail, told).await
-    }
-
-    /// Whether a parameter of MAIL goes to the next hop: not one that we take ourselves and it does not know.
-    fn gets_through(&self, parameter: &[u8]) -> bool {
-        let keyword = parameter.split(|octet| *octet == b'=').next().unwrap_or_default();
-        let is = |ours: &str| keyword.eq_ignore_ascii_case(ours.as_bytes());
-        let is_ours = is(PRDR) || is(bypass::PARAMETER) && self.dialogue.takes_bypass();
-        !is_ours
-            || std::str::from_utf8(keyword).is_ok_and(|name| self.hop.extensions().offers(name))
-    }
-
-    async fn rcpt(&mut self, path: &Path) -> Result<(), Broken> {
-        let told = match envelope_line("RCPT TO:", &path.address) {
-            Some(line) => self.dialogue.rcpt(line, &path.address).await,
-            None => Told::Refuse(replies::syntax()),
-        };
-        self.carry_out(&Verb::Rcpt, told).await
-    }
-
-    async fn carry_out(&mut self, command: &Verb, told: Told) -> Result<(), Broken> {
-        let reply = match told {
-            Told::Refuse(reply) => reply,
-            Told::Pass(line) => {
-                let reply = match self.introduce(command).await? {
-                    Some(refused) => refused,
-                    None => self.hop.command(&line).await?,
-                };
-                self.dialogue.replied(command, &reply);
-                reply
-            }
-        };
-        self.answer(&reply)
-    }
-
-    /// A next hop that is to know whose message comes hears so; what it refuses that with.
-    async fn introduce(&mut self, command: &Verb) -> Result<Option<Reply>, Broken> {
-        if *command != Verb::Mail {
-            return Ok(None);
-        }
-        let origin = self.dialogue.origin();
-        match self.introduction.message(&mut self.hop, &origin).await {
-            Ok(()) => Ok(None),
-            Err(error) => error.reply().cloned().map(Some).ok_or_else(|| error.into()),
-        }
-    }
-
-    /// A command that services are not asked about.
-    async fn pass(&mut self, request: &Request) -> Result<(), Broken> {
-        let reply = match request.line() {
-            Some(line) => self.hop.command(&line).await?,
-            None => replies::syntax(),
-        };
-        self.answer(&reply)
-    }
-
     /// The content is complete: the client hears what the services or the next hop make of it.
     async fn message(&mut self) -> Result<(), Broken> {
         if let Some(reply) = self.refused_content.take() {
@@ -373,10 +204,16 @@ impl Client {
         let (provenance, is_known) = (self.dialogue.provenance(), self.dialogue.is_known(&plan));
         let (each, stores) = (self.dialogue.hears_of_each(), &self.settings.stores);
         let mut carried = carry(&mut self.hop, stores, plan, &provenance, each, is_known).await?;
+        self.dialogue.made_of_content(&mut carried).await;
         let lost = carried.lost.take();
         let told = self.dialogue.carried(carried);
         self.answer_content(&told)?;
         lost.map_or(Ok(()), Err)
+    }
+
+    /// What the client gets of a reply that stands for itself.
+    async fn made_of(&mut self, command: Verb, line: Option<CommandLine>, said: Reply) -> Reply {
+        self.dialogue.made_of(command, line, said, 0).await.reply
     }
 
     /// The next hop forgets the envelope that it knows.

@@ -42,10 +42,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether services may choose this next hop, `HOST:PORT` or `unix:/PATH`.
-    pub(super) fn may_route_to(&self, next_hop: &str) -> bool {
-        let Ok(address) = next_hop.parse::<NextHopAddress>() else { return false };
-        self.routes.iter().any(|route| route.address == address)
+    /// The next hop of this name, `HOST:PORT` or `unix:/PATH`, if services may choose it.
+    pub(super) fn route(&self, next_hop: &str) -> Option<&Arc<NextHop>> {
+        let address: NextHopAddress = next_hop.parse().ok()?;
+        self.routes.iter().find(|route| route.address == address)
     }
 }
 

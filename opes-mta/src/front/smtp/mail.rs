@@ -7,7 +7,7 @@ use ocp_proto::wire::Atom;
 use super::content::Content;
 use super::dialogue::Terms;
 use super::listen::Settings;
-use super::plan::{Fate, Part};
+use super::plan::{Fate, Part, Wait};
 use super::recipients;
 use crate::event::carry_out;
 use crate::front::advisor::Advisor;
@@ -22,7 +22,7 @@ pub(super) struct Mail {
     /// As the client gave them, and the next hop accepted them.
     pub(super) sender: Address,
     pub(super) recipients: Vec<Address>,
-    /// As the next hop knows them.
+    /// As the next hop knows them, or another one to which a recipient goes.
     pub(super) known: Envelope,
     /// What the services asked for so far, in order.
     pub(super) effects: Vec<SideEffect>,
@@ -32,9 +32,32 @@ pub(super) struct Mail {
     pub(super) is_data_asked: bool,
     pub(super) record: Record,
     pub(super) content: Content,
-    /// What they said of the command whose reply has not come, and what it names.
-    pub(super) asked: Option<(Advice, Address, Address)>,
+    /// The command whose reply has not come.
+    pub(super) asked: Option<Asked>,
+    /// The next hop has taken something that the client was refused: it has to hear the envelope again.
+    pub(super) is_known_otherwise: bool,
     pub(super) terms: Terms,
+}
+
+/// A command on its way.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// What the services said of it.
+    pub(super) advice: Advice,
+    /// The address in it, as the client gave it.
+    pub(super) given: Address,
+    /// The same as it went on.
+    pub(super) passed: Address,
+    /// Where it went, if not to the configured next hop.
+    pub(super) next_hop: Option<String>,
+    /// What the services asked for when they saw its reply.
+    pub(super) effects: Vec<SideEffect>,
+}
+
+impl Asked {
+    pub(super) fn new(advice: Advice, given: Address, passed: Address) -> Self {
+        Self { advice, given, passed, next_hop: None, effects: Vec::new() }
+    }
 }
 
 impl Mail {
@@ -58,13 +81,13 @@ impl Mail {
     /// What became of it for the log, if nobody has refused it.
     pub(super) fn decision(&self, parts: &[(Part, Answer)], is_modified: bool) -> Decision {
         let fates = || parts.iter().map(|(part, _)| &part.fate);
-        let waits = |held: bool| {
-            fates().any(|fate| matches!(fate, Fate::Wait(wait) if wait.hold.is_some() == held))
+        let waits = |is: fn(&Wait) -> bool| {
+            fates().any(|fate| matches!(fate, Fate::Wait(wait) if is(wait)))
         };
         match parts {
             _ if fates().any(|fate| matches!(fate, Fate::Keep(_))) => Decision::Quarantine,
-            _ if waits(true) => Decision::Hold,
-            _ if waits(false) => Decision::Delay,
+            _ if waits(|wait| wait.hold.is_some()) => Decision::Hold,
+            _ if waits(|wait| wait.delay.is_some()) => Decision::Delay,
             _ if fates().all(|fate| *fate == Fate::Drop) => Decision::Discard,
             [(part, _)] if !is_modified && self.is_for(&part.envelope) => Decision::Accept,
             _ => Decision::Modify,

@@ -21,7 +21,9 @@ mod replies;
 mod stored;
 mod tls;
 
-use ocp_proto::smtp::{Command, CommandProfile, EffectName};
+use ocp_proto::smtp::{Command, CommandProfile, EffectName, Part, ReplyProfile};
+
+use crate::processor::Offers;
 
 pub use introduction::Introduce;
 pub use listen::{Listeners, Settings};
@@ -31,7 +33,36 @@ pub use tls::Tls;
 
 impl Settings {
     /// What the proxy can vector out and carry out.
-    pub fn offer(&self) -> CommandProfile {
+    pub fn offers(&self) -> Offers {
+        let side_effects = vec![
+            EffectName::AddRecipient,
+            EffectName::DeleteRecipient,
+            EffectName::SetRecipients,
+            EffectName::ChangeSender,
+            EffectName::RetryCommand,
+            EffectName::Disconnect,
+        ];
+        let replies = ReplyProfile {
+            commands: vec![
+                Command::Greeting,
+                Command::Helo,
+                Command::Mail,
+                Command::Rcpt,
+                Command::Message,
+                Command::Rset,
+                Command::Vrfy,
+                Command::Expn,
+                Command::Noop,
+                Command::Quit,
+            ],
+            auxiliary_parts: vec![Part::Command],
+            side_effects,
+            ..ReplyProfile::default()
+        };
+        Offers { commands: self.offer(), replies: Some(replies) }
+    }
+
+    fn offer(&self) -> CommandProfile {
         let mut side_effects = vec![
             EffectName::AddRecipient,
             EffectName::DeleteRecipient,

@@ -120,11 +120,20 @@ impl Plan {
         }
     }
 
-    /// Whether what goes out has to be accepted before any next hop has: it becomes several messages where the
-    /// client gets one reply.
-    pub(super) fn is_spooled(&self, each: bool) -> bool {
+    /// Whether it becomes several messages where the client gets one reply: those have to be accepted before any next
+    /// hop has one.
+    fn is_spooled(&self, each: bool) -> bool {
         let goes_out = |part: &&Part| matches!(part.fate, Fate::Send | Fate::Wait(_));
         !each && self.parts.iter().filter(goes_out).count() > 1
+    }
+
+    /// The same by way of the spool, where it has to be.
+    pub(super) fn spooled(mut self, each: bool) -> Self {
+        if self.is_spooled(each) {
+            let sent = self.parts.iter_mut().filter(|part| part.fate == Fate::Send);
+            sent.for_each(|part| part.fate = Fate::Wait(Wait::default()));
+        }
+        self
     }
 
     /// Whether it can be carried out, with a spool or without, for a client that gets a reply for each recipient or
@@ -184,7 +193,11 @@ impl Fate {
                     wait.delay = wait.delay.max(Some(delay));
                 }
                 SideEffect::Route { next_hop, recipients } => {
-                    wait.routes.push((recipients.clone(), text(next_hop)));
+                    let is_one =
+                        |to: &Address| recipients.iter().any(|one| one.path() == to.path());
+                    if recipients.is_empty() || envelope.recipients.iter().any(is_one) {
+                        wait.routes.push((recipients.clone(), text(next_hop)));
+                    }
                 }
                 _ => {}
             }
@@ -206,11 +219,11 @@ impl Fate {
         }
     }
 
-    /// Who gets it, for the log; `spools` says that the spool does what the next hop would.
-    pub(super) fn destination(&self, spools: bool) -> Option<&'static str> {
+    /// Who gets it, for the log.
+    pub(super) fn destination(&self) -> Option<&'static str> {
         match self {
-            Self::Send if !spools => Some("next hop"),
-            Self::Send | Self::Wait(_) => Some("spool"),
+            Self::Send => Some("next hop"),
+            Self::Wait(_) => Some("spool"),
             Self::Keep(_) => Some("quarantine"),
             Self::Drop | Self::Refuse(_) => None,
         }
@@ -379,11 +392,11 @@ mod tests {
             (vec![refuses()], false, false, true, true),
         ] {
             let plan = plan("a b", &[], &Answer::Several(variants.clone()), &[]);
-            let found = (
-                plan.is_spooled(each),
-                plan.is_possible(each, false),
-                plan.is_possible(each, true),
-            );
+            let is_possible = (plan.is_possible(each, false), plan.is_possible(each, true));
+            let fates =
+                |plan: &Plan| plan.parts.iter().filter(|part| part.fate == Fate::Send).count();
+            let before = fates(&plan);
+            let found = (fates(&plan.spooled(each)) < before, is_possible.0, is_possible.1);
             assert_eq!(found, (spooled, without_spool, with_spool), "{each} {variants:?}");
         }
     }

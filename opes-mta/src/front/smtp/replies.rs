@@ -55,6 +55,11 @@ pub(super) fn lost() -> Reply {
     fixed(451, "4.4.2", "The next mail server was lost, try again later")
 }
 
+/// The next hop that a recipient should go to is not there now.
+pub(super) fn not_there() -> Reply {
+    fixed(451, "4.4.1", "The mail server of this recipient is not there, try again later")
+}
+
 /// The services want this client to go.
 pub(super) fn disconnected() -> Reply {
     fixed(421, "4.7.0", "Closing")

@@ -121,11 +121,7 @@ impl Stored {
                 };
                 Some(Self::Spool(entry, message))
             }
-            Fate::Send => {
-                let entry = provenance.entry(sender, recipients(&Wait::default()));
-                Some(Self::Spool(entry, message))
-            }
-            Fate::Drop | Fate::Refuse(_) => None,
+            Fate::Send | Fate::Drop | Fate::Refuse(_) => None,
         }
     }
 

@@ -126,7 +126,8 @@ In front of Postfix's own queue (smtpd_proxy_filter), with --placement receiving
   smtp      inet  n  -  n  -  20  smtpd
     -o smtpd_proxy_filter=127.0.0.1:10025
   127.0.0.1:10026 inet n  -  n  -   -  smtpd
-    -o smtpd_authorized_xforward_hosts=127.0.0.0/8 -o smtpd_client_restrictions=permit_mynetworks,reject
+    -o smtpd_authorized_xforward_hosts=127.0.0.0/8
+    -o smtpd_client_restrictions=permit_mynetworks,reject
     -o smtpd_relay_restrictions=permit_mynetworks,reject
 
 Behind the queue (content_filter), with --placement queued: in main.cf
@@ -138,34 +139,36 @@ Behind the queue on the way out, with --placement sending: relayhost = [127.0.0.
 
 Examples:
   opes-mta smtp --listen 127.0.0.1:10025 --next-hop 127.0.0.1:10026 --placement receiving
-  opes-mta smtp --listen 0.0.0.0:25 --next-hop mail.internal:25 --trust unix --config /etc/opes-mta.toml
-  opes-mta smtp --listen 0.0.0.0:25 --tls-certificate mx.pem --tls-key mx.key \
+  opes-mta smtp --config /etc/opes-mta.toml --listen 0.0.0.0:25 --next-hop mail.internal:25 \\
+    --trust unix
+  opes-mta smtp --listen 0.0.0.0:25 --tls-certificate mx.pem --tls-key mx.key \\
     --next-hop mail.internal:25 --next-hop-tls require --next-hop-tls-ca internal.pem
   opes-mta smtp --protocol lmtp --listen unix:/run/opes/lmtp --next-hop unix:/run/dovecot/lmtp
 
-Of the configuration, groups, rules, limits, temporary files, the system and bypass count here; [[listen]] is for the milter.
-Log lines go to the standard error, as JSON unless that is a terminal; one line a message says what became
-of it and why. RUST_LOG replaces the level, which is info; at debug a line says where a message goes before
+Of the configuration, groups, rules, limits, temporary files, the system and bypass count here; [[listen]] is for the milter. \
+Log lines go to the standard error, as JSON unless that is a terminal; one line a message says what became \
+of it and why. RUST_LOG replaces the level, which is info; at debug a line says where a message goes before \
 anybody has it, so that one which arrives twice because a process was killed in between is found.
 
-With --protocol lmtp each recipient gets the next hop's own reply. One that services delete is taken as what
+With --protocol lmtp each recipient gets the next hop's own reply. One that services delete is taken as what \
 is discarded is, unless one that they have added is refused: then it gets that reply.
 
-TLS with clients and TLS with the next hop are two matters: each begins with a STARTTLS of its own. What is
+TLS with clients and TLS with the next hop are two matters: each begins with a STARTTLS of its own. What is \
 said before STARTTLS is forgotten. A next hop that gets AUTH within TLS gets it from clients within TLS alone.
 
-Of a message 1 MiB is held in memory (memory-octets); what comes behind it lies in a file without a name in
+Of a message 1 MiB is held in memory (memory-octets); what comes behind it lies in a file without a name in \
 the folder for temporary files, or where [temporary] says. disk-octets bounds all of them: 452 beyond it.
 
-Groups with profile = \"reply\" are asked about what the next hop replies, before the client gets it. Another next
+Groups with profile = \"reply\" are asked about what the next hop replies, before the client gets it. Another next \
 hop that they want a recipient to be tried at has to be a --route, and needs --spool.
 
-What does not get through: extensions that the proxy does not know. Content with bare CR or LF is refused.
-Services may ask for quarantine with --quarantine alone. With --spool alone they may ask for hold, delay and new
-messages, and, over SMTP, recipients get different versions; over LMTP they do in any case. Where one message
+What does not get through: extensions that the proxy does not know. Content with bare CR or LF is refused. \
+Services may ask for quarantine with --quarantine alone. With --spool alone they may ask for hold, delay and new \
+messages, and, over SMTP, recipients get different versions; over LMTP they do in any case. Where one message \
 becomes several it is on the disk before the client hears that it is accepted:
 
-  opes-mta smtp --listen ADDR --next-hop ADDR --quarantine /var/lib/opes/quarantine --spool /var/lib/opes/spool
+  opes-mta smtp --listen ADDR --next-hop ADDR --spool /var/lib/opes/spool \\
+    --quarantine /var/lib/opes/quarantine
   opes-mta spool list --spool /var/lib/opes/spool
   opes-mta quarantine list --store /var/lib/opes/quarantine
   opes-mta quarantine release --store /var/lib/opes/quarantine --spool /var/lib/opes/spool ID
@@ -173,8 +176,8 @@ becomes several it is on the disk before the client hears that it is accepted:
 SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
 SIGHUP: with --tls-certificate, it and its key are read again.
 
-XCLIENT of a peer in --trust ends its session, as if the other client had connected: EHLO has to come again, and
-services hear of a new client then. It comes before AUTH, and what a next hop is told by --next-hop-client xclient
+XCLIENT of a peer in --trust ends its session, as if the other client had connected: EHLO has to come again, and \
+services hear of a new client then. It comes before AUTH, and what a next hop is told by --next-hop-client xclient \
 is what it goes by: behind a queue, where mail comes from us, that is xforward.
 
 Exit code: 0; 1 if it can't start; 2 for a wrong command line.";

@@ -73,8 +73,8 @@ Examples:
   opes-mta milter --listen unix:/var/spool/postfix/opes --server 10.0.0.1:4037 --server 10.0.0.2:4037
   opes-mta milter --config /etc/opes-mta.toml
 
-`opes-mta check FILE` says what a configuration means; deploy/opes-mta.toml explains every key. Log lines
-go to the standard error, as JSON unless that is a terminal; one line a message says what became of it
+`opes-mta check FILE` says what a configuration means; deploy/opes-mta.toml explains every key. Log lines \
+go to the standard error, as JSON unless that is a terminal; one line a message says what became of it \
 and why. RUST_LOG replaces the level, which is info.
 
 SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.

@@ -42,11 +42,11 @@ Examples:
   opes-mta compare --between now next mta.log.1 mta.log
   opes-mta compare --json --most 1000 mta.log | jq '.differences[] | select(.second.decision == \"reject\")'
 
-A message has one line for each group that watched it and one for what took effect; they have the same id.
-Those that one of the two has no line of, such as what a sample left out, are counted apart. A group sees
+A message has one line for each group that watched it and one for what took effect; they have the same id. \
+Those that one of the two has no line of, such as what a sample left out, are counted apart. A group sees \
 what those before it in the rule made: put one that is to be compared with them before them.
 
-Exit code: 0 if all agree; 1 if a log can't be read or has nothing to compare; 2 for a wrong command line;
+Exit code: 0 if all agree; 1 if a log can't be read or has nothing to compare; 2 for a wrong command line; \
 3 if some differ.";
 
 /// Runs the command.

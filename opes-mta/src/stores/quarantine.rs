@@ -96,7 +96,7 @@ Examples:
   opes-mta quarantine release --store /var/lib/opes-mta/quarantine --spool /var/spool/opes-mta 019b0c3d2e1f-5a6b7c8d
   opes-mta quarantine export --store /var/lib/opes-mta/quarantine --format mbox > review.mbox
 
-States: kept; released, it was given to the spool and stays here until its time is over; releasing, a release did
+States: kept; released, it was given to the spool and stays here until its time is over; releasing, a release did \
 not come to its end: release it again.
 
 Exit code: 0; 1 if a message can't be read or changed, the others are; 2 for a wrong command line.";

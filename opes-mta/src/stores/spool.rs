@@ -94,7 +94,7 @@ Examples:
   opes-mta spool show --spool /var/spool/opes-mta --message 019b0c3d2e1f-5a6b7c8d
   opes-mta spool flush --spool /var/spool/opes-mta
 
-States: queued; deferred, tried and to be tried again; delayed, as a service asked; hold, until it is released;
+States: queued; deferred, tried and to be tried again; delayed, as a service asked; hold, until it is released; \
 unfinished, while it is being put in, or if the process ended while it was.
 
 Exit code: 0; 1 if an entry can't be read or changed, the others are; 2 for a wrong command line.";

@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// OPES-BIND-17, OPES-BIND-18
+    /// OPES-BIND-17, OPES-BIND-18, OPES-BIND-20
     #[test]
     fn a_parameter_asks_as_the_field_does() {
         for (value, expected) in [

@@ -46,7 +46,7 @@ fn mail(client: &mut Client, line: &str, message: &[u8]) -> String {
     client.data(message)
 }
 
-/// OPES-4902-4-04, OPES-BIND-17
+/// OPES-4902-4-04, OPES-BIND-17, OPES-BIND-19
 #[test]
 fn what_may_be_skipped_is_skipped_from_mail_on() {
     let mut chain = chain(NextHop::start(), "[bypass]\nclients = [\"127.0.0.1\"]\n");
@@ -91,6 +91,7 @@ fn a_request_that_can_not_be_read_is_refused() {
 }
 
 /// Who is not heard skips nothing, and whoever is next hears of the request if it speaks of such ones.
+/// OPES-BIND-19
 #[test]
 fn a_request_goes_on_whoever_is_heard() {
     let hop = NextHop::unless(|line| {

@@ -134,6 +134,7 @@ fn a_refused_recipient_is_tried_again_under_another_address() {
     assert!(line.contains("refused: <loop2@b.example> 452"), "{line}");
 }
 
+/// OPES-4496-4.7-01
 #[test]
 fn a_refused_recipient_is_tried_again_at_another_next_hop() {
     let (hop, other) = (talkative(), NextHop::start());

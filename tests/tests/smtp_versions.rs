@@ -316,6 +316,7 @@ fn what_the_next_hop_refuses_is_not_kept_either() {
     assert_eq!(chain.run(&["quarantine", "list", "--store", "quarantine", "--json"]), "");
 }
 
+/// OPES-4496-4.7-01
 #[test]
 fn another_next_hop_where_that_is_allowed() {
     let (hop, other) = (NextHop::start(), NextHop::start());

@@ -10,9 +10,10 @@ use ocp_proto::smtp::Address;
 use ocp_proto::wire::Atom;
 
 use self::fields::{Fields, diagnostic, original_recipient, printable, status, xtext};
-use super::{Entry, Moment, Recipient};
+use super::{Entry, Moment, Recipient, Trace};
 use crate::event::header_end;
 use crate::store::address::parameter;
+use crate::trace::SYSTEM;
 
 /// Octets of a header section that is returned, at most.
 const LONGEST_HEADER: u64 = 256 * 1024;
@@ -219,6 +220,9 @@ impl Notice<'_> {
             () if has(|event| matches!(event, Event::Delayed { .. })) => "Mail is delayed",
             () => "Mail was relayed",
         };
+        if let Some(trace) = &self.entry.trace {
+            out.field(SYSTEM, &system(trace));
+        }
         out.field("Date", &now.date_time());
         out.field("From", &format!("Mail Delivery System <postmaster@{name}>"));
         out.field("To", &String::from_utf8_lossy(self.entry.sender.mailbox()));
@@ -273,13 +277,9 @@ impl Notice<'_> {
         out.field("Arrival-Date", &entry.arrived.date_time());
         out.field("X-OPES-Spool-Id", entry.id.as_str());
         if let Some(trace) = &entry.trace {
-            let super::Trace { system, processor, id, verdicts } = trace;
-            out.field(
-                "X-OPES-System",
-                &printable(&format!("{system} ; processor={processor} ; session={id}")),
-            );
-            if !verdicts.is_empty() {
-                out.field("X-OPES-Verdicts", &printable(verdicts));
+            out.field("X-OPES-System", &system(trace));
+            if !trace.verdicts.is_empty() {
+                out.field("X-OPES-Verdicts", &printable(&trace.verdicts));
             }
         }
         for told in &self.told {
@@ -312,6 +312,12 @@ impl Notice<'_> {
             out.field("Will-Retry-Until", &Moment::from(*until).date_time());
         }
     }
+}
+
+/// The system that a message has passed, as its own field names it.
+fn system(trace: &Trace) -> String {
+    let Trace { system, processor, id, .. } = trace;
+    printable(&format!("{system} ; processor={processor} ; session={id}"))
 }
 
 #[cfg(test)]

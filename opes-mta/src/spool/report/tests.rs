@@ -82,6 +82,7 @@ fn delayed(reply: &str) -> Event {
     Event::Delayed { reply: reply.to_owned(), until: at(7_200) }
 }
 
+/// OPES-BIND-09
 #[test]
 fn a_failure_is_reported_with_all_that_is_known() {
     let sender = address("<s@x.example>", &["ENVID=QQ+2B1", "RET=HDRS"]);
@@ -98,6 +99,8 @@ fn a_failure_is_reported_with_all_that_is_known() {
     let text = String::from_utf8(report.before.to_vec()).unwrap();
     assert!(text.split_inclusive('\n').all(|line| line.ends_with("\r\n")), "{text}");
     assert!(text.contains("\r\n    http://opes.example/ 5f2c.3\r\n"), "{text}");
+    let field = "OPES-System: http://opes.example/ ; processor=mta1 ; session=5f2c.3\r\n";
+    assert!(text.starts_with(field), "{text}");
     let Some(lines) = read(&report) else { return };
     let expected = [
         "From Mail Delivery System <postmaster@mta.example>",

@@ -199,7 +199,7 @@ impl Delivery {
     fn put_off(&self, entry: &Entry, place: usize, reply: String) -> Settled {
         let recipient = entry.recipients.get(place);
         let attempts = recipient.map_or(0, |recipient| recipient.state.attempts()) + 1;
-        match self.schedule.next(entry.arrived.into(), attempts, SystemTime::now()) {
+        match self.schedule.next(entry.begins().into(), attempts, SystemTime::now()) {
             Some(until) => {
                 log(entry, place, "deferred", &reply);
                 Settled { place, settlement: Settlement::Deferred { until, reply }, event: None }

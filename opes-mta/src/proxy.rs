@@ -70,6 +70,9 @@ pub(crate) struct Arguments {
     /// accepted there, and brought to the next hop
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
+    /// How long mail in the spool is tried before its sender hears that it could not be delivered
+    #[arg(long, value_name = "SECONDS", default_value = "432000", requires = "spool")]
+    spool_lifetime: u64,
     /// Another mail server that services may choose for a message; needs --spool. May be repeated
     #[arg(long = "route", value_name = "ADDR", requires = "spool")]
     routes: Vec<NextHopAddress>,
@@ -196,6 +199,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         timeouts,
         quarantine,
         spool,
+        spool_lifetime,
         routes,
     } = arguments;
     let protocol = match protocol {
@@ -218,13 +222,17 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         silence: timeouts.silence(),
         stores: Stores::default(),
     };
-    let folders = Folders { quarantine, spool };
+    let give_up = Duration::from_secs(spool_lifetime);
+    let folders =
+        Folders { quarantine, spool, schedule: Schedule { give_up, ..Schedule::default() } };
     serve::run(services.config(), |config| serve(config, listen, settings, folders))
 }
 
 struct Folders {
     quarantine: Option<PathBuf>,
     spool: Option<PathBuf>,
+    /// By which mail in the spool is delivered.
+    schedule: Schedule,
 }
 
 impl Folders {
@@ -255,6 +263,7 @@ async fn serve(
     folders: Folders,
 ) -> anyhow::Result<()> {
     let settings = Settings { stores: folders.open()?, ..settings };
+    let schedule = folders.schedule;
     // A folder that takes no files is found now, and not by the first large message.
     TemporaryFiles::new(&config.temporary_folder, config.limits.disk_octets).file()?;
     let stop = serve::stopped_by_signals()?;
@@ -267,9 +276,8 @@ async fn serve(
         tracing::info!(%address, next_hop = %settings.next_hop.address, "listening");
     }
     let Settings { next_hop, routes, stores, .. } = &settings;
-    let deliver = |spool| {
-        Delivery::new(spool, Arc::clone(next_hop), routes, Schedule::default()).run(stop.clone())
-    };
+    let deliver =
+        |spool| Delivery::new(spool, Arc::clone(next_hop), routes, schedule).run(stop.clone());
     let delivery = stores.spool.clone().map(deliver);
     let expiry = stores.quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
     let waiting = [delivery.map(tokio::spawn), expiry.map(tokio::spawn)];

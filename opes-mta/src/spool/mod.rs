@@ -200,13 +200,14 @@ impl Spool {
         })
     }
 
-    /// Lets go an entry that is on hold or delayed.
-    pub fn release(&self, id: &Id) -> Result<(), StoreError> {
+    /// Lets go an entry that is on hold or delayed. Its age counts from now on.
+    pub fn release(&self, id: &Id, now: SystemTime) -> Result<(), StoreError> {
+        let now = Moment::from(now);
         self.change(id, |entry| {
-            if entry.hold.is_none() && entry.not_before.is_none() {
+            if entry.hold.is_none() && entry.not_before.is_none_or(|moment| moment <= now) {
                 return Err("is neither on hold nor delayed".to_owned());
             }
-            (entry.hold, entry.not_before) = (None, None);
+            (entry.hold, entry.not_before) = (None, Some(now));
             Ok(())
         })
     }

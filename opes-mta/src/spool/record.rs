@@ -20,7 +20,7 @@ pub struct Entry {
     pub sender: Address,
     /// Whom it is for.
     pub recipients: Vec<Recipient>,
-    /// Not delivered before.
+    /// Not delivered before; when it was released, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Moment>,
     /// Not delivered until it is released; why.
@@ -207,6 +207,11 @@ impl Entry {
             skips,
             reports: 0,
         }
+    }
+
+    /// When it could be delivered first: from then on its age counts, after which it is given up.
+    pub fn begins(&self) -> Moment {
+        self.not_before.map_or(self.arrived, |moment| moment.max(self.arrived))
     }
 
     /// When it is to be delivered; `None` if it waits for somebody, or nothing is left to do.

@@ -153,9 +153,10 @@ fn hold_delay_and_release() {
     spool.hold(&id, "why").unwrap();
     assert_eq!(spool.next_due(), None);
     assert_eq!(spool.entry(&id).unwrap().status(at(0).into()), "hold");
-    spool.release(&id).unwrap();
-    assert_eq!(spool.due(at(0), 1), std::slice::from_ref(&id));
-    let error = spool.release(&id).unwrap_err().to_string();
+    spool.release(&id, at(30)).unwrap();
+    assert_eq!(spool.due(at(30), 1), std::slice::from_ref(&id));
+    assert_eq!(spool.entry(&id).unwrap().begins(), at(30).into(), "its age counts from then on");
+    let error = spool.release(&id, at(30)).unwrap_err().to_string();
     assert_eq!(error, format!("{id} is neither on hold nor delayed"));
 }
 

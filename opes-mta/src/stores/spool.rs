@@ -133,7 +133,7 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Action::Release { at, ids } => {
             let spool = open(&at)?;
-            each(&ids, "released", |id| spool.release(id))
+            each(&ids, "released", |id| spool.release(id, now))
         }
     }
 }

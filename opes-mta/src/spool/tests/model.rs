@@ -126,10 +126,12 @@ impl Both {
             }
             Operation::Release(entry) => {
                 let Some(id) = self.chosen(entry) else { return };
-                let released = self.by(|spool| spool.release(&id));
+                let released = self.by(|spool| spool.release(&id, at(now)));
                 let waiting = self.model.get_mut(&id).unwrap();
-                assert_eq!(released.is_ok(), waiting.hold || waiting.not_before > 0);
-                (waiting.hold, waiting.not_before) = (false, 0);
+                assert_eq!(released.is_ok(), waiting.hold || waiting.not_before > now);
+                if released.is_ok() {
+                    (waiting.hold, waiting.not_before) = (false, now);
+                }
             }
             Operation::Flush(entry) => {
                 let Some(id) = self.chosen(entry) else { return };

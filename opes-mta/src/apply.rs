@@ -3,6 +3,7 @@
 //! A callout server may be as hostile as any peer: what it sends is bounded while it arrives, and what
 //! could reach an SMTP peer is checked. One violation voids the whole answer.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 
@@ -435,7 +436,7 @@ fn check_coverage(messages: &[Incoming], recipients: &[Address]) -> Result<(), A
 
 /// The variant that names no recipients serves those that no other one names.
 fn name_the_rest(variants: &mut [Variant], recipients: &[Address]) {
-    let named: Vec<Atom> = variants
+    let named: HashSet<Atom> = variants
         .iter()
         .flat_map(|variant| variant.recipients.iter().map(|address| address.path().clone()))
         .collect();

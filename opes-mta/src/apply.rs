@@ -464,6 +464,12 @@ impl Piece {
 }
 
 impl Adapted {
+    /// How many octets there are.
+    pub(crate) fn len(&self) -> usize {
+        let header = self.header.iter().map(Bytes::len);
+        header.chain(self.body.iter().map(Octets::len)).sum()
+    }
+
     /// All octets in their order.
     pub fn octets(self) -> Vec<Octets> {
         self.header.into_iter().map(Octets::from).chain(self.body).collect()

@@ -168,11 +168,6 @@ impl Spool {
         Claim::new(self, id, now.into())
     }
 
-    /// Leaves an entry alone for a while: what became of it could not be noted.
-    pub(crate) fn put_off(&self, id: &Id, until: SystemTime) {
-        self.index().put_off(id, until.into());
-    }
-
     /// Hears of entries that were changed beside the owner, and says how many.
     pub fn refresh(&self) -> Result<usize, StoreError> {
         let mut place = self.index().noted;

@@ -211,6 +211,16 @@ fn somebody_at_work_beside_puts_an_attempt_off() {
 }
 
 #[test]
+fn what_could_not_be_noted_is_due_later_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let id = put(&spool, to(&["<a@b>"]), "x");
+    spool.claim(&id, at(0)).unwrap().unwrap().put_off(at(300));
+    assert_eq!((spool.due(at(299), 9), spool.next_due()), (Vec::new(), Some(at(300))));
+    assert!(spool.claim(&id, at(300)).unwrap().is_some());
+}
+
+#[test]
 fn a_report_and_what_it_says_are_there_together() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());

@@ -147,10 +147,7 @@ impl Claim {
     ) -> Result<(), StoreError> {
         let id = self.report_id(number)?;
         // One that was not finished counts for nothing.
-        match self.spool.delete(&id) {
-            Ok(()) | Err(StoreError::Unknown { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        self.spool.withdraw(&id)?;
         let entry = NewEntry {
             trace: self.entry.trace.clone(),
             ..NewEntry::new(report.sender.clone(), vec![report.recipient.clone()])

@@ -3,6 +3,7 @@
 //! A callout server may be as hostile as any peer: what it sends is bounded while it arrives, and what
 //! could reach an SMTP peer is checked. One violation voids the whole answer.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 
@@ -179,7 +180,7 @@ pub(crate) struct Assembly {
     octets: usize,
     /// Octets of each message.
     limit: usize,
-    /// Those of them that may be fresh without taking room.
+    /// Octets of all messages that may be fresh without taking room.
     free: usize,
     room: Room,
 }
@@ -220,8 +221,8 @@ enum Stretch {
 
 impl Assembly {
     /// An answer to an event of which `kept` was sent. At most `allowance` octets more than that
-    /// may come back in each of its messages. What is sent anew is held in memory: what is more than the
-    /// event has there itself, and `allowance`, takes `room`.
+    /// may come back in each of its messages. What is sent anew is held in memory: what is more, in all of them,
+    /// than the event has there itself, and `allowance`, takes `room`.
     pub(crate) fn new(kept: Kept, allowance: usize, room: Room) -> Self {
         let limit = kept.octets().saturating_add(allowance);
         let free = kept.in_memory().saturating_add(allowance);
@@ -257,8 +258,7 @@ impl Assembly {
         let part = part.ok_or(AnswerError::NoPart)?;
         self.count(octets.len())?;
         let start = self.fresh.len();
-        let free = self.free.saturating_mul(self.messages.len().max(1));
-        let beyond = (start + octets.len()).saturating_sub(free);
+        let beyond = (start + octets.len()).saturating_sub(self.free);
         self.room.grow_to(beyond as u64).then_some(()).ok_or(AnswerError::NoRoom)?;
         self.fresh.extend_from_slice(octets);
         let end = self.fresh.len();
@@ -435,7 +435,7 @@ fn check_coverage(messages: &[Incoming], recipients: &[Address]) -> Result<(), A
 
 /// The variant that names no recipients serves those that no other one names.
 fn name_the_rest(variants: &mut [Variant], recipients: &[Address]) {
-    let named: Vec<Atom> = variants
+    let named: HashSet<Atom> = variants
         .iter()
         .flat_map(|variant| variant.recipients.iter().map(|address| address.path().clone()))
         .collect();
@@ -464,6 +464,12 @@ impl Piece {
 }
 
 impl Adapted {
+    /// How many octets there are.
+    pub(crate) fn len(&self) -> usize {
+        let header = self.header.iter().map(Bytes::len);
+        header.chain(self.body.iter().map(Octets::len)).sum()
+    }
+
     /// All octets in their order.
     pub fn octets(self) -> Vec<Octets> {
         self.header.into_iter().map(Octets::from).chain(self.body).collect()
@@ -739,6 +745,24 @@ mod tests {
         let mut assembly = self::assembly(&event);
         let error = (0..70_000u32).find_map(|at| assembly.preserved(None, None, at..at + 1).err());
         assert_eq!(error, Some(AnswerError::TooManyPieces));
+    }
+
+    #[test]
+    fn several_messages_have_no_more_memory_than_one() {
+        let event = message("A: b\n\nbody");
+        let mut assembly = assembly(&event);
+        // What the event has itself, and the allowance.
+        let free = 10 + 4_096;
+        for id in 0..3 {
+            let id = AdaptedMessageId::new(id);
+            assembly.start(AdaptedStart { id, ..AdaptedStart::default() });
+        }
+        let half = vec![b'x'; free / 2];
+        let mut data = |id, octets: &[u8]| {
+            assembly.data(AdaptedMessageId::new(id), Some(Part::MessageBody), octets)
+        };
+        assert_eq!((data(0, &half), data(1, &half)), (Ok(()), Ok(())));
+        assert_eq!(data(2, b"x"), Err(AnswerError::NoRoom));
     }
 
     /// A message of which all of the body is in a file.

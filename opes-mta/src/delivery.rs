@@ -88,7 +88,6 @@ impl Delivery {
                     let id = claim.entry().id.clone();
                     if let Err(error) = delivery.attempt(claim).await {
                         tracing::error!(%id, cause = %error, "the spool can't note an attempt");
-                        delivery.spool.put_off(&id, SystemTime::now() + NOT_NOTED);
                     }
                     drop(place);
                 });
@@ -228,7 +227,12 @@ impl Delivery {
             });
             let settlements: Vec<_> =
                 settled.into_iter().map(|one| (one.place, one.settlement)).collect();
-            claim.settle(&settlements, report.as_ref(), now)
+            let noted = claim.settle(&settlements, report.as_ref(), now);
+            if noted.is_err() {
+                // Nobody else may have it in between.
+                claim.put_off(now + NOT_NOTED);
+            }
+            noted
         })
         .await
     }

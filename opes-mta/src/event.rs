@@ -210,9 +210,31 @@ pub(crate) fn carry_out(envelope: &mut Envelope, effect: &SideEffect) {
             recipients.retain(|known| known.path() != address.path());
         }
         SideEffect::SetRecipients(addresses) => recipients.clone_from(addresses),
-        SideEffect::ChangeSender(address) => envelope.sender = Some(address.clone()),
+        SideEffect::ChangeSender(address) => {
+            let mut sender = address.clone();
+            let before = envelope.sender.take().map(|before| before.parameters);
+            // What MAIL says of the content holds whoever sends it, unless the new sender says something else.
+            let of_content = before.into_iter().flatten().filter(|parameter| {
+                OF_CONTENT.iter().any(|known| keyword(parameter).eq_ignore_ascii_case(known))
+            });
+            for parameter in of_content {
+                let is_same = |one: &Atom| keyword(one).eq_ignore_ascii_case(keyword(&parameter));
+                if !sender.parameters.iter().any(is_same) {
+                    sender.parameters.push(parameter);
+                }
+            }
+            envelope.sender = Some(sender);
+        }
         _ => {}
     }
+}
+
+/// Parameters of MAIL that are about the content (RFC 1870, 6152 and 6531).
+const OF_CONTENT: [&[u8]; 3] = [b"SIZE", b"BODY", b"SMTPUTF8"];
+
+/// The name of an ESMTP parameter.
+fn keyword(parameter: &[u8]) -> &[u8] {
+    parameter.split(|octet| *octet == b'=').next().unwrap_or_default()
 }
 
 /// The address of a `MAIL FROM:` or `RCPT TO:` line with its parameters; the source route is removed
@@ -334,6 +356,25 @@ mod tests {
             prop_assert_eq!(Body::from(whole), body(&one));
             prop_assert_eq!(body(&one).len(), one.concat().len());
             prop_assert_eq!(body(&one).is_empty(), one.concat().is_empty());
+        }
+    }
+
+    #[test]
+    fn another_sender_has_the_same_content() {
+        let address = |parameters: &[&'static str]| {
+            let parameters = parameters.iter().map(|p| Atom::from_static(p.as_bytes())).collect();
+            Address::new("<a@b>").unwrap().with_parameters(parameters).unwrap()
+        };
+        let before = address(&["RET=HDRS", "size=9", "BODY=8BITMIME", "SMTPUTF8", "ENVID=x"]);
+        for (new, expected) in [
+            (&[][..], &["size=9", "BODY=8BITMIME", "SMTPUTF8"][..]),
+            (&["BODY=7BIT", "ENVID=y"], &["BODY=7BIT", "ENVID=y", "size=9", "SMTPUTF8"]),
+        ] {
+            let mut envelope = Envelope { sender: Some(before.clone()), recipients: Vec::new() };
+            let effect = SideEffect::ChangeSender(address(new));
+            // Effects of an earlier stage are carried out again at a later one.
+            (0..2).for_each(|_| carry_out(&mut envelope, &effect));
+            assert_eq!(envelope.sender, Some(address(expected)));
         }
     }
 

@@ -84,6 +84,8 @@ pub struct Advice {
     pub traffic: Traffic,
     /// How long it took.
     pub took: Duration,
+    /// Groups that failed, and whose policy lets the event pass.
+    pub failures: Vec<String>,
     /// What happens if recipients can't have versions of their own: what the group says that made them.
     differ: Option<RecipientsDiffer>,
     asked: Vec<Asked>,
@@ -140,10 +142,11 @@ impl Passage {
         }
     }
 
-    /// Asks the groups about an event.
+    /// Asks the groups about an event. One that fails and lets the event pass has no say; what the others make of
+    /// it holds.
     ///
     /// # Errors
-    /// The first failure of a group whose answers take effect: nothing of the others' answers does then.
+    /// The first failure of a group that does not: nothing of the others' answers takes effect then.
     pub async fn ask(&mut self, event: Event, accepted: Accepted<'_>) -> Result<Advice, Failure> {
         let begin = Instant::now();
         self.messages += u32::from(event.command == Command::Mail);
@@ -188,6 +191,13 @@ impl Passage {
                 };
                 let adaptation = match consultation.ask_until(&version.event, begin + limit).await {
                     Ok(adaptation) => adaptation,
+                    // Otherwise mail would get past all groups because of the one that may fail.
+                    Err(failure) if failure.policy == FailurePolicy::Accept => {
+                        advice.failed(&failure);
+                        done = false;
+                        versions.push(version);
+                        continue;
+                    }
                     Err(failure) => {
                         advice.report(&OcpResult::failure("another service group failed"), None);
                         return Err(failure);
@@ -280,6 +290,7 @@ impl Default for Advice {
             rule: None,
             traffic: Traffic::default(),
             took: Duration::ZERO,
+            failures: Vec::new(),
             differ: None,
             asked: Vec::new(),
         }
@@ -302,6 +313,13 @@ impl Advice {
             self.differ.get_or_insert(differ);
         }
         (adaptation.answer, adaptation.effects)
+    }
+
+    /// Adds a group that says nothing.
+    fn failed(&mut self, failure: &Failure) {
+        self.traffic.sent += failure.traffic.sent;
+        self.traffic.received += failure.traffic.received;
+        self.failures.push(failure.to_string());
     }
 
     /// If that is configured, what is refused for some recipients is kept for them instead; whether it is.

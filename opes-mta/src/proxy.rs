@@ -273,7 +273,8 @@ async fn serve(
     let listeners = Listeners::bind(&listen).await?;
     let processor = serve::processor(config, settings.offers(), &stop).await?;
     for address in listeners.addresses() {
-        tracing::info!(%address, next_hop = %settings.next_hop.address, "listening");
+        let address = address.without_kind();
+        tracing::info!(address, next_hop = %settings.next_hop.address, "listening");
     }
     let Settings { next_hop, routes, stores, .. } = &settings;
     let deliver =

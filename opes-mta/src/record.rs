@@ -123,6 +123,7 @@ impl Record {
         self.verdicts.extend(advice.verdicts.iter().cloned());
         self.traffic.sent += advice.traffic.sent;
         self.traffic.received += advice.traffic.received;
+        advice.failures.iter().for_each(|failure| self.failed(failure.clone()));
         self.took(event, advice.took);
     }
 

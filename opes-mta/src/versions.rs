@@ -1,7 +1,11 @@
 //! What recipients share as long as the groups make the same of a message for them, and apart from there (SMTP
 //! profile section 5).
 
-use ocp_proto::smtp::{Address, Reply, SideEffect};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ocp_proto::smtp::{Address, EffectName, Reply, SideEffect};
+use ocp_proto::wire::Atom;
 
 use crate::apply::{Adapted, Answer, Variant};
 use crate::config::RecipientsDiffer;
@@ -21,8 +25,8 @@ pub(crate) struct Version {
     pub(crate) event: Event,
     /// What has become of the octets so far.
     pub(crate) answer: Answer,
-    /// What to do besides, in this order.
-    pub(crate) effects: Vec<SideEffect>,
+    /// What to do besides, in this order. What versions share was asked for before they parted.
+    effects: Vec<Arc<SideEffect>>,
 }
 
 impl Version {
@@ -49,11 +53,19 @@ impl Version {
             let (answer, effects) = one_for_all(variants, fallback);
             return vec![self.with(answer, effects)];
         }
+        let is_reply = |variant: &Variant| matches!(variant.answer, Answer::Reply(_));
+        // Who is answered for gets no message, whatever a server says besides.
+        let replied: HashSet<Atom> = variants
+            .iter()
+            .filter(|variant| is_reply(variant))
+            .flat_map(|variant| variant.recipients.iter().map(|one| one.path().clone()))
+            .collect();
         let of = |variant: Variant| {
             let mut version = self.clone();
-            let is_named =
-                |one: &Address| variant.recipients.iter().any(|n| n.path() == one.path());
-            version.event.envelope.recipients.retain(is_named);
+            let named: HashSet<_> = variant.recipients.iter().map(Address::path).collect();
+            let may_have = |path: &Atom| is_reply(&variant) || !replied.contains(path);
+            let recipients = &mut version.event.envelope.recipients;
+            recipients.retain(|one| named.contains(one.path()) && may_have(one.path()));
             version.with(variant.answer, variant.effects)
         };
         let versions = variants.into_iter().map(of);
@@ -75,19 +87,58 @@ impl Version {
                 self.answer = answer;
             }
         }
-        self.effects.extend(effects);
+        self.effects.extend(effects.into_iter().map(Arc::new));
         self
+    }
+
+    /// Whether whom services have added to it gets nothing, or not before somebody releases it.
+    fn is_stopped(&self) -> bool {
+        let stops = |effect: &Arc<SideEffect>| {
+            matches!(effect.name(), EffectName::Discard | EffectName::Quarantine)
+        };
+        matches!(&self.answer, Answer::Reply(reply) if !reply.is_success())
+            || self.effects.iter().any(stops)
+    }
+
+    /// Leaves out whom another version has been added to by the same wish.
+    fn add_once(&mut self, added: &mut HashSet<*const SideEffect>) {
+        let effects = std::mem::take(&mut self.effects).into_iter().filter_map(|effect| {
+            let is_new = |added: &mut HashSet<_>| added.insert(Arc::as_ptr(&effect));
+            match &*effect {
+                SideEffect::AddRecipient(_) => is_new(added).then_some(effect),
+                SideEffect::SetRecipients(_) if !is_new(added) => {
+                    Some(Arc::new(SideEffect::SetRecipients(Vec::new())))
+                }
+                _ => Some(effect),
+            }
+        });
+        self.effects = effects.collect();
     }
 }
 
-/// What all versions come to: the one there is, or several.
+/// What all versions come to: the one there is, or several. Who was added before they parted gets one of
+/// them, which goes on if any does.
 pub(crate) fn together(versions: Vec<Version>) -> (Answer, Vec<SideEffect>) {
+    let mut joined: Vec<Version> = Vec::new();
+    for version in versions {
+        let is_same =
+            |one: &&mut Version| one.effects == version.effects && one.answer == version.answer;
+        match joined.iter_mut().find(is_same) {
+            Some(one) => one.event.envelope.recipients.extend(version.event.envelope.recipients),
+            None => joined.push(version),
+        }
+    }
+    let mut added = HashSet::new();
+    for stopped in [false, true] {
+        let versions = joined.iter_mut().filter(|version| version.is_stopped() == stopped);
+        versions.for_each(|version| version.add_once(&mut added));
+    }
     let variant = |Version { event, answer, effects }| Variant {
         recipients: event.envelope.recipients,
         answer,
-        effects,
+        effects: effects.into_iter().map(Arc::unwrap_or_clone).collect(),
     };
-    let mut variants: Vec<_> = versions.into_iter().map(variant).collect();
+    let mut variants: Vec<_> = joined.into_iter().map(variant).collect();
     match variants.pop() {
         Some(Variant { answer, effects, .. }) if variants.is_empty() => (answer, effects),
         last => {
@@ -208,7 +259,8 @@ mod tests {
         let kept = versions.pop().unwrap();
         assert!(!kept.has_ended());
         assert_eq!(kept.event.envelope.recipients, addresses("a c"));
-        assert_eq!((kept.answer, kept.effects), (other("X: y\r\n\r\n"), discard));
+        assert_eq!(kept.answer, other("X: y\r\n\r\n"));
+        assert_eq!(kept.effects, discard.into_iter().map(Arc::new).collect::<Vec<_>>());
         let Content::Message(message) = kept.event.content else { panic!("it is a message") };
         assert_eq!(message.header, "X: y\r\n\r\n");
     }
@@ -232,11 +284,58 @@ mod tests {
     fn versions_together_are_one_or_several() {
         let one = version("a b").adapted(other("Z"), Vec::new(), 0, RecipientsDiffer::Reject);
         assert_eq!(together(one), (other("Z"), Vec::new()));
-        let (several, effects) = together(vec![version("a"), version("b")]);
+        let same = together(vec![version("a"), version("b")]);
+        assert_eq!(same, (Answer::Unchanged, Vec::new()));
+        let marked = Version { answer: other("Z"), ..version("b") };
+        let (several, effects) = together(vec![version("a"), marked, version("c")]);
         let Answer::Several(variants) = several else { panic!("{several:?}") };
         let recipients: Vec<_> = variants.into_iter().map(|variant| variant.recipients).collect();
-        assert_eq!((recipients, effects), (vec![addresses("a"), addresses("b")], Vec::new()));
+        assert_eq!((recipients, effects), (vec![addresses("a c"), addresses("b")], Vec::new()));
         assert_eq!(together(Vec::new()), (Answer::Several(Vec::new()), Vec::new()));
+    }
+
+    #[test]
+    fn who_is_answered_for_gets_no_message() {
+        let of = |names, answer| Variant { recipients: addresses(names), ..variant(answer) };
+        let several = Answer::Several(vec![of("a b", other("Z")), of("b", reply("550 no\r\n"))]);
+        let versions = version("a b").adapted(several, Vec::new(), 0, RecipientsDiffer::Reject);
+        let recipients: Vec<_> =
+            versions.iter().map(|version| &version.event.envelope.recipients).collect();
+        assert_eq!(recipients, [&addresses("a"), &addresses("b")]);
+    }
+
+    /// A group has added somebody, and then another one has made several versions.
+    #[test]
+    fn who_was_added_before_versions_parted_gets_one() {
+        let added = |of: Vec<Variant>, effects: Vec<SideEffect>| {
+            let mut all =
+                version("a b").adapted(Answer::Unchanged, effects, 0, RecipientsDiffer::Reject);
+            let all = all.pop().unwrap();
+            let versions =
+                all.adapted(Answer::Several(of), Vec::new(), 0, RecipientsDiffer::Reject);
+            let (Answer::Several(variants), _) = together(versions) else { panic!("they differ") };
+            variants.into_iter().map(|variant| variant.effects).collect::<Vec<_>>()
+        };
+        let of = |names, answer, effects| Variant { recipients: addresses(names), answer, effects };
+        let add = SideEffect::AddRecipient(address("x"));
+        let set = |names| SideEffect::SetRecipients(addresses(names));
+        let one = || of("a", Answer::Unchanged, Vec::new());
+        let other = || of("b", other("Z"), Vec::new());
+        assert_eq!(added(vec![one(), other()], vec![add.clone()]), [vec![add.clone()], vec![]]);
+        assert_eq!(added(vec![one(), other()], vec![set("x")]), [vec![set("x")], vec![set("")]]);
+        // What goes on is what it gets.
+        let discard = SideEffect::Discard("x".into());
+        let discarded = of("a", Answer::Unchanged, vec![discard.clone()]);
+        assert_eq!(
+            added(vec![discarded, other()], vec![add.clone()]),
+            [vec![discard], vec![add.clone()]]
+        );
+        let refused = of("a", reply("550 no\r\n"), Vec::new());
+        assert_eq!(added(vec![refused, other()], vec![add.clone()]), [vec![], vec![add.clone()]]);
+        // Each version may have somebody added to it.
+        let each = |variant| Variant { effects: vec![add.clone()], ..variant };
+        let twice = added(vec![each(one()), each(other())], Vec::new());
+        assert_eq!(twice, [vec![add.clone()], vec![add.clone()]]);
     }
 
     #[test]

@@ -150,6 +150,21 @@ async fn a_file_that_cannot_be_read_ends_its_transaction_alone() {
     assert!(ends.iter().any(|reason| reason.starts_with("octets of the message")), "{ends:?}");
 }
 
+/// Octets that have no place in the event: nobody waits for an answer to what can't be sent.
+#[tokio::test]
+async fn an_event_that_cannot_be_sent_ends_at_once() {
+    let files = Files::new();
+    let (message, _) = files.message(1_000, 0);
+    let server = Server::start(1, wants([Command::Mail]), script(|_, octets| keep(octets)));
+    let client = server.client().await;
+    let event = Event { command: Command::Mail, ..message };
+    let cause = ask(&client, &event, &Policy::default()).await.unwrap_err();
+    let expected = "MAIL, sending: part message-header does not fit here (SMTP profile section 4)";
+    assert_eq!(cause, expected);
+    client.close().await;
+    server.events().await;
+}
+
 /// A server that sends a whole message anew: what is not in memory otherwise takes room as long as somebody
 /// holds it.
 #[tokio::test]

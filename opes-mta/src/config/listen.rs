@@ -44,6 +44,16 @@ impl FromStr for MilterAddress {
     }
 }
 
+impl MilterAddress {
+    /// Without `inet:`, as next hops and `opes-mta smtp --listen` have it.
+    pub fn without_kind(&self) -> String {
+        match self {
+            Self::Inet(address) => address.clone(),
+            Self::Unix(_) => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for MilterAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -60,7 +70,9 @@ mod tests {
     #[test]
     fn an_address_names_a_port_or_a_path() {
         for right in ["inet:127.0.0.1:8899", "inet:[::1]:8899", "inet:localhost:1", "unix:/run/x"] {
-            assert_eq!(right.parse::<MilterAddress>().unwrap().to_string(), right);
+            let address = right.parse::<MilterAddress>().unwrap();
+            assert_eq!(address.to_string(), right);
+            assert_eq!(address.without_kind(), right.strip_prefix("inet:").unwrap_or(right));
         }
         for wrong in [
             "",

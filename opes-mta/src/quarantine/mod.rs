@@ -125,7 +125,7 @@ impl Quarantine {
             match self.0.folder.lock(of) {
                 Ok(locked) if locked.record().state != State::Kept => spool.confirm(&entry.id)?,
                 // It had not come to the second step. An entry that has can't be removed.
-                Ok(_) | Err(StoreError::Unknown { .. }) => spool.delete(&entry.id)?,
+                Ok(_) | Err(StoreError::Unknown { .. }) => spool.withdraw(&entry.id)?,
                 Err(StoreError::Busy { .. } | StoreError::Broken(_)) => {}
                 Err(error) => return Err(error),
             }

@@ -148,6 +148,29 @@ fn a_release_that_was_interrupted_is_made_once() {
     }
 }
 
+/// Somebody may hold the entry of the spool just then.
+#[test]
+fn a_release_that_did_not_come_about_is_withdrawn_once_nobody_is_about_it() {
+    let stores = Stores::new(Limits::default());
+    let id = stores.keep();
+    let name = release_name(&id).unwrap();
+    let locked = stores.quarantine.0.folder.lock(&id).unwrap();
+    prepare(&stores.spool, &locked, &name, at(1)).unwrap();
+    drop(locked);
+    let entries: Folder<spool::Entry> = Folder::existing(&stores.folder.path().join("s")).unwrap();
+    let busy = entries.lock(&name).unwrap();
+    std::thread::scope(|scope| {
+        let (finished, finishes) = std::sync::mpsc::channel();
+        let stores = &stores;
+        scope.spawn(move || finished.send(stores.quarantine.finish(&stores.spool, at(2))).unwrap());
+        let early = finishes.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "it waits: {early:?}");
+        drop(busy);
+        assert_eq!(finishes.recv().unwrap().unwrap(), 0);
+    });
+    assert!(matches!(stores.spool.entry(&name), Err(StoreError::Unknown { .. })));
+}
+
 #[test]
 fn a_release_under_way_keeps_its_entry() {
     let stores = Stores::new(Limits::default());

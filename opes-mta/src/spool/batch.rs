@@ -79,7 +79,7 @@ impl Drop for Batch {
     fn drop(&mut self) {
         for id in self.followers.drain(..) {
             // What can't be removed now the owner removes at its next start.
-            let _ = self.spool.delete(&id);
+            let _ = self.spool.withdraw(&id);
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Claim {
     entry: Entry,
     /// `None` once the entry is done and removed.
     locked: Option<Locked<Entry>>,
+    /// Not due before that, whatever its file says.
+    put_off: Option<Moment>,
 }
 
 /// What an attempt made of a recipient.
@@ -63,7 +65,7 @@ impl Claim {
         };
         let entry = locked.record().clone();
         let is_due = entry.due().is_some_and(|due| due <= now);
-        let claim = Self { spool: spool.clone(), entry, locked: Some(locked) };
+        let claim = Self { spool: spool.clone(), entry, locked: Some(locked), put_off: None };
         Ok(is_due.then_some(claim))
     }
 
@@ -76,6 +78,11 @@ impl Claim {
     pub fn message(&self) -> io::Result<File> {
         let locked = self.locked.as_ref().ok_or(io::ErrorKind::NotFound)?;
         locked.message()
+    }
+
+    /// Gives it back for later: what became of it could not be noted.
+    pub(crate) fn put_off(mut self, until: SystemTime) {
+        self.put_off = Some(until.into());
     }
 
     /// Whether every recipient is settled; then the entry is not there any more.
@@ -140,10 +147,7 @@ impl Claim {
     ) -> Result<(), StoreError> {
         let id = self.report_id(number)?;
         // One that was not finished counts for nothing.
-        match self.spool.delete(&id) {
-            Ok(()) | Err(StoreError::Unknown { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        self.spool.withdraw(&id)?;
         let entry = NewEntry {
             trace: self.entry.trace.clone(),
             ..NewEntry::new(report.sender.clone(), vec![report.recipient.clone()])
@@ -183,7 +187,10 @@ impl Drop for Claim {
             return self.spool.forget(&self.entry.id);
         }
         self.spool.put(&self.entry);
-        self.spool.index().unclaim(&self.entry.id);
+        match self.put_off {
+            Some(until) => self.spool.index().put_off(&self.entry.id, until),
+            None => self.spool.index().unclaim(&self.entry.id),
+        }
     }
 }
 

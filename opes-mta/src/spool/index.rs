@@ -82,7 +82,7 @@ impl Index {
         self.put_off(id, now.after(BUSY));
     }
 
-    /// An entry that nobody has claimed any more is not due before that, whatever its file says.
+    /// Gives back an entry that is not due before that, whatever its file says.
     pub(super) fn put_off(&mut self, id: &Id, until: Moment) {
         self.set_aside(id);
         if let Some(slot) = self.slots.get_mut(id) {

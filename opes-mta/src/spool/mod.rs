@@ -76,7 +76,7 @@ pub use crate::store::{Broken, Id, Limits, Moment, Recovery, StoreError};
 use tokio::sync::Notify;
 
 use self::index::Index;
-use crate::store::{Folder, Owner, Share, Usage};
+use crate::store::{Folder, Locked, Owner, Share, Usage};
 
 /// A spool. Its clones are the same spool.
 #[derive(Clone, Debug)]
@@ -168,11 +168,6 @@ impl Spool {
         Claim::new(self, id, now.into())
     }
 
-    /// Leaves an entry alone for a while: what became of it could not be noted.
-    pub(crate) fn put_off(&self, id: &Id, until: SystemTime) {
-        self.index().put_off(id, until.into());
-    }
-
     /// Hears of entries that were changed beside the owner, and says how many.
     pub fn refresh(&self) -> Result<usize, StoreError> {
         let mut place = self.index().noted;
@@ -222,7 +217,20 @@ impl Spool {
 
     /// Removes an entry; nobody hears of it. One that others wait for is not removed before they count.
     pub fn delete(&self, id: &Id) -> Result<(), StoreError> {
-        let locked = self.0.folder.lock(id)?;
+        self.remove(self.0.folder.lock(id)?)
+    }
+
+    /// Removes an entry that was prepared for nothing, as soon as nobody works on it: a command beside its owner
+    /// may look at it. One that is gone is left alone.
+    pub(crate) fn withdraw(&self, id: &Id) -> Result<(), StoreError> {
+        match self.0.folder.lock_waiting(id) {
+            Err(StoreError::Unknown { .. }) => Ok(()),
+            locked => self.remove(locked?),
+        }
+    }
+
+    fn remove(&self, locked: Locked<Entry>) -> Result<(), StoreError> {
+        let id = &locked.record().id.clone();
         if locked.record().awaits == Some(Awaits::Followers) {
             let reason = "is half accepted: the owner of the spool goes on with it at its start";
             return Err(StoreError::Refused { id: id.clone(), reason: reason.to_owned() });
@@ -267,7 +275,7 @@ impl Spool {
             Err(StoreError::Broken(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if counts { self.confirm(&entry.id) } else { self.delete(&entry.id) }
+        if counts { self.confirm(&entry.id) } else { self.withdraw(&entry.id) }
     }
 
     /// Entries that were accepted together count if their leader is there, which is the last to come and the
@@ -277,7 +285,7 @@ impl Spool {
             let Some(Awaits::Leader { of }) = &entry.awaits else { continue };
             match self.0.folder.read(of) {
                 Ok(_) => self.confirm(&entry.id)?,
-                Err(StoreError::Unknown { .. }) => self.delete(&entry.id)?,
+                Err(StoreError::Unknown { .. }) => self.withdraw(&entry.id)?,
                 Err(StoreError::Broken(_)) => {}
                 Err(error) => return Err(error),
             }

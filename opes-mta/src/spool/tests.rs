@@ -212,6 +212,42 @@ fn somebody_at_work_beside_puts_an_attempt_off() {
 }
 
 #[test]
+fn what_could_not_be_noted_is_due_later_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let id = put(&spool, to(&["<a@b>"]), "x");
+    spool.claim(&id, at(0)).unwrap().unwrap().put_off(at(300));
+    assert_eq!((spool.due(at(299), 9), spool.next_due()), (Vec::new(), Some(at(300))));
+    assert!(spool.claim(&id, at(300)).unwrap().is_some());
+}
+
+/// A command beside it may be about an entry just when its owner starts.
+#[test]
+fn what_was_prepared_for_nothing_is_removed_once_nobody_is_about_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, now) = (folder.path(), at(0));
+    let spool = open(path);
+    let gone = Id::new(now.into());
+    let prepare = |awaits: Awaits, name: &str| {
+        let name = gone.derived(name).unwrap();
+        spool.prepare(to(&["<a@b>"]), awaits, name, now.into()).unwrap().commit().unwrap().id
+    };
+    let follower = prepare(Awaits::Leader { of: gone.clone() }, "with-1");
+    drop(spool);
+    let beside: Folder<Entry> = Folder::existing(path).unwrap();
+    let locked = beside.lock(&follower).unwrap();
+    std::thread::scope(|scope| {
+        let (opened, opens) = std::sync::mpsc::channel();
+        scope.spawn(move || opened.send(Spool::open(path, Limits::default())).unwrap());
+        let early = opens.recv_timeout(std::time::Duration::from_millis(100));
+        assert!(early.is_err(), "it waits: {early:?}");
+        drop(locked);
+        let (spool, _) = opens.recv().unwrap().unwrap();
+        assert!(matches!(spool.entry(&follower), Err(StoreError::Unknown { .. })));
+    });
+}
+
+#[test]
 fn a_report_and_what_it_says_are_there_together() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());

@@ -87,13 +87,18 @@ pub(super) async fn carry(
         }
         carried.parts.push((part, answer));
     }
-    if is_refused {
-        // All of it is: the client has one reply.
+    let answers = carried.parts.iter().map(|(_, answer)| recipients::replies(answer));
+    let told: Vec<&Reply> = answers.flatten().collect();
+    let comes_again = !told.is_empty() && told.iter().all(|reply| reply.is_temporary());
+    if is_refused || comes_again {
+        // All of it is: the client has one reply, or comes again with it. New messages go out then.
         taken.give_back().await;
         return Ok(carried);
     }
-    match taken.commit().await {
-        Ok((kept, spooled)) => (carried.kept, carried.spooled) = (kept, spooled),
+    let (kept, spooled) = taken.commit().await;
+    carried.kept = kept;
+    match spooled {
+        Ok(spooled) => carried.spooled = spooled,
         Err(reply) => {
             for (part, answer) in &mut carried.parts {
                 if matches!(part.fate, Fate::Wait(_)) {
@@ -103,4 +108,85 @@ pub(super) async fn carry(
         }
     }
     Ok(carried)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ocp_proto::smtp::{Address, Envelope};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::apply::{Adapted, Notification};
+    use crate::relay::NextHop;
+    use crate::smtp::Protocol;
+    use crate::spool::Spool;
+    use crate::store::Limits;
+
+    /// A next hop that speaks LMTP and says this to content.
+    async fn next_hop(said: &'static str) -> Connection {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.write_all(b"220 hop\r\n").await.unwrap();
+            let (mut line, mut is_content) = (String::new(), false);
+            while stream.read_line(&mut line).await.unwrap() > 0 {
+                let reply = match (&line[..], is_content) {
+                    ("DATA\r\n", _) => "354 go on",
+                    (".\r\n", _) => said,
+                    (_, true) => "",
+                    _ => "250 ok",
+                };
+                is_content = reply == "354 go on" || reply.is_empty();
+                if !reply.is_empty() {
+                    stream.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
+                }
+                line.clear();
+            }
+        });
+        let next_hop = NextHop { protocol: Protocol::Lmtp, ..NextHop::new(address, "test") };
+        Connection::connect(&Arc::new(next_hop)).await.unwrap()
+    }
+
+    fn part(fate: Fate) -> Part {
+        let recipients = vec![Address::new("<b@b.example>").unwrap()];
+        let envelope = Envelope { sender: None, recipients: recipients.clone() };
+        let message = Adapted { header: vec!["A: b\r\n\r\n".into()], body: Vec::new() };
+        Part { recipients, envelope, message, fate }
+    }
+
+    /// A client that comes again with all of its message has it looked at again.
+    #[tokio::test]
+    async fn new_messages_wait_until_the_client_does_not_come_again() {
+        let refuse = |text: &str| Fate::Refuse(Reply::parse(text.to_owned()).unwrap());
+        for (fates, said, spooled) in [
+            (vec![Fate::Send], "250 ok", 1),
+            (vec![Fate::Send], "451 later", 0),
+            (vec![Fate::Send], "550 no", 1),
+            (vec![Fate::Send, Fate::Drop], "451 later", 1),
+            (vec![refuse("451 4.5.0 later\r\n")], "", 0),
+            (vec![refuse("550 5.7.1 no\r\n")], "", 1),
+            (Vec::new(), "", 1),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (spool, _) = Spool::open(folder.path(), Limits::default()).unwrap();
+            let stores = Stores { spool: Some(spool.clone()), ..Stores::default() };
+            let notification = Notification {
+                sender: Address::null(),
+                recipients: vec![Address::new("<s@a.example>").unwrap()],
+                message: part(Fate::Send).message,
+            };
+            let parts = fates.iter().cloned().map(part).collect();
+            let plan = Plan { parts, notifications: vec![notification] };
+            let mut hop = next_hop(said).await;
+            let provenance = Provenance::default();
+            let carried = carry(&mut hop, &stores, plan, &provenance, true, true).await.unwrap();
+            let entries = spool.entries().unwrap().0;
+            assert_eq!((carried.spooled.len(), entries.len()), (spooled, spooled), "{fates:?}");
+        }
+    }
 }

@@ -27,7 +27,10 @@ pub(super) async fn deliver(
     each: bool,
     is_known: bool,
 ) -> Result<Answer, Broken> {
-    let told = if is_known { Ok(Vec::new()) } else { begin_again(hop, envelope, each).await? };
+    let told = match is_known {
+        true => Ok(Vec::new()),
+        false => begin_again(hop, message, envelope, each).await?,
+    };
     let (refused, said) = match told {
         Err(reply) => {
             hop.reset().await?;
@@ -110,12 +113,13 @@ async fn transfer(
 /// which the message is refused as a whole.
 async fn begin_again(
     hop: &mut Connection,
+    message: &Adapted,
     envelope: &Envelope,
     each: bool,
 ) -> Result<Result<Vec<Option<Reply>>, Reply>, RelayError> {
     hop.reset().await?;
     if let Some(sender) = &envelope.sender
-        && let Some(refused) = tell(hop, "MAIL FROM:", sender).await?
+        && let Some(refused) = tell(hop, "MAIL FROM:", &with_size(sender, message)).await?
     {
         return Ok(Err(refused));
     }
@@ -127,6 +131,18 @@ async fn begin_again(
         }
     }
     Ok(Ok(refused))
+}
+
+/// A sender whose message has another size by now: SIZE says which, if it is there (RFC 1870 section 5).
+fn with_size(sender: &Address, message: &Adapted) -> Address {
+    let is_size = |parameter: &Atom| {
+        parameter.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"SIZE="))
+    };
+    let mut sender = sender.clone();
+    for parameter in sender.parameters.iter_mut().filter(|parameter| is_size(parameter)) {
+        *parameter = format!("SIZE={}", message.len()).into();
+    }
+    sender
 }
 
 /// Says a line of the envelope: its reply if it is no success.
@@ -163,4 +179,24 @@ pub(super) fn envelope_line(verb: &str, address: &Address) -> Option<CommandLine
         line.extend_from_slice(parameter);
     }
     CommandLine::new(line).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_is_said_again_is_that_of_the_message() {
+        let message =
+            Adapted { header: vec!["A: b\r\n".into(), "\r\n".into()], body: vec!["body".into()] };
+        for (said, expected) in [
+            ("<a@b> size=1 RET=HDRS", "MAIL FROM:<a@b> SIZE=12 RET=HDRS"),
+            ("<a@b> RET=FULL", "MAIL FROM:<a@b> RET=FULL"),
+        ] {
+            let line = CommandLine::new(format!("MAIL FROM:{said}")).unwrap();
+            let sender = with_size(&crate::event::address_of(&line).unwrap(), &message);
+            let line = envelope_line("MAIL FROM:", &sender).unwrap();
+            assert_eq!(line, CommandLine::new(expected).unwrap());
+        }
+    }
 }

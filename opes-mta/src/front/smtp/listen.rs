@@ -60,7 +60,7 @@ impl Listeners {
     /// # Errors
     /// The address that can't be bound, and why.
     pub async fn bind(listen: &[MilterAddress]) -> io::Result<Self> {
-        let names: Vec<_> = listen.iter().map(ToString::to_string).collect();
+        let names: Vec<_> = listen.iter().map(MilterAddress::without_kind).collect();
         let named = names.iter().map(String::as_str).zip(listen);
         Ok(Self(Sockets::bind(named).await?))
     }

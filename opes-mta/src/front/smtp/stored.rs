@@ -176,16 +176,15 @@ impl Taken {
         Ok(())
     }
 
-    /// All of it counts: what the quarantine has, and what the spool.
-    ///
-    /// # Errors
-    /// What those get whose message the spool did not take. What the quarantine has it keeps.
-    pub(super) async fn commit(self) -> Result<(Vec<Id>, Vec<Id>), Reply> {
+    /// All of it counts: what the quarantine has, which it keeps in any case, and what the spool has; or what those
+    /// get whose message the spool did not take.
+    pub(super) async fn commit(self) -> (Vec<Id>, Result<Vec<Id>, Reply>) {
         let Self { kept, batch, .. } = self;
-        match batch {
-            Some(batch) => blocking(move || Ok((kept, batch.commit()?))).await,
-            None => Ok((kept, Vec::new())),
-        }
+        let spooled = match batch {
+            Some(batch) => blocking(move || Ok(batch.commit()?)).await,
+            None => Ok(Vec::new()),
+        };
+        (kept, spooled)
     }
 
     /// Nothing of it counts.
@@ -235,4 +234,43 @@ async fn blocking<T: Send + 'static>(
     };
     tracing::error!(stage = "store", cause, "a message could not be stored");
     Err(replies::not_kept())
+}
+
+#[cfg(test)]
+mod tests {
+    use ocp_proto::smtp::Envelope;
+
+    use super::*;
+    use crate::store::Limits;
+
+    fn part(fate: Fate) -> Part {
+        let recipient = Address::new("<b@b.example>").unwrap();
+        let recipients = vec![recipient];
+        Part {
+            envelope: Envelope { sender: None, recipients: recipients.clone() },
+            recipients,
+            message: Adapted { header: vec!["A: b\r\n\r\n".into()], body: Vec::new() },
+            fate,
+        }
+    }
+
+    /// What the log says of it has to be true.
+    #[tokio::test]
+    async fn what_the_quarantine_has_is_known_where_the_spool_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, waits) = (folder.path().join("q"), folder.path().join("s"));
+        let (quarantine, _) = Quarantine::open(&kept, Limits::default()).unwrap();
+        let (spool, _) = Spool::open(&waits, Limits::default()).unwrap();
+        let stores = Stores { quarantine: Some(quarantine.clone()), spool: Some(spool) };
+        let provenance = Provenance::default();
+        let parts = [part(Fate::Keep("odd".to_owned())), part(Fate::Send)];
+        let stored = parts.iter().filter_map(|part| Stored::part(part, &provenance)).collect();
+        let taken = take(&stores, stored).await.unwrap();
+        std::fs::remove_dir_all(waits.join("spool")).unwrap();
+        let (kept, spooled) = taken.commit().await;
+        assert_eq!(spooled.unwrap_err(), replies::not_kept());
+        let entries = quarantine.entries().unwrap().0;
+        assert_eq!(kept, entries.into_iter().map(|entry| entry.id).collect::<Vec<_>>());
+        assert_eq!(kept.len(), 1);
+    }
 }

@@ -94,7 +94,10 @@ impl Driver {
             sending.offset += octets.len();
             sending.turn = sending.turn.saturating_sub(octets.len());
             let all = sending.offset == transaction.answer.kept().octets();
-            if self.connection.send_original(xid, part, octets, true).is_err() {
+            if let Err(misuse) = self.connection.send_original(xid, part, octets, true) {
+                // Without these octets its answer would be awaited in vain.
+                self.give_up(xid, misuse.into());
+                self.poll_events();
                 continue;
             }
             let leaves = sending.leaves == Some(sending.offset);

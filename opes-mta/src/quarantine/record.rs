@@ -35,7 +35,8 @@ pub struct Kept {
     /// What each service found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<Found>,
-    /// The services that stopped it: they are not asked again after it is released.
+    /// The services that have looked at it, of which one or more stopped it: side effects do not say whose they
+    /// are (profile section 6). None of them is asked again after it is released.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stopped_by: Vec<String>,
     /// What traces and reports say of its way.

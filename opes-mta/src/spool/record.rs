@@ -35,7 +35,8 @@ pub struct Entry {
     /// The name that the mail server before us has for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_id: Option<String>,
-    /// Services that are not asked about it any more: they had stopped it, and somebody released it.
+    /// Services that are not asked about it any more: they had looked at it when it was stopped, and somebody
+    /// released it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<String>,
     /// Reports that were made of it.

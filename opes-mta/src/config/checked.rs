@@ -18,6 +18,7 @@ use super::raw::{Raw, RawBypass, RawLimits, RawList, RawListen, RawRule, RawTemp
 use super::rules::{Rule, Rules};
 use super::system::{System, text};
 use crate::consult;
+use crate::front::smtp::LONGEST_HEADER;
 use crate::ocp::MOST_READS;
 use crate::octets::BLOCK;
 
@@ -163,6 +164,15 @@ impl Config {
     }
 }
 
+impl Limits {
+    /// Octets of memory that the largest message takes at the most which comes by SMTP: what is not in a file. By
+    /// milter all of it is in memory.
+    fn least_memory(&self) -> u64 {
+        let around = LONGEST_HEADER + self.memory_octets + BLOCK;
+        u64::from(self.message_octets).min(around as u64)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -269,10 +279,11 @@ impl Checker<'_> {
             content_deadline: raw.content_deadline.map_or(or.content_deadline, seconds),
             progress_interval: raw.progress_interval.map_or(or.progress_interval, seconds),
         };
-        if u64::from(limits.message_octets) > limits.content_octets {
+        let in_memory = limits.least_memory();
+        if in_memory > limits.content_octets {
             let message = format!(
-                "a message of {} octets has no room in content-octets, {} for all",
-                limits.message_octets, limits.content_octets
+                "a message takes up to {in_memory} octets of memory and has no room in content-octets, {} for all",
+                limits.content_octets
             );
             let span = raw.message_octets.as_ref().map(Spanned::span);
             let span = span.or(raw.content_octets.as_ref().map(Spanned::span));

@@ -22,6 +22,13 @@ impl Config {
         if self.listen.is_empty() {
             notes.push("there is no [[listen]]: no mail server can bring its mail".to_owned());
         }
+        let (message, content) = (self.limits.message_octets, self.limits.content_octets);
+        if !self.listen.is_empty() && u64::from(message) > content {
+            notes.push(format!(
+                "a message of more than content-octets, {content}, is always put off if it comes by milter, whatever \
+                 message-octets, {message}, allows: it is in memory as a whole"
+            ));
+        }
         for group in self.groups.iter().filter(|group| group.overload == Overload::Bypass) {
             notes.push(format!(
                 "group {}: while its servers are busy, mail goes on unchecked where their policy \
@@ -132,6 +139,10 @@ mod tests {
                     group("replies", "profile = \"reply\"")
                 ),
                 vec!["group replies is for", "rule #1: all of its groups only watch"],
+            ),
+            (
+                format!("{head}[limits]\nmessage-octets = 3000000\ncontent-octets = 2999999\n"),
+                vec!["more than content-octets, 2999999, is always put off if it comes by milter"],
             ),
             (rule("groups = []"), vec!["clean is in no rule", "watch is in no rule"]),
             (rule("clients = [\"unix\"]\ngroups = []"), vec![]),

@@ -206,9 +206,13 @@ fn what_is_wrong_has_a_line_and_a_column() {
         (
             limits("message-octets = 2000\ncontent-octets = 1999"),
             (7, 18),
-            "2000 octets has no room",
+            "2000 octets of memory and has no room",
         ),
-        (limits("content-octets = 1999"), (7, 18), "a message of 104857600 octets has no room"),
+        (
+            limits("content-octets = 1999"),
+            (7, 18),
+            "a message takes up to 2359296 octets of memory and has no room",
+        ),
         (limits("message-octets = 4294967296"), (7, 18), "4294967296"),
         (
             limits("message-octets = 2000\nmemory-octets = 999\ndisk-octets = 1000"),
@@ -299,6 +303,15 @@ fn a_groups_deadlines_stay_below_those_for_all() {
     let group = &config.groups[0];
     assert_eq!(group.command_deadline, config.limits.command_deadline);
     assert_eq!((group.command_deadline.as_secs(), group.content_deadline.as_secs()), (9, 70));
+}
+
+/// By SMTP the rest of it lies in a file.
+#[test]
+fn a_message_may_be_larger_than_the_memory_for_all() {
+    let text = |content| with(&format!("[limits]\nmemory-octets = 0\ncontent-octets = {content}"));
+    let least = (1024 + 256) * 1024;
+    assert!(parse(&text(least - 1)).is_err());
+    assert_eq!(parse(&text(least)).unwrap().limits.message_octets, 100 << 20);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::room::Room;
 /// The longest header section, with its empty line. It is held in memory whatever `memory-octets` says, and so
 /// is a message without an empty line, which is nothing else. Ten times what Postfix takes for one by default.
 /// Worst case a message: that much, and what was read with its end.
-const LONGEST_HEADER: usize = 1024 * 1024;
+pub(crate) const LONGEST_HEADER: usize = 1024 * 1024;
 
 /// Content so far: the header section up to its empty line, then the body in pieces.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ mod tls;
 
 use ocp_proto::smtp::{Command, CommandProfile, EffectName};
 
+pub(crate) use content::LONGEST_HEADER;
 pub use introduction::Introduce;
 pub use listen::{Listeners, Settings};
 pub use peer::Trust;

@@ -537,6 +537,27 @@ async fn a_client_is_named_where_the_next_hop_wants_to_know() {
 }
 
 #[tokio::test]
+async fn a_next_hop_that_forgets_an_envelope_is_told_again_whose_it_is() {
+    let script = serve_one(|mut peer| {
+        peer.greet(&["XFORWARD ADDR"]);
+        peer.answer("XFORWARD ADDR=192.0.2.1", "250 ok");
+        peer.answer("RSET", "250 ok");
+        peer.answer("XFORWARD ADDR=192.0.2.1", "501 5.5.4 no");
+        peer.answer("RSET", "250 ok");
+    });
+    let mut connection = Connection::open(&script.next_hop()).await.unwrap();
+    connection.xforward_again().await.unwrap();
+    let address = Some("192.0.2.1".parse().unwrap());
+    assert!(connection.xforward(&Origin { address, ..Origin::default() }).await.unwrap());
+    connection.reset().await.unwrap();
+    // For its log alone: a message goes on without it.
+    connection.xforward_again().await.unwrap();
+    connection.reset().await.unwrap();
+    drop(connection);
+    script.ended().await;
+}
+
+#[tokio::test]
 async fn who_waits_for_somebody_else_hears_the_next_hop_go() {
     let (go, went) = std::sync::mpsc::channel();
     let script = serve_one(move |mut peer| {

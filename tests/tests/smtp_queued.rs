@@ -101,6 +101,17 @@ fn without_received(mail: &Delivered) -> (String, String) {
     (text(&second[..at]), text(first.without_received()))
 }
 
+/// Postfix forgets who the client is together with an envelope that is told again.
+#[test]
+fn an_envelope_that_services_change_has_its_client_still() {
+    let Some(chain) = filtered("XFORWARD for a changed envelope", "") else { return };
+    chain.send("add@a.example", &["b@b.example"]);
+    assert_eq!(chain.arrived().recipients, ["added@b.example", "b@b.example"]);
+    let log = chain.postfix.log();
+    let known = log.lines().filter(|line| line.contains("orig_client="));
+    assert_eq!(known.count(), 2, "of the envelope as it came, and as it went on: {log}");
+}
+
 #[test]
 fn what_services_make_of_queued_mail_is_what_arrives() {
     let Some(mut chain) = filtered("content_filter of Postfix", "") else { return };

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{Cause, RelayError};
 use super::hello::NextHop;
+use super::origin::Origin;
 use super::stage::Stage;
 use super::wire::Wire;
 use crate::smtp::extensions::Extensions;
@@ -36,6 +37,8 @@ pub struct Connection {
     /// Its answer to the last EHLO, HELO or LHLO.
     pub(super) hello: Option<Reply>,
     pub(super) is_secured: bool,
+    /// Who the client is, as it was told last by XFORWARD.
+    pub(super) forwarded: Option<Origin>,
     /// What was asked, and when, whose replies have not come.
     awaited: VecDeque<(Stage, Instant)>,
     failed: Option<RelayError>,
@@ -51,6 +54,7 @@ impl Connection {
             greeting: None,
             hello: None,
             is_secured: false,
+            forwarded: None,
             awaited: VecDeque::new(),
             failed: None,
             is_closing: false,

@@ -132,7 +132,21 @@ impl Connection {
                 return Err(self.refusal(Stage::Origin, since, reply));
             }
         }
+        self.forwarded = (!commands.is_empty()).then(|| origin.clone());
         Ok(!commands.is_empty())
+    }
+
+    /// Says once more what XFORWARD said last, if it did: Postfix forgets that with the envelope (RSET). What it
+    /// makes of it is for its log alone.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn xforward_again(&mut self) -> Result<(), RelayError> {
+        let Some(origin) = self.forwarded.clone() else { return Ok(()) };
+        match self.xforward(&origin).await {
+            Err(error) if error.reply().is_none() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn say(&mut self, command: &str) -> Result<Reply, RelayError> {

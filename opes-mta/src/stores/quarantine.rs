@@ -96,7 +96,7 @@ Examples:
   opes-mta quarantine release --store /var/lib/opes-mta/quarantine --spool /var/spool/opes-mta 019b0c3d2e1f-5a6b7c8d
   opes-mta quarantine export --store /var/lib/opes-mta/quarantine --format mbox > review.mbox
 
-What is shown as `stopped by one of` are the services that had looked at the message: they do not say which of them \
+What is shown as `looked at by` are the services that had a say when it was stopped: they do not say which of them \
 asked for the quarantine. None of them is asked again after a release.
 
 States: kept; released, it was given to the spool and stays here until its time is over; releasing, a release did \
@@ -187,7 +187,7 @@ fn describe(kept: &Kept) -> String {
         line("found", format!("{}: {}{score}{reason}", found.service, found.verdict));
     }
     for (name, value) in [
-        ("stopped by one of", Some(kept.stopped_by.join(", ")).filter(|names| !names.is_empty())),
+        ("looked at by", Some(kept.stopped_by.join(", ")).filter(|names| !names.is_empty())),
         ("queue id", kept.queue_id.clone()),
         ("trace", kept.trace.as_ref().map(|trace| format!("{} {}", trace.system, trace.id))),
     ] {

@@ -118,6 +118,7 @@ async fn begin_again(
     each: bool,
 ) -> Result<Result<Vec<Option<Reply>>, Reply>, RelayError> {
     hop.reset().await?;
+    hop.xforward_again().await?;
     if let Some(sender) = &envelope.sender
         && let Some(refused) = tell(hop, "MAIL FROM:", &with_size(sender, message)).await?
     {

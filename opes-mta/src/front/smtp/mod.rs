@@ -24,7 +24,6 @@ mod tls;
 use ocp_proto::smtp::{Command, CommandProfile, EffectName, Part, ReplyProfile};
 
 use crate::processor::Offers;
-
 pub(crate) use content::LONGEST_HEADER;
 pub use introduction::Introduce;
 pub use listen::{Listeners, Settings};

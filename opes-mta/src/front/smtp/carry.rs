@@ -89,8 +89,10 @@ pub(super) async fn carry(
         }
         carried.parts.push((part, answer));
     }
+    // Each recipient has a reply, and not one of them has the message: nobody is notified of it.
+    is_refused |= !has_some && carried.parts.iter().all(|(part, _)| is_sent(part));
     if is_refused {
-        // All of it is: the client has one reply.
+        // All of it is: the client has one reply, or refusals alone.
         taken.give_back().await;
         return Ok(carried);
     }

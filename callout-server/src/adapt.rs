@@ -12,6 +12,7 @@ use ocp_proto::{
     AdaptedData, AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart, Connection, DataLabel,
     Misuse, OcpResult, Traffic, Xid,
 };
+use services::Notification;
 use services::mail::{Octets, Segment};
 use smallvec::SmallVec;
 
@@ -34,7 +35,7 @@ pub(crate) struct Original {
     /// The message body, else empty.
     pub(crate) body: Octets,
     /// What they hold of the process's budgets until the answer is out.
-    pub(crate) _held: Held,
+    pub(crate) held: Held,
 }
 
 impl Original {
@@ -79,8 +80,8 @@ struct Message {
     /// Its AMS, until that is sent.
     start: Option<AdaptedStart>,
     /// Percent of certainty that octets change; said once, with the first data (RFC 4037 section
-    /// 11.9).
-    modp: u32,
+    /// 11.9). A new message changes none.
+    modp: Option<u32>,
     /// What is not sent yet, the next stretch last.
     steps: SmallVec<[Step; 4]>,
     /// Whether it stands for the whole event, even if the processor has the rest of that.
@@ -109,14 +110,16 @@ impl Step {
 impl Outgoing {
     /// Nothing is sent yet.
     pub(crate) fn new(original: Original, answer: Answer) -> Self {
-        let several = answer.branches.len() > 1;
+        // What is for all names nobody, even if new messages stand beside it.
+        let (differ, several) =
+            (answer.branches.len() > 1, answer.branches.len() + answer.notifications.len() > 1);
         // The first message's AME names the verdicts of all, and what holds beyond the event.
         let mut verdicts = answer.verdicts;
         let mut terms = answer.terms;
         let mut messages = SmallVec::new();
-        for (branch, number) in answer.branches.into_iter().zip(1..) {
-            let id = AdaptedMessageId::new(number).filter(|_| several);
-            let start = start(&branch, id);
+        let mut ids = (1..).map(|number| AdaptedMessageId::new(number).filter(|_| several));
+        for (branch, id) in answer.branches.into_iter().zip(&mut ids) {
+            let start = start(&branch, id, differ);
             let modp = if matches!(branch.adapted, Adapted::Unchanged) { 0 } else { 100 };
             let is_reply = branch.has_ended();
             let steps = steps(&original, branch.adapted);
@@ -130,8 +133,10 @@ impl Outgoing {
                 valid_for: validity.as_ref().map(|validity| validity.seconds),
                 valid_with: validity.as_ref().map(Validity::names).unwrap_or_default(),
             };
-            messages.push(Message { start: Some(start), modp, steps, is_reply, end });
+            messages.push(Message { start: Some(start), modp: Some(modp), steps, is_reply, end });
         }
+        let new = answer.notifications.into_iter().zip(ids);
+        messages.extend(new.map(|(notification, id)| Message::new(&notification, id)));
         messages.reverse();
         Self { original, messages, read: None }
     }
@@ -200,18 +205,35 @@ impl Outgoing {
     }
 }
 
-fn start(branch: &Branch, id: Option<AdaptedMessageId>) -> AdaptedStart {
+impl Message {
+    /// A new message, whole.
+    fn new(new: &Notification, id: Option<AdaptedMessageId>) -> Self {
+        let sender = new.sender();
+        let is_said = !(sender.is_null() && sender.parameters.is_empty());
+        let start = AdaptedStart {
+            id,
+            role: Some(AdaptedRole::Notification),
+            sender: is_said.then(|| sender.clone()),
+            recipients: new.recipients().to_vec(),
+        };
+        let parts = [(Part::MessageBody, new.body()), (Part::MessageHeader, new.header())];
+        let mut steps: SmallVec<[Step; 4]> =
+            parts.into_iter().map(|(part, octets)| Step::Insert(part, octets.clone())).collect();
+        steps.retain(|step| !step.is_empty());
+        let end = AdaptedEnd { id, ..AdaptedEnd::default() };
+        Self { start: Some(start), modp: None, steps, is_reply: false, end }
+    }
+}
+
+/// How what becomes of a branch begins; where branches differ it names its recipients.
+fn start(branch: &Branch, id: Option<AdaptedMessageId>, differ: bool) -> AdaptedStart {
     let Some(id) = id else { return AdaptedStart::default() };
     let role = match &branch.adapted {
         Adapted::Reply(_) => AdaptedRole::Reply,
         _ => AdaptedRole::Variant,
     };
-    AdaptedStart {
-        id: Some(id),
-        role: Some(role),
-        recipients: branch.recipients.clone(),
-        ..AdaptedStart::default()
-    }
+    let recipients = if differ { branch.recipients.clone() } else { Vec::new() };
+    AdaptedStart { id: Some(id), role: Some(role), recipients, ..AdaptedStart::default() }
 }
 
 /// The stretches of an adapted message, the first one last.
@@ -251,12 +273,12 @@ struct Out<'a> {
     connection: &'a mut Connection,
     xid: Xid,
     id: Option<AdaptedMessageId>,
-    modp: u32,
+    modp: Option<u32>,
 }
 
 impl Out<'_> {
     fn data(&mut self, part: Part, octets: Bytes, as_is: Option<u32>) -> Result<(), Misuse> {
-        let data = AdaptedData { id: self.id, part: Some(part), as_is, modp: Some(self.modp) };
+        let data = AdaptedData { id: self.id, part: Some(part), as_is, modp: self.modp };
         self.connection.send_adapted_data(self.xid, data, octets)
     }
 

@@ -16,7 +16,7 @@ use ocp_proto::smtp::{
 };
 use ocp_proto::wire::Atom;
 use services::mail::{Edits, Mail};
-use services::{Change, Content, Finding, Input, Outcome, Request, ServiceError};
+use services::{Change, Content, Finding, Input, Notification, Outcome, Request, ServiceError};
 use tracing::{debug, warn};
 
 use self::replies::{failure_reply, may_reply, refusable, replace};
@@ -47,6 +47,8 @@ pub(crate) struct Event {
 pub(crate) struct Answer {
     /// One, or several with disjoint recipients where these differ.
     pub(crate) branches: Vec<Branch>,
+    /// New messages, whatever becomes of the branches that services were asked about.
+    pub(crate) notifications: Vec<Notification>,
     pub(crate) verdicts: Vec<Verdict>,
     /// What it says beyond this event.
     pub(crate) terms: Terms,
@@ -75,6 +77,11 @@ struct Measure {
     original: Option<Reply>,
 }
 
+/// The most new messages of one event, whatever branches there are: a quarter of the adapted messages that a
+/// connection takes. Worst case an event: that many times [`Notification::LARGEST`], 64 MiB, within the budget for
+/// content.
+const MOST_NOTIFICATIONS: usize = 64;
+
 /// The longest reason that goes into a verdict, in octets.
 const LONGEST_REASON: usize = 512;
 
@@ -89,7 +96,10 @@ impl Chain {
             envelope: event.envelope,
             parameters: Arc::default(),
             granted: event.granted,
+            may_notify: false,
         };
+        let may_notify =
+            event.abilities.variants && request.command == Command::Message && !event.observed;
         let profile = event.input.profile();
         let original = match &event.input {
             Input::Reply { reply, .. } => Some(reply.clone()),
@@ -98,7 +108,7 @@ impl Chain {
         let measure = Measure { observed: event.observed, original };
         let recipients = std::mem::take(&mut request.envelope.recipients);
         let mut branches = vec![Branch::new(recipients, event.input)];
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut notifications) = (Vec::new(), Vec::new());
         let command = request.command.clone();
         let mut agreement = Agreement::among(self.waiting(&command).count());
         for link in self.interested(profile, &command) {
@@ -115,13 +125,15 @@ impl Chain {
                 branch::fork(&mut branches, |recipient| named.find(recipient).is_some());
             }
             request.parameters = link.parameters.clone();
+            request.may_notify = may_notify && link.entry.declaration.notifies;
             let mut said: Option<Terms> = None;
             for branch in &mut branches {
                 if branch.has_ended() || !link.is_for(branch) {
                     continue;
                 }
                 let started = Instant::now();
-                let (finding, terms) = link.work(&mut request, branch, &measure, started).await;
+                let (finding, terms) =
+                    link.work(&mut request, branch, &mut notifications, &measure, started).await;
                 verdicts.push(verdict(link.entry.uri(), finding, started.elapsed()));
                 said = Some(match said {
                     Some(said) => said.and(terms),
@@ -145,7 +157,7 @@ impl Chain {
         if branches.iter().any(|branch| !branch.effects.is_empty()) {
             terms.validity = None;
         }
-        Answer { branches, verdicts, terms }
+        Answer { branches, notifications, verdicts, terms }
     }
 }
 
@@ -163,6 +175,7 @@ impl Link {
         &self,
         request: &mut Request,
         branch: &mut Branch,
+        notifications: &mut Vec<Notification>,
         measure: &Measure,
         started: Instant,
     ) -> (Finding, Terms) {
@@ -176,7 +189,8 @@ impl Link {
             Input::Content(mail) => Ok(mail.body().check().map(|()| outcome)?),
             Input::Line(_) | Input::Nothing | Input::Reply { .. } => Ok(outcome),
         });
-        let outcome = outcome.and_then(|outcome| self.apply(outcome, request, branch, measure));
+        let outcome = outcome
+            .and_then(|outcome| self.apply(outcome, request, branch, notifications, measure));
         let took = started.elapsed();
         match outcome {
             Ok((finding, terms)) => {
@@ -212,16 +226,21 @@ impl Link {
         outcome: Outcome,
         request: &Request,
         branch: &mut Branch,
+        notifications: &mut Vec<Notification>,
         measure: &Measure,
     ) -> Result<(Finding, Terms), ServiceError> {
-        let Outcome { change, effects, finding, envelope_done, validity } = outcome;
+        let Outcome { change, effects, notifications: new, finding, envelope_done, validity } =
+            outcome;
         let wrong = |cause: String| Err(ServiceError::new("answer", cause));
         let observed = measure.observed;
-        if observed && !(change == Change::None && effects.is_empty()) {
+        if observed && !(change == Change::None && effects.is_empty() && new.is_empty()) {
             return wrong("an answer to an event that is only observed".to_owned());
         }
         if let Some(effect) = effects.iter().find(|effect| !request.may(effect.name())) {
             return wrong(format!("{} was not granted", effect.name()));
+        }
+        if let Some(cause) = self.too_much(&new, notifications.len(), request) {
+            return wrong(cause);
         }
         if let Some(original) = &measure.original {
             return match replace(change, effects, request, original, branch) {
@@ -264,6 +283,7 @@ impl Link {
             }
         }
         branch.effects.extend(effects);
+        notifications.extend(new);
         // Nobody waits for the answer to an event that is only observed. A service for some recipients
         // is asked or not for recipients that no fact names.
         let terms = Terms {
@@ -271,6 +291,24 @@ impl Link {
             validity: validity.filter(|_| !observed && self.entry.recipients.is_none()),
         };
         Ok((finding, terms))
+    }
+
+    /// What is wrong with new messages, behind those that there are already.
+    fn too_much(&self, new: &[Notification], before: usize, request: &Request) -> Option<String> {
+        match new.len() {
+            0 => None,
+            _ if !self.entry.declaration.notifies => {
+                Some("a notification, which it does not declare".to_owned())
+            }
+            _ if !request.may_notify => Some("a notification where there can be none".to_owned()),
+            count if count > Notification::MOST => {
+                Some(format!("{count} notifications, more than {}", Notification::MOST))
+            }
+            count if before + count > MOST_NOTIFICATIONS => {
+                Some(format!("more than {MOST_NOTIFICATIONS} notifications of one event"))
+            }
+            _ => None,
+        }
     }
 
     /// What a failure means for the mail, and the line in the log that says so.

@@ -179,6 +179,9 @@ fn describe(out: &mut String, entry: &Entry) {
     if !effects.is_empty() {
         say!(out, "  effects     {}", effects.join(" "));
     }
+    if declaration.notifies {
+        say!(out, "  notifies    new messages may be submitted; the MTA says so if it can't");
+    }
     if entry.bypassable {
         say!(out, "  bypass      skipped for senders who ask for it and whom the MTA hears");
     }
@@ -208,4 +211,37 @@ fn load(file: Option<PathBuf>) -> Result<Config> {
 
 fn runtime() -> Result<Runtime> {
     Runtime::new().into_diagnostic().wrap_err("the runtime can't be started")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::future::BoxFuture;
+    use services::{Declaration, Outcome, Request, Service, ServiceError};
+
+    use super::*;
+
+    struct Notifier(bool);
+
+    impl Service for Notifier {
+        fn declaration(&self) -> Declaration {
+            Declaration { notifies: self.0, ..Declaration::on([Command::Message]) }
+        }
+
+        fn handle<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[test]
+    fn who_may_notify_is_said() {
+        for notifies in [true, false] {
+            let service = Arc::new(Notifier(notifies));
+            let mut out = String::new();
+            describe(&mut out, &Entry::new("x", "", service, Duration::from_secs(1)));
+            let line = "  notifies    new messages may be submitted; the MTA says so if it can't\n";
+            assert_eq!(out.contains(line), notifies, "{out}");
+        }
+    }
 }

@@ -184,7 +184,8 @@ impl Chain {
         let (commands, observed) = self.wanted(kind, &offer.commands);
         // A service for some recipients only is why they may differ.
         let differ = self.links.iter().any(|link| link.entry.recipients.is_some());
-        let multiple_messages = offer.multiple_messages && differ;
+        let notifies = commands.contains(&Command::Message) && self.notifying().next().is_some();
+        let multiple_messages = offer.multiple_messages && (differ || notifies);
         let recipient_replies = offer.recipient_replies && differ;
         // Where the processor may leave at any moment no Am-Id is used (profile section 4).
         let may_leave =
@@ -258,6 +259,12 @@ impl Chain {
             link.entry.declaration.effects.iter().map(|effect| (&*link.entry, *effect))
         });
         all.filter(|(_, effect)| effect.is_for(kind) && !offered.contains(effect)).collect()
+    }
+
+    /// Those that may have new messages submitted.
+    pub(crate) fn notifying(&self) -> impl Iterator<Item = &Entry> {
+        let links = self.interested(ProfileKind::Command, &Command::Message);
+        links.map(|link| &*link.entry).filter(|entry| entry.declaration.notifies)
     }
 
     /// What of these effects some service may ask for.

@@ -306,7 +306,7 @@ impl Content {
             FileState::Idle { file, length } => Octets::from_file(file, length),
             FileState::None | FileState::Writing { .. } => self.waiting.freeze().into(),
         };
-        (self.first.freeze(), body, Held { _memory: self.memory, _disk: self.disk })
+        (self.first.freeze(), body, Held { memory: self.memory, _disk: self.disk })
     }
 }
 
@@ -326,8 +326,15 @@ impl Room {
 /// What an event holds of the budgets, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
-    _memory: Reservation,
+    memory: Reservation,
     _disk: Reservation,
+}
+
+impl Held {
+    /// Takes more memory, for what comes with the answer.
+    pub(crate) fn grow(&mut self, octets: usize) -> Result<(), Full> {
+        self.memory.grow(octets).then_some(()).ok_or(Full::Memory)
+    }
 }
 
 impl Write {

@@ -270,6 +270,42 @@ fn the_profile_example_of_two_variants_is_what_we_send() {
 }
 
 #[test]
+fn the_profile_example_of_a_notification_is_what_we_send() {
+    let profile = CommandProfile { multiple_messages: true, ..message_profile() };
+    let (mut pair, xid) = begin(&profile, &["<paul@example.com>", "<mary@example.com>"]);
+    header(&mut pair, xid);
+    pair.body(xid, "Dear all\r\n");
+    pair.processor.end_original(xid, OcpResult::ok()).unwrap();
+    pair.deliver_to_server();
+    let message = |role, recipient: Option<&'static str>| AdaptedStart {
+        role: Some(role),
+        recipients: recipient.into_iter().map(|path| Address::new(path).unwrap()).collect(),
+        ..AdaptedStart::default()
+    };
+    let reply = vec![(Part::Reply, "554 5.7.1 not for us\r\n")];
+    let header = "From: <filter@example.com>\r\nSubject: refused: hi\r\n\
+                  Auto-Submitted: auto-generated\r\n\r\n";
+    let note =
+        vec![(Part::MessageHeader, header), (Part::MessageBody, "From <steve@example.org>\r\n")];
+    let messages = [
+        (message(AdaptedRole::Reply, None), reply),
+        (message(AdaptedRole::Notification, Some("<postmaster@example.com>")), note),
+    ];
+    for ((start, parts), number) in messages.into_iter().zip(1..) {
+        let id = AdaptedMessageId::new(number);
+        pair.server.start_adapted(xid, Vec::new(), &AdaptedStart { id, ..start }).unwrap();
+        for (part, octets) in parts {
+            let data = AdaptedData { id, part: Some(part), ..AdaptedData::default() };
+            pair.server.send_adapted_data(xid, data, octets).unwrap();
+        }
+        pair.server.end_adapted(xid, &AdaptedEnd { id, ..AdaptedEnd::default() }).unwrap();
+    }
+    pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
+    pair.deliver_to_processor();
+    check(&pair, &examples()[6]);
+}
+
+#[test]
 fn the_profile_example_of_a_pause_is_what_we_send() {
     let (mut pair, xid) = begin(&message_profile(), &["<paul@example.com>"]);
     header(&mut pair, xid);
@@ -377,7 +413,7 @@ fn the_profile_example_of_a_reply_that_says_too_much_is_what_we_send() {
     pair.server.send_adapted(xid, Part::Reply, "mail.example.com", None).unwrap();
     pair.server.use_preserved(xid, 48..64, None).unwrap();
     end(&mut pair, xid, &AdaptedEnd::default());
-    check(&pair, &examples()[6]);
+    check(&pair, &examples()[7]);
 }
 
 #[test]
@@ -392,5 +428,5 @@ fn the_profile_example_of_a_recipient_that_has_moved_is_what_we_send() {
     may_replace(&Command::Rcpt, &original, &original, &effects).unwrap();
     pair.server.use_preserved(xid, 26..50, None).unwrap();
     end(&mut pair, xid, &AdaptedEnd { side_effects: effects, ..AdaptedEnd::default() });
-    check(&pair, &examples()[7]);
+    check(&pair, &examples()[8]);
 }

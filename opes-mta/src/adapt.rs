@@ -92,7 +92,8 @@ processed). --out gets nothing for the last four.
 JSON members: file, decision, reply, effects, services (uri, verdict, score, reason, ms),
 octets_sent, octets_returned, ms, sender, recipients, refused (recipient, reply), error. Where
 recipients differ: versions (recipients, decision, reply, effects), which --out gets as
-NAME.version-1, NAME.version-2, ... Where services were not asked: reused (events that got an earlier
+NAME.version-1, NAME.version-2, ... Where services want new messages submitted: notifications (sender,
+recipients, octets); nobody submits them. Where services were not asked: reused (events that got an earlier
 answer again, which the server had said still holds), done_after (the event after which they wanted
 no more of this mail).
 

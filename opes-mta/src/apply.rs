@@ -320,7 +320,7 @@ impl Assembly {
             validity: None,
         };
         check_coverage(&messages, &event.envelope.recipients)?;
-        let mut variants = Vec::new();
+        let (mut variants, mut is_one) = (Vec::new(), true);
         for mut message in messages {
             check_effects(&message.end.side_effects)?;
             checked.verdicts.append(&mut message.end.verdicts);
@@ -338,9 +338,14 @@ impl Assembly {
                 }
                 Some(AdaptedRole::Variant | AdaptedRole::Reply) => {
                     let answer = message.answer(event, &effects, &fresh)?;
+                    is_one &= variants.is_empty() && start.recipients.is_empty();
                     variants.push(Variant { recipients: start.recipients, answer, effects });
                 }
             }
+        }
+        // What is for all is no version, whatever is submitted besides.
+        if is_one && let Some(Variant { answer, effects, .. }) = variants.pop() {
+            (checked.answer, checked.effects) = (answer, effects);
         }
         if !variants.is_empty() {
             name_the_rest(&mut variants, &event.envelope.recipients);
@@ -793,6 +798,66 @@ mod tests {
         for part in [Part::MessageHeader, Part::Reply] {
             assert_eq!(answer(&[(Some(part), 6..16)]), Err(AnswerError::Stored(part)));
         }
+    }
+
+    /// A message for all, or a refusal of it, and the new messages beside it.
+    fn notifying(role: AdaptedRole, beside: &[AdaptedStart]) -> Result<Checked, AnswerError> {
+        let event = Event::message(
+            Message::split("A: b\n\n".into()),
+            Envelope { sender: None, recipients: vec![Address::new("<a@x>").unwrap()] },
+        );
+        let mut kept = Kept::default();
+        event.parts().for_each(|(part, octets)| kept.push(part, octets));
+        let mut assembly = Assembly::new(kept, 4_096, Budget::new(0).room());
+        let id = AdaptedMessageId::new(1);
+        assembly.start(AdaptedStart { id, role: Some(role), ..AdaptedStart::default() });
+        match role {
+            AdaptedRole::Reply => assembly.data(id, Some(Part::Reply), b"550 no\r\n")?,
+            _ => assembly.preserved(id, None, 0..6)?,
+        }
+        let side_effects = vec![SideEffect::Disconnect];
+        assembly.end(AdaptedEnd { id, side_effects, ..AdaptedEnd::default() }, None)?;
+        for (start, number) in beside.iter().zip(2..) {
+            let id = AdaptedMessageId::new(number);
+            let role = Some(AdaptedRole::Notification);
+            assembly.start(AdaptedStart { id, role, ..start.clone() });
+            assembly.data(id, Some(Part::MessageHeader), b"C: d\r\n\r\n")?;
+            assembly.data(id, Some(Part::MessageBody), b"new\r\n")?;
+            assembly.preserved(id, Some(Part::MessageBody), 0..4)?;
+            assembly.end(AdaptedEnd { id, ..AdaptedEnd::default() }, None)?;
+        }
+        assembly.finish(&event)
+    }
+
+    #[test]
+    fn what_is_for_all_is_one_answer_beside_new_messages() {
+        let new = |sender: Option<&'static str>, recipient: &'static str| AdaptedStart {
+            sender: sender.map(|path| Address::new(path).unwrap()),
+            recipients: vec![Address::new(recipient).unwrap()],
+            ..AdaptedStart::default()
+        };
+        let beside = [new(None, "<admin@x>"), new(Some("<filter@x>"), "<a@x>")];
+        let refusal = Answer::Reply(Reply::parse("550 no\r\n").unwrap());
+        for (role, answer) in
+            [(AdaptedRole::Variant, Answer::Unchanged), (AdaptedRole::Reply, refusal)]
+        {
+            let checked = notifying(role, &beside).unwrap();
+            assert_eq!(
+                (checked.answer, &checked.effects[..]),
+                (answer, &[SideEffect::Disconnect][..])
+            );
+            let envelope = |new: &Notification| format!("{} {}", new.sender, new.recipients[0]);
+            let envelopes: Vec<_> = checked.notifications.iter().map(envelope).collect();
+            assert_eq!(envelopes, ["<> <admin@x>", "<filter@x> <a@x>"]);
+            let octets = checked.notifications[0].message.clone().read().unwrap().concat();
+            assert_eq!(octets, b"C: d\r\n\r\nnew\r\nA: b");
+        }
+        let address = Address::new("<a@b> <c@d>").unwrap();
+        let smuggled = AdaptedStart { recipients: vec![address.clone()], ..new(None, "<a@x>") };
+        assert_eq!(
+            notifying(AdaptedRole::Variant, &[smuggled]),
+            Err(AnswerError::Address { address, error: PathError::Syntax })
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ use ocp_proto::Traffic;
 use ocp_proto::smtp::{Address, Command, Reply, SideEffect, Verdict};
 use serde::Serialize;
 
+use crate::apply::Notification;
+use crate::octets::Octets;
+
 /// What became of a mail.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -30,6 +33,8 @@ pub struct Report {
     /// What becomes of it for whom, where its recipients differ; then `decision` is that of all of
     /// them, or modify.
     pub versions: Vec<Version>,
+    /// New messages that the services want to have submitted. Nobody does.
+    pub notifications: Vec<Notification>,
     /// Events that got an earlier answer again, which still held, in order; the services were not asked.
     pub reused: Vec<Command>,
     /// After which event the services wanted no more of this envelope, if they said so before its end.
@@ -96,6 +101,8 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     versions: Vec<VersionRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    notifications: Vec<NotificationRow>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     reused: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     done_after: Option<&'a str>,
@@ -108,6 +115,13 @@ struct VersionRow {
     decision: Decision,
     reply: Option<String>,
     effects: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct NotificationRow {
+    sender: String,
+    recipients: Vec<String>,
+    octets: usize,
 }
 
 #[derive(Serialize)]
@@ -138,6 +152,7 @@ impl Report {
             recipients: Vec::new(),
             refused: Vec::new(),
             versions: Vec::new(),
+            notifications: Vec::new(),
             reused: Vec::new(),
             done_after: None,
             error: Some(error),
@@ -162,6 +177,7 @@ impl Report {
             recipients: self.recipients.iter().map(Address::to_string).collect(),
             refused: self.refused.iter().map(RefusedRow::new).collect(),
             versions: self.versions.iter().map(VersionRow::new).collect(),
+            notifications: self.notifications.iter().map(NotificationRow::new).collect(),
             reused: self.reused.iter().map(Command::name).collect(),
             done_after: self.done_after.as_ref().map(Command::name),
             error: self.error.as_deref(),
@@ -197,6 +213,9 @@ impl Report {
         words.extend(self.effects.iter().map(describe));
         words.extend(self.refused.iter().map(|(to, reply)| format!("not {to}: {reply}")));
         words.extend(self.versions.iter().map(Version::words));
+        words.extend(
+            self.notifications.iter().map(|new| format!("notifies {}", list(&new.recipients))),
+        );
         if !self.reused.is_empty() {
             let events: Vec<_> = self.reused.iter().map(Command::name).collect();
             words.push(format!("earlier answer to {}", events.join(", ")));
@@ -210,8 +229,7 @@ impl Report {
 impl Version {
     /// `modify for <a@b> <c@d>`
     fn words(&self) -> String {
-        let recipients: Vec<String> = self.recipients.iter().map(Address::to_string).collect();
-        let mut words = format!("{} for {}", self.decision, recipients.join(" "));
+        let mut words = format!("{} for {}", self.decision, list(&self.recipients));
         let effects = self.effects.iter().map(describe);
         for detail in self.reply.iter().map(Reply::to_string).chain(effects) {
             words.push_str(&format!(" ({detail})"));
@@ -263,6 +281,18 @@ impl VersionRow {
             decision: version.decision,
             reply: version.reply.as_ref().map(Reply::to_string),
             effects: version.effects.iter().map(describe).collect(),
+        }
+    }
+}
+
+impl NotificationRow {
+    fn new(notification: &Notification) -> Self {
+        let Notification { sender, recipients, message } = notification;
+        Self {
+            sender: sender.to_string(),
+            recipients: recipients.iter().map(Address::to_string).collect(),
+            octets: message.header.iter().map(Bytes::len).sum::<usize>()
+                + message.body.iter().map(Octets::len).sum::<usize>(),
         }
     }
 }
@@ -332,9 +362,6 @@ fn found(verdict: &Verdict) -> String {
 /// A side effect in words.
 fn describe(effect: &SideEffect) -> String {
     let name = effect.name();
-    let list = |addresses: &[Address]| {
-        addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(" ")
-    };
     match effect {
         SideEffect::AddRecipient(address)
         | SideEffect::DeleteRecipient(address)
@@ -350,6 +377,11 @@ fn describe(effect: &SideEffect) -> String {
         SideEffect::RetryCommand { line, .. } => format!("{name} {}", text(line.as_bytes())),
         SideEffect::Disconnect => name.to_string(),
     }
+}
+
+/// `<a@b> <c@d>`
+fn list(addresses: &[Address]) -> String {
+    addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn text(octets: &[u8]) -> String {
@@ -388,6 +420,7 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::Adapted;
 
     fn report() -> Report {
         Report {
@@ -423,6 +456,22 @@ mod tests {
             "modify      spam/x.eml    sent       2,849  returned         512  in      3 ms  \
              spam-score: spam 7.4/5.0 (GTUBE\\u{1b}[2J); delete-recipient <a@b>"
         );
+    }
+
+    #[test]
+    fn new_messages_are_named() {
+        let address = |path: &'static str| Address::new(path).unwrap();
+        let new = Notification {
+            sender: Address::null(),
+            recipients: vec![address("<a@b>"), address("<c@d>")],
+            message: Adapted { header: vec!["A: b\r\n\r\n".into()], body: vec!["c".into()] },
+        };
+        let report = Report { notifications: vec![new], ..report() };
+        assert!(report.why().ends_with("; notifies <a@b> <c@d>"), "{}", report.why());
+        let row: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let expected =
+            serde_json::json!([{"sender": "<>", "recipients": ["<a@b>", "<c@d>"], "octets": 9}]);
+        assert_eq!(row["notifications"], expected);
     }
 
     #[test]

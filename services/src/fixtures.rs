@@ -8,6 +8,7 @@ use bytes::Bytes;
 use ocp_proto::smtp::{Command, DialogFacts, EffectName, Envelope};
 use ocp_proto::wire::Structure;
 
+pub(crate) use crate::mail::encode_base64 as base64;
 use crate::mail::{Mail, Octets, header_length};
 use crate::service::{Input, Request};
 
@@ -43,24 +44,8 @@ pub(crate) fn request(mail: &Arc<Mail>, granted: &[EffectName]) -> Request {
         envelope: Envelope::default(),
         parameters: Arc::new(Structure::default()),
         granted: granted.into(),
+        may_notify: false,
     }
-}
-
-pub(crate) fn base64(octets: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for (index, group) in octets.chunks(3).enumerate() {
-        if index > 0 && index % 19 == 0 {
-            text.push_str("\r\n");
-        }
-        let bits = group.iter().fold(0u32, |bits, octet| bits << 8 | u32::from(*octet));
-        let bits = bits << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let sextet = usize::try_from(bits >> (18 - 6 * place) & 63).unwrap();
-            text.push(if place <= group.len() { char::from(ALPHABET[sextet]) } else { '=' });
-        }
-    }
-    text
 }
 
 /// A message with a text and one attachment.

@@ -1,8 +1,8 @@
 //! The services of the callout server: the [`Service`] trait, the view of a mail that all of them
 //! share, and the built-in services.
 //!
-//! A service gets a [`Request`] and answers with an [`Outcome`]: octets that change, side effects,
-//! and what it found. It knows the SMTP profile's plain data, never a connection.
+//! A service gets a [`Request`] and answers with an [`Outcome`]: octets that change, side effects, new
+//! messages, and what it found. It knows the SMTP profile's plain data, never a connection.
 
 mod content;
 #[cfg(test)]
@@ -13,6 +13,7 @@ pub mod log;
 pub mod mail;
 pub mod mail_from;
 pub mod mime_strip;
+mod notification;
 mod outcome;
 pub mod recipient_retry;
 mod registry;
@@ -25,6 +26,7 @@ pub mod virus_scan;
 
 pub use content::{FileKind, Limits, Policy};
 pub use mail_from::AddressList;
+pub use notification::{Notification, NotificationError, TextMail};
 pub use outcome::{Change, Finding, Outcome};
 pub use registry::{Kind, Registry, Settings, SettingsError};
 pub use service::{Content, Declaration, Input, Request, Service, ServiceError, compute};

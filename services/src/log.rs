@@ -304,6 +304,7 @@ mod tests {
             },
             parameters: Arc::new(Structure { members: Vec::new(), named: Default::default() }),
             granted: Arc::new([]),
+            may_notify: false,
         };
         let written = Written::default();
         let writer = written.clone();

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use ocp_proto::smtp::{CommandLine, Reply, SideEffect, Validity};
 
 use crate::mail::Edits;
+use crate::notification::Notification;
 
 /// What a service answers to one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,11 @@ pub struct Outcome {
     pub change: Change,
     /// What the MTA should do besides, in this order; only what was granted.
     pub effects: Vec<SideEffect>,
+    /// New messages to be submitted besides: of content only, where [`Request::may_notify`] says so, and
+    /// at most [`Notification::MOST`].
+    ///
+    /// [`Request::may_notify`]: crate::Request::may_notify
+    pub notifications: Vec<Notification>,
     /// What the service found.
     pub finding: Finding,
     /// Whether the service needs no more events of this envelope: RCPT, DATA and MESSAGE after MAIL.
@@ -78,6 +84,7 @@ impl Outcome {
         Self {
             change: Change::None,
             effects: Vec::new(),
+            notifications: Vec::new(),
             finding,
             envelope_done: false,
             validity: None,
@@ -98,6 +105,12 @@ impl Outcome {
     /// The same with one more side effect.
     pub fn with_effect(mut self, effect: SideEffect) -> Self {
         self.effects.push(effect);
+        self
+    }
+
+    /// The same with one more new message.
+    pub fn with_notification(mut self, notification: Notification) -> Self {
+        self.notifications.push(notification);
         self
     }
 

@@ -231,6 +231,7 @@ mod tests {
             envelope: Envelope::default(),
             parameters: Arc::default(),
             granted: granted.into(),
+            may_notify: false,
         };
         let outcome = match service(settings).unwrap().answer(&request) {
             Ok(outcome) => outcome,

@@ -103,6 +103,10 @@ pub struct Declaration {
     pub content: Content,
     /// The side effects that it may ask for.
     pub effects: Vec<EffectName>,
+    /// Whether it may have new messages submitted ([`Outcome::with_notification`]). The group gets whole
+    /// messages then, whatever [`Declaration::content`] says: the rest of a body stays with the processor
+    /// only where each message has one answer (profile section 5).
+    pub notifies: bool,
     /// What happens to the mail when the service fails, unless configured otherwise.
     pub on_failure: FailurePolicy,
     /// Whether it answers within microseconds, for content of at most 64 KiB, and waits for nothing:
@@ -126,6 +130,7 @@ impl Declaration {
             wants_replied_command: false,
             content: Content::Whole,
             effects: Vec::new(),
+            notifies: false,
             on_failure: FailurePolicy::Tempfail,
             immediate: false,
             indispensable: false,
@@ -161,7 +166,7 @@ impl Declaration {
 /// processor (`Leave-At-Body`, profile section 2): the services see the front of the message then,
 /// and [`Mail::is_cut`] says so. They may always see more than they need: what others need, what came
 /// along with it, or the whole message, if it is short, if the processor does not act on the wish, or
-/// if recipients may get versions of their own (profile section 5).
+/// if recipients may get versions of their own or a service may notify (profile section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Content {
     /// The header section only.
@@ -210,6 +215,10 @@ pub struct Request {
     pub parameters: Arc<Structure>,
     /// The side effects that were negotiated; others must not be asked for.
     pub granted: Arc<[EffectName]>,
+    /// Whether the answer may have new messages: it is about content, somebody waits for it, the service
+    /// [declares](Declaration::notifies) it, and the processor takes several messages. One that can't submit them says
+    /// so in its log.
+    pub may_notify: bool,
 }
 
 impl Request {

@@ -194,6 +194,7 @@ async fn large_mails_take_little_memory() {
                 envelope: Envelope::default(),
                 parameters: Arc::new(Structure::default()),
                 granted: Arc::new([]),
+                may_notify: false,
             };
             let before = reset_peak().unwrap();
             let started = Instant::now();

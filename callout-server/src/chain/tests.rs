@@ -1,5 +1,7 @@
 //! What services may do to an event, and what their failures do to the mail.
 
+mod notifications;
+
 use futures_util::future::BoxFuture;
 use ocp_proto::smtp::{Address, SideEffect};
 use ocp_proto::wire::{Structure, Value};

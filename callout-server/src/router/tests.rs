@@ -173,6 +173,46 @@ fn the_rest_of_a_body_stays_where_nobody_needs_it() {
 }
 
 #[test]
+fn a_group_that_notifies_needs_several_messages_and_whole_ones() {
+    let mut router = Router::default();
+    let notifies = |events: &[Command]| Declaration {
+        content: Content::Header,
+        notifies: true,
+        ..Declaration::on(events.iter().cloned())
+    };
+    let header = Declaration { notifies: false, ..notifies(&[Command::Message]) };
+    for (name, declaration) in [
+        ("notifies", notifies(&[Command::Message])),
+        ("senders", notifies(&[Command::Mail])),
+        ("header", header),
+    ] {
+        let service = Arc::new(Declared(declaration));
+        router.add(Entry::new(name, "", service, Duration::from_secs(1))).unwrap();
+    }
+    let offer = CommandProfile {
+        commands: vec![Command::Mail, Command::Message],
+        multiple_messages: true,
+        recipient_replies: true,
+        ..CommandProfile::default()
+    };
+    let selected = |names: &[&'static str], offer: &CommandProfile| {
+        let services: Vec<Structure> = names.iter().map(|name| named(name)).collect();
+        let chain = router.chain(&services, &Access::default()).unwrap();
+        let selected = chain.command_profile(offer);
+        assert_eq!(selected.beyond(offer), None);
+        assert!(!selected.recipient_replies, "nobody's recipients differ");
+        (selected.multiple_messages, selected.leave_at_body, chain.notifying().count())
+    };
+    let both = ["ocp://service/header", "ocp://service/notifies"];
+    assert_eq!(selected(&both, &offer), (true, None, 1));
+    assert_eq!(selected(&both[..1], &offer), (false, Some(0), 0));
+    let alone = CommandProfile { multiple_messages: false, ..offer.clone() };
+    assert_eq!(selected(&both, &alone), (false, Some(0), 1), "nobody can be notified then");
+    // Only content has notifications.
+    assert_eq!(selected(&[both[0], "ocp://service/senders"], &offer), (false, Some(0), 0));
+}
+
+#[test]
 fn an_unknown_service_is_not_skipped() {
     let services = [named("ocp://service/watcher"), named("x:y")];
     let error = router().chain(&services, &Access::default()).unwrap_err();

@@ -30,6 +30,7 @@ pub(super) struct Decision {
     word: &'static str,
     reply: Option<String>,
     verdicts: Option<String>,
+    notifications: Option<usize>,
     envelope_done: Option<bool>,
     valid_for: Option<u32>,
 }
@@ -90,7 +91,7 @@ impl Session {
             envelope: Envelope { sender: start.sender, recipients: start.recipients },
         };
         let chain = transaction.chain.clone();
-        let original = Original { part, first, auxiliary, body, _held: held };
+        let original = Original { part, first, auxiliary, body, held };
         let immediate =
             original.len() <= IMMEDIATE_OCTETS && chain.is_immediate(kind, &event.command);
         let asked = async move { chain.run(event).await };
@@ -134,9 +135,14 @@ impl Session {
         &mut self,
         connection: &mut Connection,
         xid: Xid,
-        original: Original,
+        mut original: Original,
         answer: Answer,
     ) {
+        let new = answer.notifications.iter();
+        let octets = new.map(|new| new.header().len() + new.body().len()).sum();
+        if let Err(full) = original.held.grow(octets) {
+            return self.refuse(connection, xid, &full.to_string(), true);
+        }
         let decision = Decision::of(&answer);
         self.send(connection, xid, Outgoing::new(original, answer), decision);
     }
@@ -194,6 +200,7 @@ impl Session {
                 decision = decision.word,
                 reply = decision.reply,
                 verdicts = decision.verdicts,
+                notifications = decision.notifications,
                 envelope_done = decision.envelope_done,
                 valid_for = decision.valid_for,
                 octets_received = traffic.received,
@@ -231,9 +238,11 @@ impl Decision {
         let word = if answer.branches.len() > 1 { "several" } else { words.last().unwrap_or("") };
         let Terms { envelope_done, validity } = &answer.terms;
         let envelope_done = envelope_done.then_some(true);
+        let notifications = Some(answer.notifications.len()).filter(|count| *count > 0);
         let valid_for = validity.as_ref().map(|validity| validity.seconds);
         if !enabled!(Level::INFO) {
-            return Self { word, reply: None, verdicts: None, envelope_done, valid_for };
+            let (reply, verdicts) = (None, None);
+            return Self { word, reply, verdicts, notifications, envelope_done, valid_for };
         }
         let replies = answer.branches.iter().filter_map(|branch| match &branch.adapted {
             Adapted::Reply(reply) | Adapted::OtherReply(reply) => Some(reply.to_string()),
@@ -245,6 +254,7 @@ impl Decision {
             word,
             reply,
             verdicts: Some(Verdict::summary(&answer.verdicts)),
+            notifications,
             envelope_done,
             valid_for,
         }

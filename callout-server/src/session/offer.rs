@@ -58,6 +58,14 @@ impl Session {
         let (selected, effects): (Profile, _) = match Profile::from_structure(kind, feature)? {
             Profile::Command(mut offered) => {
                 offered.side_effects.retain(allowed);
+                if !offered.multiple_messages {
+                    for service in chain.notifying() {
+                        info!(
+                            service = service.name,
+                            "the service can notify, and several messages are not offered"
+                        );
+                    }
+                }
                 (chain.command_profile(&offered).into(), offered.side_effects)
             }
             Profile::Reply(mut offered) => {

@@ -27,9 +27,9 @@ pub struct OriginalStart {
 pub enum AdaptedRole {
     /// A text for some recipients.
     Variant,
-    /// A reply for some recipients.
+    /// A reply for some recipients, or for all.
     Reply,
-    /// A new message.
+    /// A new message to be submitted, besides what becomes of the event.
     Notification,
 }
 
@@ -56,9 +56,9 @@ pub struct AdaptedStart {
     pub id: Option<AdaptedMessageId>,
     /// What it is for; `None` for the only one.
     pub role: Option<AdaptedRole>,
-    /// The sender of a notification.
+    /// The sender of a notification; null if there is none.
     pub sender: Option<Address>,
-    /// Whom it is for; the rest if empty.
+    /// Whom it is for; of a variant the rest if empty, of a reply all.
     pub recipients: Vec<Address>,
 }
 

@@ -8,7 +8,8 @@ use crate::message::{AdaptedEnd, AdaptedRole, AdaptedStart};
 
 /// The recipients of the envelope that no variant, no reply and no deletion covers. If there are
 /// any, the transaction has failed: the application checks it at the end of the transaction, since
-/// only it knows the envelope. `messages` are the transaction's adapted messages.
+/// only it knows the envelope. `messages` are the transaction's adapted messages; a variant or a reply that
+/// names nobody covers all.
 ///
 /// ```
 /// use ocp_proto::smtp::{Address, uncovered};
@@ -66,5 +67,8 @@ mod tests {
         assert_eq!(uncovered(&envelope, &[reply.clone(), note]), [&envelope[2]]);
         let rest = message(AdaptedRole::Variant, Vec::new());
         assert!(uncovered(&envelope, &[reply, rest]).is_empty());
+        let refusal = message(AdaptedRole::Reply, Vec::new());
+        let note = message(AdaptedRole::Notification, vec![address("<c@x>")]);
+        assert!(uncovered(&envelope, &[refusal, note]).is_empty());
     }
 }

@@ -47,6 +47,8 @@ struct Taken {
     replies: HashSet<Atom>,
     /// Whether a variant serves the rest.
     rest: bool,
+    /// Whether a reply serves all.
+    all_refused: bool,
 }
 
 impl AdaptedFlow {
@@ -104,21 +106,31 @@ impl AdaptedFlow {
             return Err(Rule::AdaptedMessageLimit(limit));
         }
         let role = start.role.ok_or(Rule::SeveralMessages("Am-Id without Role"))?;
+        let for_all = start.recipients.is_empty();
         let replies = profile.is_some_and(|profile| profile.recipient_replies);
-        if role == AdaptedRole::Reply && !replies {
+        if role == AdaptedRole::Reply && !for_all && !replies {
             return Err(Rule::NotNegotiated("Recipient-Replies".to_owned()));
         }
         let taken = self.taken.get_or_insert_default();
+        if role != AdaptedRole::Notification && taken.all_refused {
+            return Err(Rule::SeveralMessages("a variant or reply behind a reply for all"));
+        }
         let (known, cause) = match role {
-            AdaptedRole::Variant if start.recipients.is_empty() => {
+            AdaptedRole::Notification if for_all => {
+                return Err(Rule::SeveralMessages("a notification without recipients"));
+            }
+            AdaptedRole::Notification => return Ok(()),
+            AdaptedRole::Variant if for_all => {
                 let first = !std::mem::replace(&mut taken.rest, true);
                 let cause = Rule::SeveralMessages("a second variant without recipients");
                 return first.then_some(()).ok_or(cause);
             }
-            _ if start.recipients.is_empty() => {
-                return Err(Rule::SeveralMessages("a reply or notification without recipients"));
+            AdaptedRole::Reply if for_all => {
+                taken.all_refused = true;
+                let alone = !taken.rest && taken.variants.is_empty() && taken.replies.is_empty();
+                let cause = Rule::SeveralMessages("a reply for all behind a variant or reply");
+                return alone.then_some(()).ok_or(cause);
             }
-            AdaptedRole::Notification => return Ok(()),
             AdaptedRole::Variant => (&mut taken.variants, "a recipient of two variants"),
             AdaptedRole::Reply => (&mut taken.replies, "a recipient of two replies"),
         };

@@ -99,8 +99,31 @@ fn what_does_not_go_together_fails_on_both_sides() {
             vec![start(1, Reply, &["<a@x>"]), start(2, Reply, &["<a@x>"])],
             several("a recipient of two replies"),
         ),
-        (vec![start(1, Reply, &[])], several("a reply or notification without recipients")),
-        (vec![start(1, Notification, &[])], several("a reply or notification without recipients")),
+        (vec![start(1, Notification, &[])], several("a notification without recipients")),
+        (
+            vec![start(1, Variant, &[]), start(2, Reply, &[])],
+            several("a reply for all behind a variant or reply"),
+        ),
+        (
+            vec![start(1, Reply, &["<a@x>"]), start(2, Reply, &[])],
+            several("a reply for all behind a variant or reply"),
+        ),
+        (
+            vec![start(1, Reply, &[]), start(2, Reply, &[])],
+            several("a variant or reply behind a reply for all"),
+        ),
+        (
+            vec![start(1, Reply, &[]), start(2, Variant, &["<a@x>"])],
+            several("a variant or reply behind a reply for all"),
+        ),
+        (
+            vec![start(1, Notification, &["<a@x>"]), AdaptedStart::default()],
+            several("AMS without Am-Id"),
+        ),
+        (
+            vec![AdaptedStart::default(), start(1, Notification, &["<a@x>"])],
+            several("an Am-Id that does not rise"),
+        ),
         (
             vec![start(1, Variant, &["<a@x>"]), AdaptedStart::default()],
             several("AMS without Am-Id"),
@@ -124,6 +147,54 @@ fn what_does_not_go_together_fails_on_both_sides() {
         assert!(is_te400(&sent, 1), "{text}{sent}");
         let Some(Event::TransactionEnded { result, .. }) = seen.last() else { panic!("{seen:?}") };
         assert_eq!(result.reason(), rule.to_string(), "{text}");
+    }
+}
+
+/// What becomes of the message for all of its recipients stands beside notifications, whose recipients are
+/// nobody's but their own.
+#[test]
+fn a_message_or_a_refusal_stands_beside_notifications() {
+    use AdaptedRole::{Notification, Reply, Variant};
+    let profile = CommandProfile { recipient_replies: false, ..profile() };
+    for role in [Variant, Reply] {
+        let (mut pair, xid) = Pair::message_under(&profile);
+        let starts = [
+            start(1, role, &[]),
+            start(2, Notification, &["<a@x>"]),
+            start(3, Notification, &["<a@x>"]),
+        ];
+        for start in &starts {
+            pair.server.start_adapted(xid, Vec::new(), start).unwrap();
+        }
+        let send = |pair: &mut Pair, number, part, octets: &'static str| {
+            let data = AdaptedData { id: id(number), part: Some(part), ..AdaptedData::default() };
+            pair.server.send_adapted_data(xid, data, octets).unwrap();
+        };
+        match role {
+            Reply => send(&mut pair, 1, Part::Reply, "550 no\r\n"),
+            _ => send(&mut pair, 1, Part::MessageBody, "x"),
+        }
+        for number in [2, 3] {
+            send(&mut pair, number, Part::MessageHeader, "A: b\r\n\r\n");
+            let data =
+                AdaptedData { id: id(number), part: Some(Part::Reply), ..AdaptedData::default() };
+            let misuse = pair.server.send_adapted_data(xid, data, "550 no\r\n");
+            assert_eq!(misuse, Err(Rule::PartOrder("reply").into()), "it is no reply");
+        }
+        for number in 1..=3 {
+            let end = AdaptedEnd { id: id(number), ..AdaptedEnd::default() };
+            pair.server.end_adapted(xid, &end).unwrap();
+        }
+        pair.server.end_transaction(xid, &OcpResult::ok(), false).unwrap();
+        let seen = pair.deliver_to_processor();
+        let begun = seen.iter().filter_map(|event| match event {
+            Event::AdaptedStarted { start, .. } => start.clone(),
+            _ => None,
+        });
+        assert_eq!(begun.collect::<Vec<_>>(), starts);
+        assert!(
+            matches!(seen.last(), Some(Event::TransactionEnded { result, .. }) if result.is_success())
+        );
     }
 }
 

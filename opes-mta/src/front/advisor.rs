@@ -47,7 +47,7 @@ pub(super) struct Refusal {
     pub(super) reply: Reply,
     /// What to do besides, in this order.
     pub(super) effects: Vec<SideEffect>,
-    /// New messages that the services want to have submitted.
+    /// New messages that the services want to have submitted, with their trace.
     pub(super) notifications: Vec<Notification>,
 }
 
@@ -128,7 +128,13 @@ impl Advisor {
                 }
                 if !(self.abilities.notifications || advice.notifications.is_empty()) {
                     let count = std::mem::take(&mut advice.notifications).len();
-                    record.failed(format!("{count} notifications can't be submitted here"));
+                    record.failed(format!("notifications that can't be submitted here: {count}"));
+                }
+                // They go out by themselves, whatever becomes of the message.
+                if let Some(pass) = self.pass(&self.trace_id()) {
+                    for new in &mut advice.notifications {
+                        new.message.header.insert(0, pass.field());
+                    }
                 }
                 match &advice.answer {
                     // A success is for a message that is taken and dropped or kept; the effects say so.

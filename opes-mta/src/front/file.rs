@@ -337,6 +337,7 @@ impl<'a> Passage<'a> {
         self.report.traffic.sent += adaptation.traffic.sent;
         self.report.traffic.received += adaptation.traffic.received;
         self.report.services.extend(adaptation.verdicts.iter().cloned());
+        self.report.notifications.append(&mut adaptation.notifications);
         if adaptation.reused {
             self.report.reused.push(event.command.clone());
         }

@@ -347,6 +347,7 @@ mod tests {
                 envelope: Envelope::default(),
                 parameters: Arc::default(),
                 granted: Arc::new([]),
+                may_notify: false,
             };
             let handled = service(settings).unwrap().handle(&request).now_or_never();
             handled.unwrap().unwrap().validity

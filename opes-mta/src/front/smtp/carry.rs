@@ -87,11 +87,13 @@ pub(super) async fn carry(
         }
         carried.parts.push((part, answer));
     }
+    // Each recipient has a reply, and not one of them has the message: nobody is notified of it.
+    is_refused |= !has_some && carried.parts.iter().all(|(part, _)| is_sent(part));
     let answers = carried.parts.iter().map(|(_, answer)| recipients::replies(answer));
     let told: Vec<&Reply> = answers.flatten().collect();
     let comes_again = !told.is_empty() && told.iter().all(|reply| reply.is_temporary());
     if is_refused || comes_again {
-        // All of it is: the client has one reply, or comes again with it. New messages go out then.
+        // All of it is: the client has refusals alone, or comes again with it. New messages go out then.
         taken.give_back().await;
         return Ok(carried);
     }

@@ -165,6 +165,9 @@ impl Dialogue {
         let (connected, origin) = self.connected.clone();
         let spoke = std::mem::replace(&mut self.speaks, Speaks::ForItself);
         self.is_begun &= spoke == Speaks::ForItself;
+        if spoke != Speaks::ForItself {
+            (self.turned_away, self.refused) = (None, None);
+        }
         (self.facts, self.origin) = (DialogFacts { tls: Some(tls.clone()), ..connected }, origin);
         if self.is_begun {
             self.advisor.update(Some(DialogUpdate { tls: Some(tls), ..DialogUpdate::default() }));

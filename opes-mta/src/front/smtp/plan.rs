@@ -101,7 +101,7 @@ impl Plan {
         waits.flat_map(|wait| &wait.routes).map(|(_, next_hop)| next_hop.as_str())
     }
 
-    /// All that goes out, or is refused, says that it has passed here. `header` is the message's as it came.
+    /// What becomes of the message says that it has passed here, as new messages do already. `header` is the message's as it came.
     pub(super) fn traced(
         &mut self,
         pass: &Pass<'_>,
@@ -114,9 +114,6 @@ impl Plan {
                 Fate::Refuse(reply) => *reply = pass.reply(reply),
                 _ => pass.complete(&mut part.message, header, bypass, verdicts),
             }
-        }
-        for notification in &mut self.notifications {
-            notification.message.header.insert(0, pass.field());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ocp_proto::OcpResult;
-use ocp_proto::smtp::Reply;
+use ocp_proto::smtp::{EffectName, FailurePolicy, Reply, SideEffect};
 
 use super::{Dialogue, accepted, decision_of};
 use crate::apply::Answer;
@@ -13,7 +13,7 @@ use crate::front::advisor::{Refusal, Said};
 use crate::front::smtp::carry::Carried;
 use crate::front::smtp::content::NoContent;
 use crate::front::smtp::mail::Asked;
-use crate::front::smtp::plan::Plan;
+use crate::front::smtp::plan::{Fate, Part, Plan};
 use crate::front::smtp::recipients;
 use crate::front::smtp::replies::syntax;
 use crate::front::smtp::stored::Provenance;
@@ -108,13 +108,24 @@ impl Dialogue {
         };
         let cause = format!("the next hop {next_hop} is not allowed (--route)");
         let accepted = accepted(&mail.sender, &mail.recipients);
-        let policy = self.advisor.failure_policy(accepted).unwrap_or_default();
+        let stops = |part: &Part| matches!(part.fate, Fate::Refuse(_) | Fate::Keep(_));
+        // What a service has stopped does not go on because another one asks for too much.
+        let least = match plan.parts.iter().any(stops) {
+            true => FailurePolicy::Tempfail,
+            false => FailurePolicy::Accept,
+        };
+        let policy = self.advisor.failure_policy(accepted).unwrap_or_default().max(least);
         tracing::warn!(stage = "route", cause, %policy, "adaptation failed");
         advice.report(&OcpResult::failure(cause.clone()), None);
         mail.record.failed(cause);
         match failure_reply(policy) {
             Some(reply) => Plan::refuse(reply),
-            None => Plan::new(shown, &mail.known, &[], &Answer::Unchanged, &[]),
+            None => {
+                let routes = |effect: &SideEffect| effect.name() == EffectName::Route;
+                let earlier = mail.effects.iter().filter(|effect| !routes(effect));
+                let earlier: Vec<_> = earlier.cloned().collect();
+                Plan::new(shown, &envelope, &earlier, &Answer::Unchanged, &[])
+            }
         }
     }
 
@@ -127,12 +138,10 @@ impl Dialogue {
 
     /// Where the message comes from.
     pub(in crate::front::smtp) fn provenance(&self) -> Provenance {
-        let asked = self.mail.as_ref().and_then(|mail| mail.asked.as_ref());
-        let verdicts = asked.map(|asked| asked.advice.verdicts.clone()).unwrap_or_default();
         let found = self.mail.as_ref().map(|mail| mail.record.verdicts()).unwrap_or_default();
         let id = self.advisor.trace_id();
         let trace = self.advisor.pass(&id).map(|pass| pass.record(found));
-        Provenance::new(id, self.advisor.facts(), verdicts, trace)
+        Provenance::new(id, self.advisor.facts(), found.to_vec(), trace)
     }
 
     /// The message as services see it: with our own trace on top.

@@ -105,7 +105,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     for address in listeners.addresses() {
         tracing::info!(%address, "listening");
     }
-    listeners.serve(processor, stop).await;
+    listeners.serve(Arc::clone(&processor), stop).await;
+    processor.end().await;
     Ok(())
 }
 

@@ -121,14 +121,27 @@ pub(crate) async fn open_dialog(
 /// Sends an event. Its place among the events of the dialog is settled; the answer is in
 /// [`conclude`].
 pub(crate) fn transact(dialog: &Dialog, event: &Event, policy: &Policy) -> Transaction {
+    dialog.transact(start(dialog, event), kept(dialog, event, policy))
+}
+
+/// The same of an event that is only watched.
+pub(crate) fn show(dialog: &Dialog, event: &Event, policy: &Policy) -> Transaction {
+    match event.command {
+        // The server learns what it clears by its outcome, which has to come before the next event.
+        Command::StartTls => transact(dialog, event, policy),
+        _ => dialog.show(start(dialog, event), kept(dialog, event, policy)),
+    }
+}
+
+/// What is kept of an event, for its answer to refer to.
+fn kept(dialog: &Dialog, event: &Event, policy: &Policy) -> Assembly {
     let mut kept = Kept::default();
     // The command before a reply is for those who want to see it.
     let reply = dialog.client().profile().as_reply();
     let hides_command = reply.is_some_and(|profile| !profile.shows_command());
     let parts = event.parts().filter(|(part, _)| !(hides_command && *part == Part::Command));
     parts.for_each(|(part, octets)| kept.push(part, octets));
-    let answer = Assembly::new(kept, policy.answer_allowance, policy.answers.room());
-    dialog.transact(start(dialog, event), answer)
+    Assembly::new(kept, policy.answer_allowance, policy.answers.room())
 }
 
 /// Waits for the answer to an event, and checks it.

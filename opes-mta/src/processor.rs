@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use ocp_proto::smtp::{Command, CommandProfile, DialogFacts, Profile, ProfileKind, ReplyProfile};
+use tokio::time::timeout;
 
 use crate::config::{self, Config, Origin};
 use crate::group::Group;
@@ -16,6 +18,9 @@ use crate::room::{Budget, Room};
 
 /// For a connection to a callout server, with TLS if there is any, and for the negotiation as long again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long what is only watched may take once nothing else is under way.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Of dialogs: 48 bits.
 const NUMBERS: u64 = 1 << 48;
@@ -94,6 +99,18 @@ impl Processor {
     pub async fn tried(&self) {
         for group in self.groups.iter().flatten() {
             group.tried().await;
+        }
+    }
+
+    /// Ends it once its front end has: what is only watched or shown to a shadow group is answered before, if
+    /// that takes no longer than a few seconds.
+    pub async fn end(self: Arc<Self>) {
+        let ends: Vec<_> = self.groups.iter().flatten().flat_map(Group::ends).collect();
+        drop(self);
+        if timeout(ENDING, join_all(ends)).await.is_err() {
+            tracing::warn!(
+                "callout servers were left before they had answered what is only watched"
+            );
         }
     }
 

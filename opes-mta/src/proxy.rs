@@ -282,7 +282,8 @@ async fn serve(
     let delivery = stores.spool.clone().map(deliver);
     let expiry = stores.quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
     let waiting = [delivery.map(tokio::spawn), expiry.map(tokio::spawn)];
-    listeners.serve(settings, processor, stop).await;
+    listeners.serve(settings, Arc::clone(&processor), stop).await;
+    processor.end().await;
     for task in waiting.into_iter().flatten() {
         task.await?;
     }

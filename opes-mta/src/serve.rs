@@ -105,7 +105,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     for address in listeners.addresses() {
         tracing::info!(%address, "listening");
     }
-    listeners.serve(processor, stop).await;
+    listeners.serve(Arc::clone(&processor), stop).await;
+    processor.end().await;
     Ok(())
 }
 
@@ -144,7 +145,7 @@ pub(crate) async fn processor(
 }
 
 /// Runs it with a line in the log for each message; a configuration that is wrong is shown.
-pub(crate) fn run<F: Future<Output = anyhow::Result<()>>>(
+pub(crate) fn run<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
     config: Result<Config, ConfigError>,
     serve: impl FnOnce(Config) -> F,
 ) -> anyhow::Result<ExitCode> {
@@ -160,7 +161,8 @@ pub(crate) fn run<F: Future<Output = anyhow::Result<()>>>(
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config))?;
+    // The workers' own task: what this thread took would have to be handed to them, connection by connection.
+    runtime.block_on(runtime.spawn(serve(config))).context("the program failed")??;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use ocp_proto::Traffic;
 use ocp_proto::smtp::{DialogFacts, DialogUpdate, Profile};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::roster::{Place, Seat};
 use super::{Group, NoServer};
-use crate::attempt::{Blame, Broken, Deadline, attempt, conclude, open_dialog, transact};
+use crate::attempt::{Blame, Broken, Deadline, attempt, conclude, open_dialog, show};
 use crate::consult::{Adaptation, Failure, Stage};
 use crate::event::Event;
 use crate::ocp::{Asked, Dialog, learn};
@@ -218,8 +218,7 @@ impl Consultation {
             drop(place);
             return self.consult(event, attempts).await;
         }
-        let watching = Arc::clone(&self.watching).acquire_owned();
-        let Ok(Ok(watching)) = timeout_at(deadline.end, watching).await else {
+        let Some(watching) = self.room_to_watch(deadline).await else {
             return Ok(unseen(event, "too many events of the dialog are under way"));
         };
         let policy = self.group.settings().policy.clone();
@@ -227,7 +226,7 @@ impl Consultation {
             Ok(current) => current,
             Err(broken) => return Ok(unseen(event, &broken.cause.to_string())),
         };
-        let mut transaction = transact(&current.dialog, event, &policy);
+        let mut transaction = show(&current.dialog, event, &policy);
         let (asked, outcome) = Asked::later();
         let event = event.clone();
         tokio::spawn(async move {
@@ -246,6 +245,19 @@ impl Consultation {
             }
         });
         Ok(Adaptation { asked: Some(asked), ..Adaptation::unchanged() })
+    }
+
+    /// Room for one more event that is only watched. Who waits for it waits for those that are under way, which
+    /// then linger no more.
+    async fn room_to_watch(&self, deadline: Deadline) -> Option<OwnedSemaphorePermit> {
+        if let Ok(room) = Arc::clone(&self.watching).try_acquire_owned() {
+            return Some(room);
+        }
+        if let Some(current) = &self.current {
+            current.dialog.client().hurry();
+        }
+        let room = Arc::clone(&self.watching).acquire_owned();
+        timeout_at(deadline.end, room).await.ok()?.ok()
     }
 
     /// What came of it: of the last attempt, unless it is a server that is missing.

@@ -96,6 +96,11 @@ impl Group {
         self.0.roster.profile()
     }
 
+    /// The ends of its connections, which come once it is dropped, and all that is under way is answered.
+    pub(crate) fn ends(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        self.0.roster.ends()
+    }
+
     /// URIs of the services, in their order.
     pub fn services(&self) -> &[String] {
         &self.0.services

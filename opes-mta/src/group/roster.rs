@@ -265,6 +265,13 @@ impl Roster {
         Arc::clone(&self.state().profile)
     }
 
+    /// The ends of its connections.
+    pub(super) fn ends(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        let state = self.state();
+        let links = state.servers.iter().flat_map(|server| &server.links);
+        links.map(|link| link.client.ended()).collect()
+    }
+
     /// Waits until each server was tried once.
     pub(super) async fn tried(&self) {
         loop {

@@ -45,7 +45,8 @@ pub struct GroupSettings {
     /// And given up without an answer for that long. 5 s.
     pub ping_timeout: Duration,
     /// Events of a dialog that are only watched and under way at a time; more make the dialog wait.
-    /// 16. Worst case a dialog: that many events in memory.
+    /// 16. Worst case a dialog: that many events in memory, some of them for a few milliseconds until they are
+    /// sent together.
     pub watched_events: usize,
 }
 

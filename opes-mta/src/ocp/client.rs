@@ -6,13 +6,13 @@ use std::time::Duration;
 use ocp_proto::smtp::{DialogFacts, DialogFeature, Profile, ProfileKind};
 use ocp_proto::wire::{Structure, Value};
 use ocp_proto::{Config, GroupId, Offer, feature_uri};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::address::ServerAddress;
 use super::dialog::Dialog;
-use super::driver::{Answer, ClientError, Driver, Request, State};
+use super::driver::{ClientError, Driver, State};
+use super::requests::{Answer, Request, RequestSender, requests};
 use super::tls::Tls;
 use super::transport;
 use crate::reuse::ReusableAnswers;
@@ -101,7 +101,7 @@ pub(super) struct Negotiated {
 /// The way to the driver.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
-    requests: UnboundedSender<Request>,
+    requests: Arc<RequestSender>,
     pub(super) state: Arc<State>,
 }
 
@@ -115,9 +115,9 @@ impl Client {
         let late = |stage| ConnectError::Timeout { server: target.server.clone(), seconds, stage };
         let (stream, connection) =
             timeout(seconds, transport::open(target)).await.map_err(|_| late("connecting"))??;
-        let (requests, asked) = unbounded_channel();
+        let (requests, asked) = requests();
         let state = Arc::new(State::default());
-        let handle = Handle { requests, state: Arc::clone(&state) };
+        let handle = Handle { requests: Arc::new(requests), state: Arc::clone(&state) };
         tokio::spawn(Driver::new(connection, state).run(stream, asked));
         let negotiated = timeout(seconds, negotiate(&handle, target))
             .await
@@ -171,10 +171,20 @@ impl Client {
         Ok(Dialog::new(self.clone(), id, facts))
     }
 
+    /// Somebody waits for what was asked for, even if that is only watched.
+    pub(crate) fn hurry(&self) {
+        self.handle.request(Request::Hurry);
+    }
+
+    /// Waits until its last handle is dropped and the server was told, without holding it.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.handle.requests.ended().cancelled_owned()
+    }
+
     /// Ends the connection for all its handles, and waits until the server was told.
     pub async fn close(self) {
         self.handle.request(Request::Close);
-        self.handle.requests.closed().await;
+        self.handle.requests.ended().cancelled().await;
     }
 }
 
@@ -187,7 +197,7 @@ impl Handle {
 
     /// Hands a request to the driver. One that has ended takes none, and says so in other ways.
     pub(super) fn request(&self, request: Request) {
-        let _ = self.requests.send(request);
+        self.requests.send(request);
     }
 
     pub(super) fn closed(&self) -> ClientError {

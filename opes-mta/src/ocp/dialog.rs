@@ -8,7 +8,8 @@ use ocp_proto::{DialogId, OcpResult, OriginalStart, Xid};
 use tokio::sync::oneshot;
 
 use super::client::Client;
-use super::driver::{Ended, Request, Ticket, Transact};
+use super::driver::{Ended, Ticket};
+use super::requests::{Request, Transact};
 use crate::apply::Assembly;
 
 /// One SMTP dialog. It ends when this and the transactions that it began are dropped.
@@ -87,11 +88,20 @@ impl Dialog {
     /// Sends an event in a transaction of its own, behind all that was asked for before. What `answer`
     /// keeps goes out, and what comes back is added to it.
     pub(crate) fn transact(&self, start: OriginalStart, answer: Assembly) -> Transaction {
+        self.send(start, answer, false)
+    }
+
+    /// The same of an event that is only watched: it may wait a little for others to go with it.
+    pub(crate) fn show(&self, start: OriginalStart, answer: Assembly) -> Transaction {
+        self.send(start, answer, true)
+    }
+
+    fn send(&self, start: OriginalStart, answer: Assembly, is_watched: bool) -> Transaction {
         let Client { handle, negotiated } = self.client();
         let ticket = handle.state.ticket();
         let (told, ended) = oneshot::channel();
         let group = negotiated.group;
-        let transact = Transact { ticket, group, start, answer, ended: told };
+        let transact = Transact { ticket, group, start, is_watched, answer, ended: told };
         handle.request(Request::Transact(Box::new(transact)));
         Transaction { dialog: Arc::clone(&self.open), ticket, ended, over: false }
     }

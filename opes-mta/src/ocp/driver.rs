@@ -8,8 +8,10 @@
 //! An event goes to the driver whole and comes back as a whole answer, or as the reason why there is
 //! none. In between nobody is woken: the octets of events go out while the output is low, a turn
 //! each, and answers are put together here, within their bounds. Octets that lie in a file are read
-//! elsewhere first, while others have their turn.
+//! elsewhere first, while others have their turn. What nobody waits for stays in the output for a moment,
+//! so that one write takes many of them.
 
+mod lingering;
 mod sending;
 
 use std::collections::VecDeque;
@@ -22,21 +24,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use ocp_proto::smtp::{CommandProfile, DialogFacts, DialogUpdate, Profile, Reply};
-use ocp_proto::wire::Structure;
+use ocp_proto::smtp::{CommandProfile, Profile};
 use ocp_proto::{
-    Closed, Connection, DialogId, Event, GroupId, IdMap, Misuse, OcpResult, Offer, OriginalStart,
+    Closed, Connection, DialogId, Event, GroupId, IdMap, Misuse, OcpResult, OriginalStart,
     Response, Traffic, Xid,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 use tokio_util::sync::CancellationToken;
 
+use super::requests::{Answer, Request, RequestReceiver, Transact};
 use crate::apply::{AnswerError, Assembly};
+use lingering::Lingering;
 use sending::{Sending, TURN};
 
 pub(crate) use sending::MOST_READS;
@@ -46,42 +48,6 @@ const READ: usize = 64 * 1024;
 
 /// How long the last octets may take after the connection has ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What a dialog asks of the driver. Each handle has at most one request that is answered in the
-/// queue, one GiveUp for each, and a dialog an Outcome for each of its transactions and an
-/// UpdateDialog for each command that told it something.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// NO; answered by NR.
-    Offer(Offer, Answer<Response>),
-    /// SGC.
-    CreateGroup(Vec<Structure>, Answer<GroupId>),
-    /// Dialog-Start.
-    StartDialog(Box<DialogFacts>, Answer<DialogId>),
-    /// Dialog-Update.
-    UpdateDialog { dialog: DialogId, update: Box<DialogUpdate> },
-    /// TS, AMS, DUM, AME.
-    Transact(Box<Transact>),
-    /// TE 400.
-    GiveUp { ticket: Ticket, reason: String },
-    /// Dialog-Outcome.
-    Outcome { dialog: DialogId, xid: Xid, result: OcpResult, reply: Option<Reply> },
-    /// Dialog-End.
-    EndDialog { dialog: DialogId, result: OcpResult },
-    /// CE.
-    Close,
-}
-
-/// An event, and where its answer goes.
-#[derive(Debug)]
-pub(super) struct Transact {
-    pub(super) ticket: Ticket,
-    pub(super) group: GroupId,
-    pub(super) start: OriginalStart,
-    /// What is kept, which is what is sent, and what will come back.
-    pub(super) answer: Assembly,
-    pub(super) ended: oneshot::Sender<Ended>,
-}
 
 /// What a transaction is called before it has an xid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +123,6 @@ impl State {
     }
 }
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, ClientError>>;
-
 /// A stream to the server.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -181,6 +145,8 @@ pub(super) struct Driver {
     /// The dialogs, and why the server ended one before us.
     dialogs: IdMap<DialogId, Option<String>>,
     endings: Vec<Ending>,
+    /// When the output goes out.
+    lingering: Lingering,
     /// What the transport said when it failed.
     failure: Option<io::Error>,
 }
@@ -189,6 +155,7 @@ pub(super) struct Driver {
 struct Transaction {
     ticket: Ticket,
     dialog: DialogId,
+    is_watched: bool,
     answer: Assembly,
     sent: bool,
     answered: bool,
@@ -215,16 +182,13 @@ impl Driver {
             to_be_read: VecDeque::new(),
             dialogs: IdMap::default(),
             endings: Vec::new(),
+            lingering: Lingering::default(),
             failure: None,
         }
     }
 
     /// Serves the handles until the connection is over.
-    pub(super) async fn run(
-        mut self,
-        mut stream: Transport,
-        mut requests: UnboundedReceiver<Request>,
-    ) {
+    pub(super) async fn run(mut self, mut stream: Transport, mut requests: RequestReceiver) {
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| {
             while !self.connection.is_closed() {
@@ -233,11 +197,7 @@ impl Driver {
             Poll::Ready(())
         })
         .await;
-        // Requests that come from now on are answered by their channels' ends, and so are those that are
-        // on their way: a receiver that was just dropped would leave one of them where it is, and its
-        // asker without an answer.
         requests.close();
-        while requests.recv().await.is_some() {}
         if self.failure.is_none() {
             let flush = async {
                 while self.connection.output().has_remaining() {
@@ -256,28 +216,39 @@ impl Driver {
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut Transport,
-        requests: &mut UnboundedReceiver<Request>,
+        requests: &mut RequestReceiver,
         mut timer: Pin<&mut Sleep>,
     ) -> Poll<()> {
-        while let Poll::Ready(request) = requests.poll_recv(cx) {
-            // Without a request nobody holds a handle any more.
-            self.request(request.unwrap_or(Request::Close));
-            if self.connection.is_over() {
-                break;
+        if let Some((requests, until)) = requests.poll(cx, Instant::now()) {
+            self.lingering.end_at(until);
+            for request in requests {
+                if request.is_urgent() {
+                    self.lingering.end();
+                }
+                self.request(request);
+                if self.connection.is_over() {
+                    // Who has asked for what is left is told the cause.
+                    self.poll_events();
+                    break;
+                }
             }
         }
         self.send();
         while self.poll_reads(cx) {
             self.send();
         }
-        let moved = self.poll_write(cx, stream) | self.poll_read(cx, stream);
+        let written = self.poll_write(cx, stream);
+        let unwritten = self.connection.output().remaining();
+        let read = self.poll_read(cx, stream);
         self.poll_events();
-        if moved || self.connection.is_closed() {
+        self.hurry_beyond(unwritten);
+        if written || read || self.connection.is_closed() {
             return Poll::Ready(());
         }
-        let Some(deadline) = self.connection.poll_timeout().map(Instant::from_std) else {
-            return Poll::Pending;
-        };
+        let deadline = self.connection.poll_timeout().map(Instant::from_std);
+        let deadlines = [deadline, requests.poll_timeout(), self.lingering.poll_timeout()];
+        let deadline = deadlines.into_iter().flatten().min();
+        let Some(deadline) = deadline else { return Poll::Pending };
         // Deadlines mostly move away: the timer is set when it rings, or for a nearer one.
         if timer.is_elapsed() || deadline < timer.deadline() {
             timer.as_mut().reset(deadline);
@@ -285,14 +256,24 @@ impl Driver {
         ready!(timer.poll(cx));
         self.connection.handle_timeout(now());
         self.poll_events();
+        self.hurry_beyond(unwritten);
         Poll::Ready(())
     }
 
-    /// Writes what there is; whether octets moved. A server that takes no more has mostly said why, in a
-    /// CE or in a TLS alert: what it said is still read, and the connection ends with that.
+    /// What the connection says by itself, to what it has read or because time has come, goes out at
+    /// once.
+    fn hurry_beyond(&mut self, unwritten: usize) {
+        if self.connection.output().remaining() > unwritten {
+            self.lingering.end();
+        }
+    }
+
+    /// Writes what there is and does not linger; whether octets moved. A server that takes no more has
+    /// mostly said why, in a CE or in a TLS alert: what it said is still read, and the connection ends
+    /// with that.
     fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Transport) -> bool {
         let mut moved = false;
-        while self.connection.output().has_remaining() {
+        while self.lingering.is_over(self.connection.output().remaining(), Instant::now()) {
             let error = match poll_write_buf(Pin::new(&mut *stream), cx, self.connection.output()) {
                 Poll::Ready(Ok(1..)) => {
                     moved = true;
@@ -468,17 +449,19 @@ impl Driver {
                 let _ = self.connection.report_outcome(dialog, xid, result, reply.as_ref(), None);
             }
             Request::EndDialog { dialog, result } => self.end_dialog(dialog, result),
+            Request::Hurry => {}
             Request::Close => self.connection.close(OcpResult::ok()),
         }
     }
 
     fn transact(&mut self, transact: Transact) {
-        let Transact { ticket, group, start, answer, ended } = transact;
+        let Transact { ticket, group, start, is_watched, answer, ended } = transact;
         let dialog = start.dialog;
         match self.start_transaction(group, &start) {
             Ok(xid) => {
+                let (sent, answered) = (false, false);
                 let transaction =
-                    Transaction { ticket, dialog, answer, sent: false, answered: false, ended };
+                    Transaction { ticket, dialog, is_watched, answer, sent, answered, ended };
                 let body = transaction.answer.kept().body();
                 let profile = self.connection.transaction_profile(xid);
                 let profile = profile.and_then(Profile::as_command);
@@ -518,6 +501,7 @@ impl Driver {
     /// Ends a transaction from our side (TE 400).
     fn give_up(&mut self, xid: Xid, error: ClientError) {
         let result = OcpResult::failure(error.to_string());
+        self.lingering.end();
         // Fails only if the server has ended it already, which its dialog is told of.
         if let Ok(traffic) = self.connection.end_transaction(xid, &result, false) {
             self.end(xid, Some(error), false, traffic);

@@ -4,6 +4,7 @@ mod address;
 mod client;
 mod dialog;
 mod driver;
+mod requests;
 mod service;
 mod tls;
 mod transport;

@@ -22,7 +22,8 @@ impl Listeners {
     /// # Errors
     /// The address that can't be bound, and why.
     pub async fn bind(listen: &[Listen]) -> io::Result<Self> {
-        let named = listen.iter().map(|listen| (&listen.name[..], &listen.milter));
+        let named: Vec<_> =
+            listen.iter().map(|listen| (&listen.name[..], &listen.milter)).collect();
         Ok(Self(Sockets::bind(named).await?))
     }
 

@@ -60,6 +60,9 @@ impl Driver {
                 continue;
             }
             let Some(transaction) = self.transactions.get_mut(&xid) else { continue };
+            if !transaction.is_watched {
+                self.lingering.end();
+            }
             // DWSR: the server has no use for more.
             let wanted = self.connection.wanted_original(xid).unwrap_or(u32::MAX) as usize;
             let mut room = PAYLOAD.min(wanted.saturating_sub(sending.offset));

@@ -27,17 +27,19 @@ pub(crate) struct Version {
     pub(crate) answer: Answer,
     /// What to do besides, in this order. What versions share was asked for before they parted.
     effects: Vec<Arc<SideEffect>>,
+    /// A reply was given.
+    has_ended: bool,
 }
 
 impl Version {
     /// Of which no group has been asked.
     pub(crate) fn new(event: Event) -> Self {
-        Self { event, answer: Answer::Unchanged, effects: Vec::new() }
+        Self { event, answer: Answer::Unchanged, effects: Vec::new(), has_ended: false }
     }
 
     /// Whether no other group is asked: nothing later weakens a rejection.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.answer, Answer::Reply(_))
+        self.has_ended
     }
 
     /// What a group has made of it: one version or, with [`Answer::Several`], some.
@@ -76,11 +78,16 @@ impl Version {
         match answer {
             Answer::Unchanged | Answer::Several(_) => {}
             Answer::Reply(reply) => {
+                self.has_ended = true;
+                let keeps = reply.is_success() && matches!(self.answer, Answer::Message(_));
                 if !reply.is_success() {
                     // What was asked for before concerns an event that is not executed.
                     self.effects.clear();
                 }
-                self.answer = Answer::Reply(reply);
+                // Whoever takes a message over (250 and quarantine) gets it as it was made before.
+                if !keeps {
+                    self.answer = Answer::Reply(reply);
+                }
             }
             answer => {
                 self.event = next(self.event, &answer);
@@ -133,7 +140,7 @@ pub(crate) fn together(versions: Vec<Version>) -> (Answer, Vec<SideEffect>) {
         let versions = joined.iter_mut().filter(|version| version.is_stopped() == stopped);
         versions.for_each(|version| version.add_once(&mut added));
     }
-    let variant = |Version { event, answer, effects }| Variant {
+    let variant = |Version { event, answer, effects, .. }| Variant {
         recipients: event.envelope.recipients,
         answer,
         effects: effects.into_iter().map(Arc::unwrap_or_clone).collect(),
@@ -263,6 +270,18 @@ mod tests {
         assert_eq!(kept.effects, discard.into_iter().map(Arc::new).collect::<Vec<_>>());
         let Content::Message(message) = kept.event.content else { panic!("it is a message") };
         assert_eq!(message.header, "X: y\r\n\r\n");
+    }
+
+    #[test]
+    fn what_is_taken_over_is_what_was_made_of_it() {
+        let kept = vec![SideEffect::Quarantine("odd".into())];
+        let marked =
+            version("a").adapted(other("X: y\r\n\r\n"), Vec::new(), 0, RecipientsDiffer::Reject);
+        let marked = marked.into_iter().next().unwrap();
+        let taken =
+            marked.adapted(reply("250 kept\r\n"), kept.clone(), 0, RecipientsDiffer::Reject);
+        assert!(taken[0].has_ended());
+        assert_eq!(together(taken), (other("X: y\r\n\r\n"), kept));
     }
 
     #[test]

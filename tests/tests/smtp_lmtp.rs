@@ -145,13 +145,13 @@ fn each_recipient_gets_the_next_hops_own_reply() {
     ];
     assert_eq!(said, expected);
     let line = chain.told();
-    let expected = "reject <a@a.example> -> <full@b.example> <gone@b.example> <b@b.example>\n\
-         reason: 550 5.2.1 is gone\nrefused: <nobody@b.example> 550 5.1.1 nobody there; \
+    let expected = "accept <a@a.example> -> <full@b.example> <gone@b.example> <b@b.example>\n\
+         refused: <nobody@b.example> 550 5.1.1 nobody there; \
          <full@b.example> 452 4.2.2 is full; <gone@b.example> 550 5.2.1 is gone\n";
     assert!(line.starts_with(expected), "{line}");
     let said = replies(&mut client, "a", &["b", "full"], CONTENT);
     assert_eq!(said, ["250 2.0.0 b@b.example has it", "452 4.2.2 is full"]);
-    assert!(chain.told().starts_with("tempfail <a@a.example> -> <b@b.example> <full@b.example>\n"));
+    assert!(chain.told().starts_with("accept <a@a.example> -> <b@b.example> <full@b.example>\n"));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn recipients_that_services_change_have_the_replies_of_those_they_became() {
             vec!["c", "b"],
             vec![full(), has("b")],
             "b full",
-            "tempfail",
+            "modify",
             "<full@b.example>: 452 ",
         ),
         ("all", vec!["b", "c"], vec![nobody(), nobody()], "", "reject", "<nobody@b.example>: 550 "),

@@ -161,14 +161,14 @@ mod tests {
         Part { recipients, envelope, message, fate }
     }
 
-    /// A client that comes again with all of its message has it looked at again.
+    /// A client that comes again with all of its message has it looked at again, and of what nobody took nobody hears.
     #[tokio::test]
     async fn new_messages_wait_until_the_client_does_not_come_again() {
         let refuse = |text: &str| Fate::Refuse(Reply::parse(text.to_owned()).unwrap());
         for (fates, said, spooled) in [
             (vec![Fate::Send], "250 ok", 1),
             (vec![Fate::Send], "451 later", 0),
-            (vec![Fate::Send], "550 no", 1),
+            (vec![Fate::Send], "550 no", 0),
             (vec![Fate::Send, Fate::Drop], "451 later", 1),
             (vec![refuse("451 4.5.0 later\r\n")], "", 0),
             (vec![refuse("550 5.7.1 no\r\n")], "", 1),

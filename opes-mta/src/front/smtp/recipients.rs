@@ -72,6 +72,7 @@ pub(super) fn added<'a>(
 /// The replies in an answer.
 pub(super) fn replies(answer: &Answer) -> &[Reply] {
     match answer {
+        Answer::Prdr { each, all } if all.is_success() => each,
         Answer::One(reply) | Answer::Prdr { all: reply, .. } => std::slice::from_ref(reply),
         Answer::Each(each) => each,
     }

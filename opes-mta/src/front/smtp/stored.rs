@@ -263,7 +263,7 @@ mod tests {
         let (spool, _) = Spool::open(&waits, Limits::default()).unwrap();
         let stores = Stores { quarantine: Some(quarantine.clone()), spool: Some(spool) };
         let provenance = Provenance::default();
-        let parts = [part(Fate::Keep("odd".to_owned())), part(Fate::Send)];
+        let parts = [part(Fate::Keep("odd".to_owned())), part(Fate::Wait(Wait::default()))];
         let stored = parts.iter().filter_map(|part| Stored::part(part, &provenance)).collect();
         let taken = take(&stores, stored).await.unwrap();
         std::fs::remove_dir_all(waits.join("spool")).unwrap();

@@ -161,7 +161,9 @@ impl Dialogue {
         };
         mail.record.stored(&kept, &spooled);
         let told = mail.answered(&parts, mail.hears_of_each(&self.settings));
-        let refused = recipients::worst(recipients::replies(&told));
+        // Somebody has it: those who do not are named.
+        let is_taken = recipients::replies(&told).iter().any(Reply::is_success);
+        let refused = recipients::worst(recipients::replies(&told)).filter(|_| !is_taken);
         let is_modified = mail.asked.take().is_some_and(|Asked { mut advice, .. }| {
             let result = match refused {
                 None => OcpResult::ok(),

@@ -192,8 +192,8 @@ fn recipients_that_services_change_have_the_replies_of_those_they_became() {
     let nobody = || "550 5.1.1 nobody there".to_owned();
     let added = "failure: the next hop refused the added ";
     let cases = [
-        ("a", vec!["b", "alias"], vec![has("b"), full()], "b full", "tempfail", ""),
-        ("delete", vec!["c", "full"], vec![taken(), full()], "full", "tempfail", ""),
+        ("a", vec!["b", "alias"], vec![has("b"), full()], "b full", "modify", ""),
+        ("delete", vec!["c", "full"], vec![taken(), full()], "full", "modify", ""),
         ("delete", vec!["c", "b"], vec![taken(), has("b")], "b", "modify", ""),
         ("delete", vec!["c"], vec![taken()], "", "discard", ""),
         (

@@ -88,7 +88,9 @@ pub(super) async fn carry(
         carried.parts.push((part, answer));
     }
     // Each recipient has a reply, and not one of them has the message: nobody is notified of it.
-    is_refused |= !has_some && carried.parts.iter().all(|(part, _)| is_sent(part));
+    let is_sent_alone =
+        !carried.parts.is_empty() && carried.parts.iter().all(|(part, _)| is_sent(part));
+    is_refused |= is_sent_alone && !has_some;
     let answers = carried.parts.iter().map(|(_, answer)| recipients::replies(answer));
     let told: Vec<&Reply> = answers.flatten().collect();
     let comes_again = !told.is_empty() && told.iter().all(|reply| reply.is_temporary());

@@ -129,6 +129,7 @@ impl Record {
 
     /// What the groups made of the next hop's reply to an event.
     pub(crate) fn add_reply(&mut self, event: &str, advice: &ReplyAdvice) {
+        advice.failures.iter().for_each(|failure| self.failed(failure.clone()));
         self.verdicts.extend(advice.verdicts.iter().cloned());
         self.traffic.sent += advice.traffic.sent;
         self.traffic.received += advice.traffic.received;

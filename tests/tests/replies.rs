@@ -3,14 +3,18 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::path::Path;
+use std::time::Duration;
 
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{
-    Command, CommandLine, DialogFacts, EffectName, Envelope, Part, Reply, ReplyProfile,
+    Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, Part, Reply,
+    ReplyProfile,
 };
 use opes_mta::config::{Config, Origin};
 use opes_mta::passage::{Accepted, Passage, ReplyAdvice, ReplyEvent};
 use opes_mta::processor::{Offers, Processor};
+use services::{Declaration, Finding, Outcome, Request};
+use tests::scripted::{Script, Scripted};
 use tests::{CalloutServer, text};
 
 const SERVICES: &str = r#"
@@ -119,4 +123,40 @@ async fn a_group_that_watches_replies_changes_nothing() {
     let line = server.wait_for("reply");
     assert_eq!(text(&line, "reply"), "450 later");
     assert_eq!(text(&line, "line"), "RCPT TO:<a@b.example>");
+}
+
+/// Says that it has seen a reply.
+fn witness(name: &'static str) -> Script {
+    let declaration = Declaration {
+        on_failure: FailurePolicy::Accept,
+        ..Declaration::on_replies([Command::Rcpt])
+    };
+    let seen = |_: &Request| (Duration::ZERO, Outcome::unchanged(Finding::new("seen")));
+    Script { name, declaration, answer: seen }
+}
+
+/// A group that is away and may fail has no say, and the others have theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_may_fail_keeps_no_reply_from_the_others() {
+    let start = |name| tokio::task::block_in_place(|| Scripted::start(&[witness(name)]));
+    let (away, there) = (start("away"), start("there"));
+    let group = |name: &str, server: &Scripted| {
+        format!(
+            "[[group]]\nname = \"{name}\"\nservers = [\"{}\"]\nservices = [\"{name}\"]\n\
+             profile = \"reply\"\ncommand-deadline = 1\n",
+            server.address
+        )
+    };
+    let config = [group("away", &away), group("there", &there)].concat();
+    let config = Config::parse(&config, Path::new("test.toml")).unwrap();
+    let replies = ReplyProfile { commands: vec![Command::Rcpt], ..ReplyProfile::default() };
+    let processor =
+        Processor::start(config, Offers { replies: Some(replies), ..Offers::default() });
+    processor.tried().await;
+    tokio::task::block_in_place(|| drop(away));
+    let mut passage = processor.passage("test", Origin::Unknown, DialogFacts::default());
+    let advice = ask(&mut passage, Command::Rcpt, Some("RCPT TO:<a@b.example>"), "450 later").await;
+    assert_eq!((advice.changed, advice.verdicts.len(), advice.failures.len()), (false, 1, 1));
+    assert!(advice.failures[0].starts_with("RCPT, "), "{:?}", advice.failures);
+    tokio::task::block_in_place(|| drop(there));
 }

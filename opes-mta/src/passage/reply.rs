@@ -9,7 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ocp_proto::smtp::{Command, CommandLine, Envelope, ProfileKind, Reply, SideEffect, Verdict};
+use ocp_proto::smtp::{
+    Command, CommandLine, Envelope, FailurePolicy, ProfileKind, Reply, SideEffect, Verdict,
+};
 use ocp_proto::wire::Atom;
 use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
@@ -71,6 +73,8 @@ pub struct ReplyAdvice {
     pub effects: Vec<SideEffect>,
     /// What each service found.
     pub verdicts: Vec<Verdict>,
+    /// Groups that failed, and whose policy lets the reply pass.
+    pub failures: Vec<String>,
     /// The rule that chose the groups; `None` while that is open.
     pub rule: Option<String>,
     /// What it cost on the wire.
@@ -86,7 +90,7 @@ impl Passage {
     /// ends the way.
     ///
     /// # Errors
-    /// The first failure of a group: nothing of the others' answers takes effect then.
+    /// The first failure of a group that may not fail: nothing of the others' answers takes effect then.
     /// [`Failure::reply_instead_of`] says what the client gets.
     pub async fn ask_reply(
         &mut self,
@@ -109,6 +113,12 @@ impl Passage {
             event.bypass = bypass_for(processor.config(), &bypass, at);
             match consultation.ask_until(&event, begin + limit).await {
                 Ok(adaptation) => advice.add(adaptation),
+                // It has no say; the others have theirs.
+                Err(failure) if failure.policy == FailurePolicy::Accept => {
+                    advice.traffic.sent += failure.traffic.sent;
+                    advice.traffic.received += failure.traffic.received;
+                    advice.failures.push(failure.to_string());
+                }
                 Err(failure) => {
                     advice.report(&OcpResult::failure("another service group failed"), None);
                     return Err(failure);
@@ -140,6 +150,7 @@ impl ReplyAdvice {
             disconnect: false,
             effects: Vec::new(),
             verdicts: Vec::new(),
+            failures: Vec::new(),
             rule: None,
             traffic: Traffic::default(),
             took: Duration::ZERO,

@@ -1,6 +1,9 @@
 //! What carries a connection: TCP or a unix socket, with TLS or without.
 
+use std::path::Path;
+
 use ocp_proto::{Connection, Role};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
@@ -9,6 +12,11 @@ use super::address::ServerAddress;
 use super::client::{ConnectError, Target};
 use super::driver::Transport;
 use super::tls::Negotiation;
+
+/// Octets that a unix socket takes before the server has read them; the system doubles it, for its own use, and
+/// may allow less (net.core.wmem_max). Its default, which does not grow as TCP's does, has both ends take turns at
+/// each quarter of a megabyte.
+const UNIX_BUFFER: usize = 1024 * 1024;
 
 /// A transport, with TLS if that is wanted, and the connection over it.
 pub(super) async fn open(target: &Target) -> Result<(Transport, Connection), ConnectError> {
@@ -33,7 +41,7 @@ pub(super) async fn open(target: &Target) -> Result<(Transport, Connection), Con
             negotiate_tls(stream, start(), target).await.map_err(insecure)
         }
         ServerAddress::Unix(path) => {
-            let stream = UnixStream::connect(path).await.map_err(failed)?;
+            let stream = open_unix(path).await.map_err(failed)?;
             negotiate_tls(stream, start(), target).await.map_err(insecure)
         }
     }
@@ -43,6 +51,12 @@ async fn open_tcp(address: &str) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     // Heads are small and somebody waits for each of them.
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn open_unix(path: &Path) -> std::io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    SockRef::from(&stream).set_send_buffer_size(UNIX_BUFFER)?;
     Ok(stream)
 }
 

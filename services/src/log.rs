@@ -27,6 +27,7 @@ use crate::mail::{Mail, PartKind, SpoolError};
 use crate::outcome::{Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError, compute};
+use crate::setting::{EVENTS, commands};
 
 /// The kind `log`.
 pub const KIND: Kind = Kind {
@@ -42,23 +43,6 @@ pub const TARGET: &str = "opes::log";
 const LONGEST_TEXT: usize = 200;
 /// The most recipients of one record; their number is always there.
 const MOST_RECIPIENTS: usize = 20;
-
-/// Every event that services see.
-const EVENTS: [Command; 13] = [
-    Command::Connect,
-    Command::Helo,
-    Command::StartTls,
-    Command::Auth,
-    Command::Mail,
-    Command::Rcpt,
-    Command::Data,
-    Command::Message,
-    Command::Rset,
-    Command::Vrfy,
-    Command::Expn,
-    Command::Noop,
-    Command::Quit,
-];
 
 /// The settings, as written.
 #[derive(Debug, Default, Deserialize)]
@@ -110,7 +94,7 @@ impl Log {
         let Config { level, events } = settings.read()?;
         let events = match events {
             None => EVENTS.to_vec(),
-            Some(names) => names.iter().map(event).collect::<Result<_, _>>()?,
+            Some(names) => commands(&names, &EVENTS, "event")?,
         };
         Ok(Self { level, events })
     }
@@ -225,14 +209,6 @@ fn replied(event: &Command) -> Command {
         Command::Connect => Command::Greeting,
         other => other.clone(),
     }
-}
-
-fn event(name: &Spanned<String>) -> Result<Command, SettingsError> {
-    EVENTS.into_iter().find(|event| event.name() == name.get_ref()).ok_or_else(|| {
-        let known: Vec<_> = EVENTS.iter().map(Command::name).collect();
-        let message = format!("{:?} is no event; these are: {}", name.get_ref(), known.join(", "));
-        SettingsError::at(name.span(), message)
-    })
 }
 
 /// A processor leaves initial responses out (profile section 4); if one does not, they are not

@@ -38,7 +38,7 @@ use toml::Spanned;
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError};
-use crate::setting::pattern;
+use crate::setting::{EVENTS, commands, pattern};
 
 /// The kind `reply-filter`.
 pub const KIND: Kind = Kind {
@@ -46,23 +46,6 @@ pub const KIND: Kind = Kind {
     summary: "changes the text of a next hop's replies by rules",
     build: |settings| Ok(Arc::new(ReplyFilter::new(settings)?)),
 };
-
-/// Every command whose replies services see.
-const REPLIES: [Command; 13] = [
-    Command::Greeting,
-    Command::Helo,
-    Command::StartTls,
-    Command::Auth,
-    Command::Mail,
-    Command::Rcpt,
-    Command::Data,
-    Command::Message,
-    Command::Rset,
-    Command::Vrfy,
-    Command::Expn,
-    Command::Noop,
-    Command::Quit,
-];
 
 /// The settings, as written.
 #[derive(Debug, Default, Deserialize)]
@@ -112,8 +95,8 @@ impl ReplyFilter {
         let rules: Vec<Rule> = rule.iter().map(Rule::new).collect::<Result<_, _>>()?;
         let replies = match replies {
             _ if rules.is_empty() => Vec::new(),
-            None => REPLIES.to_vec(),
-            Some(names) => names.iter().map(command).collect::<Result<_, _>>()?,
+            None => self::replies().to_vec(),
+            Some(names) => commands(&names, &self::replies(), "command with a reply")?,
         };
         Ok(Self { replies, rules })
     }
@@ -258,13 +241,9 @@ fn status_length(text: &[u8]) -> Option<usize> {
     (is_class && numbers && parts.next().is_none()).then_some(end)
 }
 
-fn command(name: &Spanned<String>) -> Result<Command, SettingsError> {
-    REPLIES.into_iter().find(|command| command.name() == name.get_ref()).ok_or_else(|| {
-        let known: Vec<_> = REPLIES.iter().map(Command::name).collect();
-        let message =
-            format!("{:?} has no reply; these have: {}", name.get_ref(), known.join(", "));
-        SettingsError::at(name.span(), message)
-    })
+/// Every command whose replies services see: the banner stands for CONNECT.
+fn replies() -> [Command; 13] {
+    EVENTS.map(|event| if event.has_reply() { event } else { Command::Greeting })
 }
 
 #[cfg(test)]

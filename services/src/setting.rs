@@ -1,7 +1,7 @@
 //! Values that the settings of several services hold.
 
 use bytes::Bytes;
-use ocp_proto::smtp::Reply;
+use ocp_proto::smtp::{Command, Reply};
 use regex::bytes::{Regex, RegexBuilder};
 use toml::Spanned;
 
@@ -9,6 +9,43 @@ use crate::registry::SettingsError;
 
 /// The most octets that one compiled pattern takes, and as much again in each thread that runs it.
 const PATTERN_OCTETS: usize = 1024 * 1024;
+
+/// Every event that services see.
+pub(crate) const EVENTS: [Command; 13] = [
+    Command::Connect,
+    Command::Helo,
+    Command::StartTls,
+    Command::Auth,
+    Command::Mail,
+    Command::Rcpt,
+    Command::Data,
+    Command::Message,
+    Command::Rset,
+    Command::Vrfy,
+    Command::Expn,
+    Command::Noop,
+    Command::Quit,
+];
+
+/// Those of these commands that are named; `what` says what the names are.
+///
+/// # Errors
+/// The first name that is none of them.
+pub(crate) fn commands(
+    names: &[Spanned<String>],
+    known: &[Command],
+    what: &str,
+) -> Result<Vec<Command>, SettingsError> {
+    let command = |name: &Spanned<String>| {
+        let found = known.iter().find(|command| command.name() == name.get_ref());
+        found.cloned().ok_or_else(|| {
+            let known: Vec<_> = known.iter().map(Command::name).collect();
+            let (name, span, known) = (name.get_ref(), name.span(), known.join(", "));
+            SettingsError::at(span, format!("{name:?} is no {what}; these are: {known}"))
+        })
+    };
+    names.iter().map(command).collect()
+}
 
 /// Compiles a pattern over octets: ASCII classes unless it says `(?u)`.
 ///

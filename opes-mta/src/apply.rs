@@ -53,6 +53,8 @@ pub struct Variant {
     pub answer: Answer,
     /// What to do besides, for these recipients only.
     pub effects: Vec<SideEffect>,
+    /// What groups before had made of the octets, if the answer is a reply in their place.
+    pub made: Option<Adapted>,
 }
 
 /// A message that the services want to have submitted.
@@ -339,7 +341,8 @@ impl Assembly {
                 Some(AdaptedRole::Variant | AdaptedRole::Reply) => {
                     let answer = message.answer(event, &effects, &fresh)?;
                     is_one &= variants.is_empty() && start.recipients.is_empty();
-                    variants.push(Variant { recipients: start.recipients, answer, effects });
+                    let recipients = start.recipients;
+                    variants.push(Variant { recipients, answer, effects, made: None });
                 }
             }
         }

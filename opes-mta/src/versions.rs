@@ -29,12 +29,14 @@ pub(crate) struct Version {
     effects: Vec<Arc<SideEffect>>,
     /// A reply was given.
     has_ended: bool,
+    /// What had become of the octets before a refusal.
+    made: Option<Adapted>,
 }
 
 impl Version {
     /// Of which no group has been asked.
     pub(crate) fn new(event: Event) -> Self {
-        Self { event, answer: Answer::Unchanged, effects: Vec::new(), has_ended: false }
+        Self { event, answer: Answer::Unchanged, effects: Vec::new(), has_ended: false, made: None }
     }
 
     /// Whether no other group is asked: nothing later weakens a rejection.
@@ -79,14 +81,19 @@ impl Version {
             Answer::Unchanged | Answer::Several(_) => {}
             Answer::Reply(reply) => {
                 self.has_ended = true;
-                let keeps = reply.is_success() && matches!(self.answer, Answer::Message(_));
                 if !reply.is_success() {
                     // What was asked for before concerns an event that is not executed.
                     self.effects.clear();
                 }
-                // Whoever takes a message over (250 and quarantine) gets it as it was made before.
-                if !keeps {
-                    self.answer = Answer::Reply(reply);
+                match std::mem::replace(&mut self.answer, Answer::Unchanged) {
+                    // Whoever takes a message over (250 and quarantine) gets it as it was made before.
+                    Answer::Message(made) if reply.is_success() => {
+                        self.answer = Answer::Message(made);
+                    }
+                    Answer::Message(made) => {
+                        (self.answer, self.made) = (Answer::Reply(reply), Some(made));
+                    }
+                    _ => self.answer = Answer::Reply(reply),
                 }
             }
             answer => {
@@ -128,8 +135,11 @@ impl Version {
 pub(crate) fn together(versions: Vec<Version>) -> (Answer, Vec<SideEffect>) {
     let mut joined: Vec<Version> = Vec::new();
     for version in versions {
-        let is_same =
-            |one: &&mut Version| one.effects == version.effects && one.answer == version.answer;
+        let is_same = |one: &&mut Version| {
+            one.effects == version.effects
+                && one.answer == version.answer
+                && one.made == version.made
+        };
         match joined.iter_mut().find(is_same) {
             Some(one) => one.event.envelope.recipients.extend(version.event.envelope.recipients),
             None => joined.push(version),
@@ -140,10 +150,11 @@ pub(crate) fn together(versions: Vec<Version>) -> (Answer, Vec<SideEffect>) {
         let versions = joined.iter_mut().filter(|version| version.is_stopped() == stopped);
         versions.for_each(|version| version.add_once(&mut added));
     }
-    let variant = |Version { event, answer, effects, .. }| Variant {
+    let variant = |Version { event, answer, effects, made, .. }| Variant {
         recipients: event.envelope.recipients,
         answer,
         effects: effects.into_iter().map(Arc::unwrap_or_clone).collect(),
+        made,
     };
     let mut variants: Vec<_> = joined.into_iter().map(variant).collect();
     match variants.pop() {
@@ -155,13 +166,13 @@ pub(crate) fn together(versions: Vec<Version>) -> (Answer, Vec<SideEffect>) {
     }
 }
 
-/// A message that is refused for some of its recipients is kept for them.
+/// A message that is refused for some of its recipients is kept for them, as it was made before.
 pub(crate) fn keep_refused(variant: &mut Variant) {
     if let Answer::Reply(reply) = &variant.answer
         && !reply.is_success()
     {
         variant.effects.push(SideEffect::Quarantine(reply.to_string().into()));
-        variant.answer = Answer::Unchanged;
+        variant.answer = variant.made.take().map_or(Answer::Unchanged, Answer::Message);
     }
 }
 
@@ -226,7 +237,7 @@ mod tests {
     }
 
     fn variant(answer: Answer) -> Variant {
-        Variant { recipients: Vec::new(), answer, effects: Vec::new() }
+        Variant { recipients: Vec::new(), answer, effects: Vec::new(), made: None }
     }
 
     fn version(names: &str) -> Version {
@@ -285,6 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_instead_of_refused_is_what_was_made_of_it() {
+        let fallback = RecipientsDiffer::Quarantine;
+        let marked = version("a b").adapted(other("X: y\r\n\r\n"), Vec::new(), 0, fallback);
+        let refuses = Variant { recipients: addresses("a"), ..variant(reply("550 no\r\n")) };
+        let passes = Variant { recipients: addresses("b"), ..variant(Answer::Unchanged) };
+        let several = Answer::Several(vec![refuses, passes]);
+        let marked = marked.into_iter().next().unwrap();
+        let (several, _) = together(marked.adapted(several, Vec::new(), 0, fallback));
+        let Answer::Several(mut variants) = several else { panic!("{several:?}") };
+        assert_eq!(variants[0].answer, reply("550 no\r\n"));
+        variants.iter_mut().for_each(keep_refused);
+        assert_eq!(variants[0].answer, other("X: y\r\n\r\n"));
+        assert_eq!(variants[0].effects, [SideEffect::Quarantine("550 no".into())]);
+        assert_eq!((&variants[1].answer, variants[1].effects.len()), (&other("X: y\r\n\r\n"), 0));
+    }
+
+    #[test]
     fn more_versions_than_anybody_needs_are_one() {
         let variants = |count| {
             Answer::Several(vec![
@@ -335,7 +363,12 @@ mod tests {
             let (Answer::Several(variants), _) = together(versions) else { panic!("they differ") };
             variants.into_iter().map(|variant| variant.effects).collect::<Vec<_>>()
         };
-        let of = |names, answer, effects| Variant { recipients: addresses(names), answer, effects };
+        let of = |names, answer, effects| Variant {
+            recipients: addresses(names),
+            answer,
+            effects,
+            made: None,
+        };
         let add = SideEffect::AddRecipient(address("x"));
         let set = |names| SideEffect::SetRecipients(addresses(names));
         let one = || of("a", Answer::Unchanged, Vec::new());

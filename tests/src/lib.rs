@@ -271,7 +271,7 @@ impl Milter {
         Self::start_proxy_with(&["--listen", address, "--next-hop", next_hop], folder, config)
     }
 
-    /// As [`Milter::start_proxy`], with these arguments.
+    /// As [`Milter::start_proxy`], with these arguments, in the folder.
     ///
     /// # Panics
     /// If it does not listen.
@@ -279,7 +279,7 @@ impl Milter {
         let file = folder.join("opes-mta.toml");
         std::fs::write(&file, config).expect("the configuration can be written");
         let mut command = program("opes-mta");
-        command.arg("smtp").args(arguments).arg("--config").arg(&file);
+        command.arg("smtp").args(arguments).arg("--config").arg(&file).current_dir(folder);
         Self::run(command)
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ocp_proto::smtp::{Command, CommandLine, EffectName, SideEffect};
 use services::mail::{Edits, Mail};
 use services::{Change, Declaration, Finding, Outcome, Request};
+use tests::actor::config;
 use tests::gateway::told;
 use tests::postfix::{self, Port, Postfix};
 use tests::scripted::{Script, Scripted, address, reply, sender};
@@ -97,11 +98,6 @@ struct Chain {
     proxy: Milter,
     hop: NextHop,
     _folder: tempfile::TempDir,
-}
-
-fn config(server: &Scripted) -> String {
-    let server = &server.address;
-    format!("[[group]]\nname = \"actor\"\nservices = [\"actor\"]\nservers = [\"{server}\"]\n")
 }
 
 /// A client reaches the proxy itself.
@@ -215,14 +211,9 @@ fn clients_are_refused_by_where_they_are() {
     let server = Scripted::start(&[actor()]);
     let folder = tempfile::tempdir().expect("a folder");
     let hop = NextHop::start();
-    let config = config(&server);
-    let file = folder.path().join("opes-mta.toml");
-    std::fs::write(&file, config).expect("written");
-    let mut command = tests::program("opes-mta");
     let next_hop = format!("127.0.0.1:{}", hop.port);
-    command.args(["smtp", "--listen", "127.0.0.1:0", "--trust", "unix"]);
-    command.args(["--next-hop", &next_hop, "--config"]).arg(&file);
-    let proxy = Milter::run(command);
+    let arguments = ["--listen", "127.0.0.1:0", "--trust", "unix", "--next-hop", &next_hop];
+    let proxy = Milter::start_proxy_with(&arguments, folder.path(), &config(&server));
     let (_, greeting) = Client::connect_from(Ipv4Addr::new(127, 0, 0, 2), proxy.port());
     assert_eq!(greeting, "554 5.7.1 not from there");
     let (mut client, greeting) = Client::connect(proxy.port());
@@ -257,14 +248,11 @@ fn what_is_kept_is_released_once() {
     let server = Scripted::start(&[actor()]);
     let folder = tempfile::tempdir().expect("a folder");
     let hop = NextHop::start();
-    let file = folder.path().join("opes-mta.toml");
-    std::fs::write(&file, config(&server)).expect("written");
     let (quarantine, spool) = (folder.path().join("quarantine"), folder.path().join("spool"));
-    let mut command = tests::program("opes-mta");
     let next_hop = format!("127.0.0.1:{}", hop.port);
-    command.args(["smtp", "--listen", "127.0.0.1:0", "--next-hop", &next_hop, "--config"]);
-    command.arg(&file).arg("--quarantine").arg(&quarantine).arg("--spool").arg(&spool);
-    let mut proxy = Milter::run(command);
+    let stores = ["--quarantine", "quarantine", "--spool", "spool"];
+    let arguments = [&["--listen", "127.0.0.1:0", "--next-hop", &next_hop], &stores[..]].concat();
+    let mut proxy = Milter::start_proxy_with(&arguments, folder.path(), &config(&server));
     let mut client = Client::greeted(proxy.port());
     let recipients = ["b@b.example", "c@b.example"];
     assert_eq!(client.mail("odd@a.example", &recipients, MAIL.as_bytes()), "250 2.0.0 Ok");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ocp_proto::smtp::{Command as Verb, CommandLine, EffectName, SideEffect};
 use services::{Change, Declaration, Finding, Outcome, Request};
+use tests::actor;
 use tests::gateway::told;
 use tests::postfix::{self, Port, Postfix};
 use tests::scripted::{Script, Scripted, address, reply, sender};
@@ -72,16 +73,10 @@ struct Chain {
 fn chain(next_hop: &str, more: &str) -> Chain {
     let server = Scripted::start(&[actor()]);
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("opes-mta.toml");
-    let config = format!(
-        "[[group]]\nname = \"actor\"\nservices = [\"actor\"]\nservers = [\"{}\"]\n{more}",
-        server.address
-    );
-    fs::write(&file, config).expect("written");
-    let mut command = tests::program("opes-mta");
-    command.args(["smtp", "--protocol", "lmtp", "--listen", "127.0.0.1:0"]);
-    command.args(["--next-hop", next_hop, "--config"]).arg(&file);
-    Chain { _server: server, proxy: Milter::run(command), folder }
+    let config = format!("{}{more}", actor::config(&server));
+    let arguments = ["--protocol", "lmtp", "--listen", "127.0.0.1:0", "--next-hop", next_hop];
+    let proxy = Milter::start_proxy_with(&arguments, folder.path(), &config);
+    Chain { _server: server, proxy, folder }
 }
 
 fn before(hop: &NextHop, more: &str) -> Chain {

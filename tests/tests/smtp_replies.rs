@@ -2,7 +2,6 @@
 
 #![allow(missing_docs, clippy::indexing_slicing)]
 
-use std::fs;
 use std::time::Duration;
 
 use ocp_proto::smtp::{Command, EffectName, SideEffect};
@@ -43,19 +42,16 @@ struct Chain<S> {
 /// A proxy whose group for replies has these services.
 fn proxy<S>(server: S, address: &str, services: &str, next_hop: u16, more: &[&str]) -> Chain<S> {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("opes-mta.toml");
     let config = format!(
         "[system]\nuri = \"https://opes.example.org/opes\"\nname = \"mx1\"\n\
          [[group]]\nname = \"mail\"\nservers = [\"{address}\"]\nservices = [\"log\"]\n\
          [[group]]\nname = \"replies\"\nservers = [\"{address}\"]\nservices = [{services}]\n\
          profile = \"reply\"\n"
     );
-    fs::write(&file, config).expect("written");
-    let mut command = tests::program("opes-mta");
     let next_hop = format!("127.0.0.1:{next_hop}");
-    command.args(["smtp", "--listen", "127.0.0.1:0", "--next-hop", &next_hop, "--config"]);
-    command.arg(&file).args(more).current_dir(folder.path());
-    Chain { _server: server, proxy: Milter::run(command), folder }
+    let arguments = [&["--listen", "127.0.0.1:0", "--next-hop", &next_hop], more].concat();
+    let proxy = Milter::start_proxy_with(&arguments, folder.path(), &config);
+    Chain { _server: server, proxy, folder }
 }
 
 /// A proxy with the services that everybody has; recipients that have moved go to that port.

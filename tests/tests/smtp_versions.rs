@@ -2,7 +2,6 @@
 
 #![allow(missing_docs, clippy::indexing_slicing)]
 
-use std::fs;
 use std::time::Duration;
 
 use ocp_proto::smtp::{Command, EffectName, SideEffect};
@@ -11,7 +10,7 @@ use services::mail::Edits;
 use services::{Change, Declaration, Finding, Outcome, Request};
 use tests::gateway::told;
 use tests::postfix::{self, Port, Postfix};
-use tests::scripted::{Script, Scripted, address, reply, sender};
+use tests::scripted::{Script, Scripted, reply, sender};
 use tests::smtp::{Client, Delivered, Instead, NextHop};
 use tests::{Milter, not_run, text};
 
@@ -22,8 +21,6 @@ const ANN_BOB: [&str; 2] = ["ann@b.example", "bob@b.example"];
 fn actor(name: &'static str) -> Script {
     let declaration = Declaration {
         effects: vec![
-            EffectName::AddRecipient,
-            EffectName::ChangeSender,
             EffectName::Quarantine,
             EffectName::Hold,
             EffectName::Delay,
@@ -51,6 +48,7 @@ fn act(request: &Request) -> (Duration, Outcome) {
             refused("550 5.7.1 go away\r\n").with_effect(SideEffect::Disconnect)
         }
         (Command::Mail, "leave") => passed.with_effect(SideEffect::Disconnect),
+        (Command::Message, "last") => passed.with_effect(SideEffect::Disconnect),
         (Command::Message, "mark") => {
             let mut edits = Edits::new();
             edits.prepend_field(request.mail().expect("it is about content"), "X-Mark", "new");
@@ -63,9 +61,6 @@ fn act(request: &Request) -> (Duration, Outcome) {
         (Command::Message, "delay") => passed.with_effect(delay(600)),
         (Command::Message, "soon") => passed.with_effect(delay(1)),
         (Command::Message, "route") => passed.with_effect(route(number)),
-        (Command::Message, "copy") => {
-            passed.with_effect(SideEffect::AddRecipient(address("archive@b.example")))
-        }
         _ => passed,
     };
     (Duration::ZERO, outcome)
@@ -79,20 +74,22 @@ struct Chain {
 
 /// A proxy whose services act for everybody (`actor`) or for Ann alone (`ann`).
 fn chain(next_hop: u16, service: &str, more: &[&str]) -> Chain {
+    chain_of("", next_hop, service, more)
+}
+
+/// The same of a system with a name, if it has one.
+fn chain_of(system: &str, next_hop: u16, service: &str, more: &[&str]) -> Chain {
     let for_ann = |name: &str| (name == "ann").then_some("ann@b.example");
     let server = Scripted::start_for("127.0.0.1:0", &[actor("actor"), actor("ann")], for_ann);
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("opes-mta.toml");
     let config = format!(
-        "[[group]]\nname = \"actor\"\nservices = [\"{service}\"]\nservers = [\"{}\"]\n",
+        "{system}[[group]]\nname = \"actor\"\nservices = [\"{service}\"]\nservers = [\"{}\"]\n",
         server.address
     );
-    fs::write(&file, config).expect("written");
-    let mut command = tests::program("opes-mta");
     let next_hop = format!("127.0.0.1:{next_hop}");
-    command.args(["smtp", "--listen", "127.0.0.1:0", "--next-hop", &next_hop, "--config"]);
-    command.arg(&file).args(more).current_dir(folder.path());
-    Chain { _server: server, proxy: Milter::run(command), folder }
+    let arguments = [&["--listen", "127.0.0.1:0", "--next-hop", &next_hop], more].concat();
+    let proxy = Milter::start_proxy_with(&arguments, folder.path(), &config);
+    Chain { _server: server, proxy, folder }
 }
 
 const STORES: [&str; 4] = ["--spool", "spool", "--quarantine", "quarantine"];
@@ -335,6 +332,26 @@ fn another_next_hop_where_that_is_allowed() {
     assert!(hop.is_empty() && other.is_empty());
 }
 
+/// OPES-4902-3.1-09
+#[test]
+fn what_is_not_allowed_is_refused_by_nobody_else() {
+    let hop = NextHop::start();
+    let system = "[system]\nuri = \"https://opes.example.org/\"\nname = \"mx1\"\n";
+    let route = format!("127.0.0.1:{}", hop.port);
+    let more = [&STORES[..], &["--route", &route]].concat();
+    let chain = chain_of(system, hop.port, "actor", &more);
+    let refused = chain.mail("refuse", &ANN_BOB);
+    assert!(
+        refused.starts_with("550 5.7.1 not for you [opes https://opes.example.org/ "),
+        "{refused}"
+    );
+    assert_eq!(
+        chain.mail("route-1", &ANN_BOB),
+        "451 4.3.0 Message could not be checked, try again later"
+    );
+    assert!(hop.is_empty());
+}
+
 #[test]
 fn a_service_closes_the_dialog() {
     let hop = NextHop::start();
@@ -348,6 +365,16 @@ fn a_service_closes_the_dialog() {
         assert_eq!(client.reply(), "421 4.7.0 Closing");
         assert_eq!(client.reply(), "", "nothing else is heard");
     }
+}
+
+#[test]
+fn a_service_of_one_recipient_closes_the_dialog() {
+    let hop = NextHop::start();
+    let chain = chain(hop.port, "ann", &STORES);
+    let mut client = Client::greeted(chain.proxy.port());
+    assert_eq!(client.mail("last@a.example", &ANN_BOB, MAIL.as_bytes()), "250 2.0.0 Ok");
+    assert_eq!(client.reply(), "421 4.7.0 Closing");
+    assert_eq!(hop.wait_for(1).len(), 1);
 }
 
 /// A client that asks for a reply for each recipient gets one, whatever the next hop can.

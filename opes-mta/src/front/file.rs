@@ -245,7 +245,7 @@ impl<'a> Passage<'a> {
     }
 
     fn version(&mut self, variant: Variant) -> Result<Version, Decided> {
-        let Variant { recipients, answer, effects } = variant;
+        let Variant { recipients, answer, effects, .. } = variant;
         let has = |name| effects.iter().any(|effect| effect.name() == name);
         let (decision, reply, message) = match answer {
             Answer::Reply(reply) if !reply.is_success() => {

@@ -40,7 +40,7 @@ pub(super) async fn carry(
     each: bool,
     is_known: bool,
 ) -> Result<Carried, Broken> {
-    let Plan { parts, notifications } = plan.spooled(each);
+    let Plan { parts, notifications } = plan;
     let is_sent = |part: &Part| part.fate == Fate::Send;
     for part in &parts {
         // Whoever is killed from now on may have it without saying so.

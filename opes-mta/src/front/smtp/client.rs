@@ -3,7 +3,6 @@
 mod commands;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ocp_proto::smtp::{Command as Verb, CommandLine, Reply};
@@ -19,7 +18,6 @@ use super::introduction::{Introduce, Introduction};
 use super::listen::Settings;
 use super::plan::Plan;
 use super::replies;
-use super::tls::Tls;
 use crate::relay::{self, Answer, RelayError, Transport};
 use crate::smtp::{self, Event, Session};
 
@@ -35,12 +33,8 @@ pub(super) struct Client {
     dialogue: Dialogue,
     hop: relay::Connection,
     introduction: Introduction,
-    /// What it is offered STARTTLS with.
-    tls: Option<Arc<Tls>>,
     /// Whether it may say who its client is.
     is_heard: bool,
-    /// How long it may say nothing.
-    silence: Duration,
     /// DATA or BDAT was refused by a service, or is to be.
     refused_content: Option<Reply>,
     /// By which the client authenticates, as long as it does.
@@ -79,9 +73,7 @@ pub(super) async fn serve(
         dialogue,
         hop,
         introduction: Introduction::new(settings.introduce),
-        tls: settings.tls.clone(),
         is_heard,
-        silence: settings.silence,
         refused_content: None,
         mechanism: None,
         settings: Arc::clone(settings),
@@ -137,8 +129,8 @@ impl Client {
             self.input.reserve(READ);
             let idle = !self.dialogue.has_mail() && self.input.is_empty();
             let count = tokio::select! {
-                read = timeout(self.silence, self.stream.read_buf(&mut self.input)) => {
-                    read.map_err(|_| Broken::Silence(self.silence))??
+                read = timeout(self.settings.silence, self.stream.read_buf(&mut self.input)) => {
+                    read.map_err(|_| Broken::Silence(self.settings.silence))??
                 }
                 () = stop.cancelled(), if idle => {
                     self.session.hang_up(&replies::stopping(), &mut self.output);
@@ -180,7 +172,7 @@ impl Client {
 
     /// The handshake; then the session begins anew.
     async fn start_tls(&mut self) -> Result<(), Broken> {
-        let Some(tls) = self.tls.clone() else { return Ok(()) };
+        let Some(tls) = self.settings.tls.clone() else { return Ok(()) };
         // The client waits for the reply to STARTTLS.
         self.flush().await?;
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
@@ -201,7 +193,8 @@ impl Client {
             Some(_) => Plan::refuse(replies::bare_line_end()),
             None => self.dialogue.message().await,
         };
-        let (provenance, is_known) = (self.dialogue.provenance(), self.dialogue.is_known(&plan));
+        let (provenance, is_known) =
+            (self.dialogue.provenance(&plan), self.dialogue.is_known(&plan));
         let (each, stores) = (self.dialogue.hears_of_each(), &self.settings.stores);
         let mut carried = carry(&mut self.hop, stores, plan, &provenance, each, is_known).await?;
         self.dialogue.made_of_content(&mut carried).await;
@@ -256,10 +249,10 @@ impl Client {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = timeout(self.silence, async {
+        let written = timeout(self.settings.silence, async {
             self.stream.write_all_buf(&mut self.output).await?;
             self.stream.flush().await
         });
-        Ok(written.await.map_err(|_| Broken::Silence(self.silence))??)
+        Ok(written.await.map_err(|_| Broken::Silence(self.settings.silence))??)
     }
 }

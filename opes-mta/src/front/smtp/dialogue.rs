@@ -17,6 +17,7 @@ use super::listen::Settings;
 use super::mail::Mail;
 use super::peer;
 use super::replies;
+use crate::apply::Answer;
 use crate::config::Origin;
 use crate::event::{self, Event};
 use crate::front::advisor::{Abilities, Advisor, Refusal, Said};
@@ -213,7 +214,16 @@ impl Dialogue {
                 let Advice { effects, notifications, .. } = advice;
                 Err(Refusal { reply, effects, notifications })
             }
-            Said::Go(advice) => Ok(advice),
+            Said::Go(advice) => {
+                // For some of a message's recipients: once it is clear what becomes of it.
+                self.disconnects |= match &advice.answer {
+                    Answer::Several(variants) => {
+                        variants.iter().flat_map(|variant| &variant.effects).any(wants)
+                    }
+                    _ => false,
+                };
+                Ok(advice)
+            }
             Said::Refused(refusal) => {
                 self.disconnects |= refusal.effects.iter().any(wants);
                 Err(refusal)

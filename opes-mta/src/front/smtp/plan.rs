@@ -83,9 +83,10 @@ impl Plan {
             recipients: envelope.recipients.clone(),
             answer: answer.clone(),
             effects: effects.to_vec(),
+            made: None,
         };
         let variants = match answer {
-            Answer::Several(variants) => merged(variants),
+            Answer::Several(variants) => variants.clone(),
             _ => vec![all()],
         };
         let part = |variant| Part::new(message, envelope, earlier, variant);
@@ -101,7 +102,8 @@ impl Plan {
         waits.flat_map(|wait| &wait.routes).map(|(_, next_hop)| next_hop.as_str())
     }
 
-    /// What becomes of the message says that it has passed here, as new messages do already. `header` is the message's as it came.
+    /// What becomes of the message says that it has passed here, as new messages do already. `header` is the
+    /// message's as it came.
     pub(super) fn traced(
         &mut self,
         pass: &Pass<'_>,
@@ -133,6 +135,11 @@ impl Plan {
         self
     }
 
+    /// Whether it goes to the next hop alone.
+    pub(super) fn is_only_sent(&self) -> bool {
+        self.notifications.is_empty() && self.parts.iter().all(|part| part.fate == Fate::Send)
+    }
+
     /// Whether it can be carried out, with a spool or without, for a client that gets a reply for each recipient or
     /// one for all.
     pub(super) fn is_possible(&self, each: bool, spools: bool) -> bool {
@@ -152,7 +159,7 @@ impl Part {
         earlier: &[SideEffect],
         variant: Variant,
     ) -> Self {
-        let Variant { recipients, answer, effects } = variant;
+        let Variant { recipients, answer, effects, .. } = variant;
         let mut envelope = Envelope { recipients: recipients.clone(), ..envelope.clone() };
         effects.iter().for_each(|effect| carry_out(&mut envelope, effect));
         let (adapted, refused) = match answer {
@@ -246,21 +253,6 @@ impl Wait {
     }
 }
 
-/// Those of which the same becomes are one.
-fn merged(variants: &[Variant]) -> Vec<Variant> {
-    let mut merged: Vec<Variant> = Vec::new();
-    for variant in variants {
-        let same = |other: &&mut Variant| {
-            other.effects == variant.effects && other.answer == variant.answer
-        };
-        match merged.iter_mut().find(same) {
-            Some(other) => other.recipients.extend(variant.recipients.iter().cloned()),
-            None => merged.push(variant.clone()),
-        }
-    }
-    merged
-}
-
 fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets).into_owned()
 }
@@ -279,7 +271,7 @@ mod tests {
     }
 
     fn variant(names: &str, answer: Answer, effects: Vec<SideEffect>) -> Variant {
-        Variant { recipients: addresses(names), answer, effects }
+        Variant { recipients: addresses(names), answer, effects, made: None }
     }
 
     fn message(header: &'static str) -> Answer {
@@ -349,15 +341,11 @@ mod tests {
     }
 
     #[test]
-    fn who_gets_the_same_shares_a_part() {
+    fn each_version_has_a_part() {
+        let added = SideEffect::AddRecipient(addresses("d")[0].clone());
         let several = Answer::Several(vec![
-            variant("a", message("X"), Vec::new()),
-            variant(
-                "b",
-                Answer::Unchanged,
-                vec![SideEffect::AddRecipient(addresses("d")[0].clone())],
-            ),
-            variant("c", message("X"), Vec::new()),
+            variant("a c", message("X"), Vec::new()),
+            variant("b", Answer::Unchanged, vec![added]),
         ]);
         let plan = plan("a b c", &[], &several, &[]);
         let parts: Vec<_> = plan.parts.iter().map(|part| &part.recipients).collect();

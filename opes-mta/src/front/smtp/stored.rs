@@ -71,6 +71,11 @@ impl Provenance {
         Self { id, client: client.flatten().collect(), queue_id, verdicts, trace }
     }
 
+    /// That of a message of which no store gets anything.
+    pub(super) fn unstored(id: String) -> Self {
+        Self { id, ..Self::default() }
+    }
+
     fn entry(&self, sender: Address, recipients: Vec<NewRecipient>) -> NewEntry {
         NewEntry {
             recipients,

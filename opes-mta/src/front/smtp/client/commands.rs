@@ -75,7 +75,7 @@ impl Client {
                 self.answer(&greeting.unwrap_or_else(replies::no_next_hop))
             }
             Command::Xforward(_) | Command::Xclient(_) => self.answer(&replies::not_heard()),
-            Command::StartTls if self.tls.is_none() => self.answer(&replies::unknown()),
+            Command::StartTls if self.settings.tls.is_none() => self.answer(&replies::unknown()),
             Command::StartTls if self.session.is_authenticated() => {
                 self.answer(&replies::tls_too_late())
             }
@@ -116,7 +116,7 @@ impl Client {
     fn offer(&self) -> Offer {
         Offer {
             speaking: self.is_heard,
-            starttls: self.tls.is_some() && !self.session.is_secure(),
+            starttls: self.settings.tls.is_some() && !self.session.is_secure(),
             auth: self.may_authenticate(),
             prdr: self.hop.next_hop().protocol == Protocol::Smtp,
             bypass: self.dialogue.takes_bypass(),

@@ -74,7 +74,11 @@ impl Dialogue {
                 return Plan { notifications, ..Plan::refuse(reply) };
             }
         };
-        let mut plan = self.plan(&shown, &mut advice);
+        let mut plan = match self.plan(&shown, &mut advice) {
+            Ok(plan) => plan,
+            // What our own policy says is no finding of a service (RFC 4902 section 3.1).
+            Err(reply) => return Plan::refuse(reply),
+        };
         if let Some(pass) = self.advisor.pass(&id) {
             plan.traced(&pass, &message.header, bypass, &advice.verdicts);
         }
@@ -85,8 +89,11 @@ impl Dialogue {
     }
 
     /// What the services' answer comes to; where that can't be carried out, what the configuration says.
-    fn plan(&mut self, shown: &Message, advice: &mut Advice) -> Plan {
-        let Some(mail) = &mut self.mail else { return Plan::refuse(syntax()) };
+    ///
+    /// # Errors
+    /// What the message is refused with, if they ask for what is not allowed and may not fail.
+    fn plan(&mut self, shown: &Message, advice: &mut Advice) -> Result<Plan, Reply> {
+        let Some(mail) = &mut self.mail else { return Err(syntax()) };
         let envelope = mail.envelope();
         let new = |advice: &Advice| {
             Plan::new(shown, &envelope, &mail.effects, &advice.answer, &advice.effects)
@@ -104,7 +111,7 @@ impl Dialogue {
         plan.notifications = std::mem::take(&mut advice.notifications);
         let Some(next_hop) = plan.next_hops().find(|next_hop| settings.route(next_hop).is_none())
         else {
-            return plan;
+            return Ok(plan.spooled(each));
         };
         let cause = format!("the next hop {next_hop} is not allowed (--route)");
         let accepted = accepted(&mail.sender, &mail.recipients);
@@ -119,12 +126,12 @@ impl Dialogue {
         advice.report(&OcpResult::failure(cause.clone()), None);
         mail.record.failed(cause);
         match failure_reply(policy) {
-            Some(reply) => Plan::refuse(reply),
+            Some(reply) => Err(reply),
             None => {
                 let routes = |effect: &SideEffect| effect.name() == EffectName::Route;
                 let earlier = mail.effects.iter().filter(|effect| !routes(effect));
                 let earlier: Vec<_> = earlier.cloned().collect();
-                Plan::new(shown, &envelope, &earlier, &Answer::Unchanged, &[])
+                Ok(Plan::new(shown, &envelope, &earlier, &Answer::Unchanged, &[]))
             }
         }
     }
@@ -136,8 +143,11 @@ impl Dialogue {
         matches!(&plan.parts[..], [part] if Some(&part.envelope) == known)
     }
 
-    /// Where the message comes from.
-    pub(in crate::front::smtp) fn provenance(&self) -> Provenance {
+    /// Where the message comes from, as far as a plan needs that.
+    pub(in crate::front::smtp) fn provenance(&self, plan: &Plan) -> Provenance {
+        if plan.is_only_sent() {
+            return Provenance::unstored(self.advisor.trace_id());
+        }
         let found = self.mail.as_ref().map(|mail| mail.record.verdicts()).unwrap_or_default();
         let id = self.advisor.trace_id();
         let trace = self.advisor.pass(&id).map(|pass| pass.record(found));

@@ -28,6 +28,9 @@ impl Dialogue {
         reply: Reply,
         retries: u32,
     ) -> Made {
+        if !self.advisor.processor().wants_reply(&command) {
+            return Made { reply, retry: None };
+        }
         let envelope = self.mail.as_ref().map(|mail| mail.envelope()).unwrap_or_default();
         self.made_within(envelope, command, line, reply, retries).await
     }
@@ -40,9 +43,6 @@ impl Dialogue {
         reply: Reply,
         retries: u32,
     ) -> Made {
-        if !self.advisor.processor().wants_reply(&command) {
-            return Made { reply, retry: None };
-        }
         let bypass = self.mail.as_ref().map(|mail| mail.heard_bypass(&self.advisor));
         let bypass = bypass.unwrap_or_default();
         let is_rcpt = command == Command::Rcpt;
@@ -88,6 +88,9 @@ impl Dialogue {
 
     /// The next hop has replied to content.
     pub(in crate::front::smtp) async fn made_of_content(&mut self, carried: &mut Carried) {
+        if !self.advisor.processor().wants_reply(&Command::Message) {
+            return;
+        }
         for (part, answer) in carried.parts.iter_mut().filter(|(part, _)| part.fate == Fate::Send) {
             match answer {
                 Answer::One(reply) | Answer::Prdr { all: reply, .. } => {

@@ -10,6 +10,8 @@ pub(crate) fn start(config: &LogConfig) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Who reads the log may end before us; to say so where nobody reads is a panic.
+    let lines = lines.log_internal_errors(false);
     let human = match config.format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Human => true,

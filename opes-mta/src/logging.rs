@@ -8,6 +8,8 @@ use tracing_subscriber::EnvFilter;
 pub(crate) fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Who reads the log may end before us; to say so where nobody reads is a panic.
+    let lines = lines.log_internal_errors(false);
     if io::stderr().is_terminal() {
         lines.with_target(false).init();
     } else {

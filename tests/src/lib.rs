@@ -20,6 +20,7 @@ use std::io::{BufRead, BufReader};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -379,6 +380,15 @@ pub fn adapt<I: IntoIterator<Item: AsRef<OsStr>>>(server: &str, arguments: I) ->
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     let reports = String::from_utf8_lossy(&stdout).lines().map(parse).collect();
     Adapted { reports, code: status.code(), stderr }
+}
+
+/// Set when this is dropped: the other threads of a scope end, even if the one that tells them to has panicked.
+pub struct Enough<'a>(pub &'a AtomicBool);
+
+impl Drop for Enough<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Raises the limit on open files of this process and of those that it starts from now on; `false` if

@@ -72,7 +72,10 @@ impl Postfix {
         for sub in ["", "queue", "data"] {
             fs::create_dir_all(folder.join(sub)).expect("a folder for Postfix can be made");
         }
-        let owned = Command::new("chown").arg("postfix").arg(folder.join("data")).status();
+        // What tidies the queue up after a kill is root no more when it opens the log.
+        fs::write(folder.join("log"), "").expect("the log of Postfix can be made");
+        let its_own = [folder.join("data"), folder.join("log")];
+        let owned = Command::new("chown").arg("postfix").args(its_own).status();
         assert!(owned.expect("chown runs").success());
         let mut postfix = Self { folder, ports: Vec::new() };
         let mut attempt = 0;

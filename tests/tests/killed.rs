@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::postfix::{self, Port, Postfix};
 use tests::smtp::{Client, NextHop};
-use tests::{CalloutServer, Milter, not_run, text};
+use tests::{CalloutServer, Enough, Milter, not_run, text};
 
 /// SMTP clients at a time.
 const CLIENTS: usize = 10;
@@ -74,6 +74,7 @@ fn run(story: &str, servers: usize, group: &str) -> Option<Outcome> {
 
     let brought = Brought::default();
     let refusals = std::thread::scope(|scope| {
+        let enough = Enough(&brought.enough);
         let client = || brought.bring(postfix.ports[0]);
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         for kill in 0..kills() {
@@ -86,7 +87,7 @@ fn run(story: &str, servers: usize, group: &str) -> Option<Outcome> {
             running.insert(number, again);
         }
         brought.wait_for(BETWEEN);
-        brought.enough.store(true, Ordering::Relaxed);
+        drop(enough);
         let refusals = clients.into_iter().flat_map(|client| client.join().expect("a client"));
         refusals.collect::<Vec<_>>()
     });

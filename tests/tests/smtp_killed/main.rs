@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tests::attempts::{Attempt, Sender};
 use tests::random::Random;
 use tests::stores::Stores;
-use tests::{not_run, postfix, text};
+use tests::{Enough, not_run, postfix, text};
 
 use self::chain::{Chain, VICTIMS};
 use self::evidence::Evidence;
@@ -86,6 +86,7 @@ fn run(chain: &mut Chain, seed: u64) -> Brought {
     let is_over = || is_enough.load(Ordering::Relaxed);
     let (port, stores) = (chain.port(), chain.stores.clone());
     std::thread::scope(|scope| {
+        let enough = Enough(&is_enough);
         let client = || bring(port, &next, &done, is_over);
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         let releaser = scope.spawn(|| release_some(&stores, &mut Random::new(seed + 1), is_over));
@@ -111,7 +112,7 @@ fn run(chain: &mut Chain, seed: u64) -> Brought {
                 std::thread::sleep(away);
             });
         }
-        is_enough.store(true, Ordering::Relaxed);
+        drop(enough);
         let brought = clients.into_iter().flat_map(|client| client.join().expect("a client"));
         let attempts: BTreeMap<_, _> = brought.collect();
         assert!(attempts.keys().copied().eq(0..attempts.len()), "each number is one client's");

@@ -35,6 +35,7 @@ pub mod disclosure;
 pub mod event;
 pub mod front;
 pub mod group;
+mod input;
 pub mod kept;
 pub mod milter;
 pub mod ocp;

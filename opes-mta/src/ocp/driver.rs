@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::requests::{Answer, Request, RequestReceiver, Transact};
 use crate::apply::{AnswerError, Assembly};
+use crate::input::make_room;
 use lingering::Lingering;
 use sending::{Sending, TURN};
 
@@ -296,7 +297,7 @@ impl Driver {
             return false;
         }
         let input = self.connection.input();
-        input.reserve(READ);
+        make_room(input, READ);
         match poll_read_buf(Pin::new(stream), cx, input) {
             Poll::Ready(Ok(0)) => self.connection.handle_end_of_input(),
             Poll::Ready(Ok(_)) => self.connection.handle_input(now()),

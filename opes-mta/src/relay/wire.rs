@@ -13,6 +13,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::error::Cause;
 use super::transport::Transport;
+use crate::input::make_room;
 use crate::smtp::reply::{InvalidReply, MAXIMUM_REPLY, ReplyDecoder};
 
 /// Octets that are read ahead, at most: more than a whole reply, so that there is always one to take, or
@@ -94,7 +95,7 @@ impl Wire {
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let has_written = self.poll_write(cx);
         if self.input.len() < INPUT {
-            self.input.reserve(READ);
+            make_room(&mut self.input, READ);
             match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
                 Poll::Ready(Ok(0)) => {
                     let error = self.write_error.take();

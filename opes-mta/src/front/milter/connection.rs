@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::dialogue::{Dialogue, Told};
+use crate::input::make_room;
 use crate::milter::{
     Actions, Agreed, CannotAgree, Command, Decision, Decoder, InvalidCommand, InvalidPacket,
     MacroName, MacroStage, Misuse, OutOfOrder, Session, Stage, Step, Steps, Wanted, negotiate,
@@ -155,7 +156,7 @@ impl<S: Stream> Connection<S> {
             let patience = if is_idle { IDLE } else { PACKET };
             let missing = Decoder::missing(&self.input).filter(|missing| *missing >= LARGE);
             let most = missing.unwrap_or(READ);
-            self.input.reserve(most);
+            make_room(&mut self.input, most);
             let mut room = (&mut self.input).limit(most);
             let read = timeout_at(Instant::now() + patience, self.stream.read_buf(&mut room));
             let count = tokio::select! {

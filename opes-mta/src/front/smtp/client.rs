@@ -18,6 +18,7 @@ use super::introduction::{Introduce, Introduction};
 use super::listen::Settings;
 use super::plan::Plan;
 use super::replies;
+use crate::input::make_room;
 use crate::relay::{self, Answer, RelayError, Transport};
 use crate::smtp::{self, Event, Session};
 
@@ -126,7 +127,7 @@ impl Client {
             if self.session.is_over() {
                 return Ok(());
             }
-            self.input.reserve(READ);
+            make_room(&mut self.input, READ);
             let idle = !self.dialogue.has_mail() && self.input.is_empty();
             let count = tokio::select! {
                 read = timeout(self.settings.silence, self.stream.read_buf(&mut self.input)) => {

@@ -24,7 +24,8 @@ fn main() {
 
 /// A server with these services in its group, and a dialog with it.
 fn dialog(runtime: &Runtime, socket: &Path, services: &[&str]) -> Dialog {
-    let config = Config::parse("", Path::new(""), &Registry::builtin()).unwrap();
+    let config = "[services.log.settings]\nparts = true\n";
+    let config = Config::parse(config, Path::new(""), &Registry::builtin()).unwrap();
     let address = Address::Unix(socket.to_owned());
     let uris = services.iter().map(|name| format!("ocp://service/{name}")).collect();
     runtime.block_on(async {

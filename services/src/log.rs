@@ -1,8 +1,8 @@
 //! `log`: one structured record for each event, each message and each reply; it changes nothing.
 //!
 //! Records go to [`tracing`] with the target `opes::log`. All of them hold the event and what is
-//! known of the client and the envelope; a command adds its line, a message its sizes, parts and
-//! identifying fields. Control characters are replaced, texts are cut at 200 characters, and of
+//! known of the client and the envelope; a command adds its line, a message its sizes and
+//! identifying fields, which takes its header section alone: no body travels to the server for it. Control characters are replaced, texts are cut at 200 characters, and of
 //! AUTH only the mechanism is shown. In a group for replies a record holds the next hop's reply and the
 //! command that it answers. The server only watches: nobody waits for these records. It wants
 //! to see every event: where it is asked no envelope is done early, and no answer is used again.
@@ -13,6 +13,8 @@
 //! # Which events, and replies to which of them (CONNECT: the banner); all by default. Without MESSAGE no
 //! # content travels to the server for it.
 //! events = ["CONNECT", "HELO", "MAIL", "RCPT", "MESSAGE", "QUIT"]
+//! # Whether MIME parts are counted; false by default, since that takes all of the body.
+//! parts = false
 //! ```
 
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use tracing::enabled;
 use crate::mail::{Mail, PartKind, SpoolError};
 use crate::outcome::{Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
-use crate::service::{Declaration, Request, Service, ServiceError, compute};
+use crate::service::{Content, Declaration, Request, Service, ServiceError, compute};
 use crate::setting::{EVENTS, commands};
 
 /// The kind `log`.
@@ -52,6 +54,8 @@ struct Config {
     level: Level,
     /// The events that are recorded; all if absent.
     events: Option<Vec<Spanned<String>>>,
+    /// Whether MIME parts are counted.
+    parts: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -70,6 +74,7 @@ enum Level {
 pub struct Log {
     level: Level,
     events: Vec<Command>,
+    parts: bool,
 }
 
 /// [`tracing::event!`] wants its level at compile time.
@@ -91,12 +96,12 @@ impl Log {
     /// # Errors
     /// If a level or an event is unknown.
     pub fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
-        let Config { level, events } = settings.read()?;
+        let Config { level, events, parts } = settings.read()?;
         let events = match events {
             None => EVENTS.to_vec(),
             Some(names) => commands(&names, &EVENTS, "event")?,
         };
-        Ok(Self { level, events })
+        Ok(Self { level, events, parts })
     }
 
     fn is_read(&self) -> bool {
@@ -132,8 +137,8 @@ impl Log {
             recipient_count = (!recipients.is_empty()).then_some(recipients.len()),
             recipients = (!recipients.is_empty()).then(|| paths(recipients)),
             header_octets = message.as_ref().map(|message| message.header_octets),
-            body_octets = message.as_ref().map(|message| message.body_octets),
-            parts = message.as_ref().map(|message| message.parts),
+            body_octets = message.as_ref().and_then(|message| message.body_octets),
+            parts = message.as_ref().and_then(|message| message.parts),
             message_id = message.as_ref().and_then(|message| message.message_id.as_deref()),
             from = message.as_ref().and_then(|message| message.from.as_deref()),
             subject = message.as_ref().and_then(|message| message.subject.as_deref()),
@@ -157,6 +162,7 @@ impl Service for Log {
             wants_replied_command: true,
             on_failure: FailurePolicy::Accept,
             immediate: true,
+            content: if self.parts { Content::Whole } else { Content::Header },
             ..Declaration::on(self.events.clone())
         }
     }
@@ -168,7 +174,10 @@ impl Service for Log {
                 return Ok(Outcome::unchanged(Finding::new("logged")));
             }
             let message = match request.mail().cloned() {
-                Some(mail) => Some(compute(mail.len(), move || Message::of(&mail)).await??),
+                Some(mail) if self.parts => {
+                    Some(compute(mail.len(), move || Message::with_parts(&mail)).await??)
+                }
+                Some(mail) => Some(Message::of(&mail)),
                 None => None,
             };
             self.record(request, message);
@@ -181,25 +190,32 @@ impl Service for Log {
 /// What is recorded of a message.
 struct Message {
     header_octets: usize,
-    body_octets: usize,
+    /// Of all of the body, unless the end of it is not here and nobody said how long it is.
+    body_octets: Option<usize>,
     /// Parts with content of their own.
-    parts: usize,
+    parts: Option<usize>,
     message_id: Option<String>,
     from: Option<String>,
     subject: Option<String>,
 }
 
 impl Message {
-    fn of(mail: &Mail) -> Result<Self, SpoolError> {
+    fn of(mail: &Mail) -> Self {
         let field = |name| mail.field(name).map(|field| printable(field.text().as_bytes()));
-        Ok(Self {
+        Self {
             header_octets: mail.header().len(),
-            body_octets: mail.body().len(),
-            parts: mail.parts()?.iter().filter(|part| part.kind == PartKind::Leaf).count(),
+            body_octets: mail.whole_len().map(|octets| octets - mail.header().len()),
+            parts: None,
             message_id: field("Message-ID"),
             from: field("From"),
             subject: field("Subject"),
-        })
+        }
+    }
+
+    /// The same, with its parts counted.
+    fn with_parts(mail: &Mail) -> Result<Self, SpoolError> {
+        let parts = mail.parts()?.iter().filter(|part| part.kind == PartKind::Leaf).count();
+        Ok(Self { parts: Some(parts), ..Self::of(mail) })
     }
 }
 
@@ -241,6 +257,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Mutex;
 
+    use bytes::Bytes;
     use ocp_proto::smtp::{CommandLine, DialogFacts, Envelope};
     use ocp_proto::wire::Structure;
 
@@ -305,7 +322,7 @@ mod tests {
             "x".repeat(500)
         );
         let mail = Arc::new(Mail::new(header.into(), "body"));
-        let record = record("level = 'warn'", Command::Message, Input::Content(mail));
+        let record = record("level = 'warn'\nparts = true", Command::Message, Input::Content(mail));
         assert_eq!(record.lines().count(), 1);
         for part in [
             "\"level\":\"WARN\"",
@@ -324,6 +341,24 @@ mod tests {
         assert!(!record.contains("message_id") && !record.contains("\"line\""), "{record}");
         assert!(!record.contains(&"x".repeat(LONGEST_TEXT)), "{record}");
         assert_eq!(record.matches("<a@example.org>").count(), MOST_RECIPIENTS);
+    }
+
+    #[test]
+    fn what_is_not_counted_needs_no_body() {
+        let header = Bytes::from_static(b"Subject: s\r\n\r\n");
+        for (mail, octets) in [
+            (Mail::new(header.clone(), "body"), Some("\"body_octets\":4,")),
+            (Mail::front(header.clone(), "", Some(4)), Some("\"body_octets\":4,")),
+            (Mail::front(header, "", None), None),
+        ] {
+            let record = record("", Command::Message, Input::Content(Arc::new(mail)));
+            assert!(record.contains("\"header_octets\":14,"), "{record}");
+            assert_eq!(record.contains("body_octets"), octets.is_some(), "{record}");
+            assert!(octets.is_none_or(|octets| record.contains(octets)), "{record}");
+            assert!(!record.contains("\"parts\""), "{record}");
+        }
+        assert_eq!(service("").unwrap().declaration().content, Content::Header);
+        assert_eq!(service("parts = true").unwrap().declaration().content, Content::Whole);
     }
 
     #[test]

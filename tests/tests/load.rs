@@ -7,7 +7,8 @@ use tempfile::tempdir;
 use tests::{CalloutServer, program};
 
 /// The lines that each transaction would have.
-const QUIET: &str = "[log]\nlevel = \"info,opes::log=off,callout_server::session=off\"\n";
+const QUIET: &str = "[log]\nlevel = \"info,opes::log=off,callout_server::session=off\"\n\
+    [services.log.settings]\nparts = true\n";
 
 /// A second of load: what it printed, its standard error, and its exit code.
 fn load(server: &str, arguments: &[&str]) -> (String, String, Option<i32>) {

@@ -206,7 +206,8 @@ fn proxy(folder: &Path, hop: &Comparing, config: &str) -> Milter {
     Milter::start_proxy("127.0.0.1:0", &next_hop, folder, config)
 }
 
-const SERVER: &str = "[limits]\nmessage-octets = 400000000\n";
+const SERVER: &str =
+    "[limits]\nmessage-octets = 400000000\n[services.log.settings]\nparts = true\n";
 
 /// The temporary files that the proxy has.
 fn temporary(proxy: &Milter) -> usize {

@@ -46,7 +46,8 @@ fn a_large_message_streams_through_services_in_bounded_memory() {
     let server = CalloutServer::start(
         folder.path(),
         "[limits]\nmessage-octets = 400000000\n[services.virus-scan]\ndeadline = 300\n\
-         [services.virus-scan.settings.limits]\nunpacked = 400000000\n",
+         [services.virus-scan.settings.limits]\nunpacked = 400000000\n\
+         [services.log.settings]\nparts = true\n",
         &[],
     );
     for service in ["log", "virus-scan"] {

@@ -1,6 +1,7 @@
 //! Runs the services of a group over one event, one after the other.
 
 mod replies;
+mod shadow;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -189,8 +190,10 @@ impl Link {
             Input::Content(mail) => Ok(mail.body().check().map(|()| outcome)?),
             Input::Line(_) | Input::Nothing | Input::Reply { .. } => Ok(outcome),
         });
-        let outcome = outcome
-            .and_then(|outcome| self.apply(outcome, request, branch, notifications, measure));
+        let outcome = outcome.and_then(|outcome| match self.entry.shadow {
+            true => Ok((shadow::finding(&self.entry.name, outcome), Terms::default())),
+            false => self.apply(outcome, request, branch, notifications, measure),
+        });
         let took = started.elapsed();
         match outcome {
             Ok((finding, terms)) => {

@@ -9,7 +9,6 @@ use callout_server::tls::{ClientCertificates, Tls};
 use callout_server::{Address, Config, Entry, Listeners, Server};
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use ocp_proto::smtp::Command;
-use services::Registry;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -185,6 +184,9 @@ fn describe(out: &mut String, entry: &Entry) {
     if entry.bypassable {
         say!(out, "  bypass      skipped for senders who ask for it and whom the MTA hears");
     }
+    if entry.shadow {
+        say!(out, "  shadow      its verdicts say what it would do, and nothing of that is done");
+    }
     say!(
         out,
         "  on failure  {}, after {} s at the latest",
@@ -202,7 +204,7 @@ pub(crate) fn demo() -> Result<()> {
 }
 
 fn load(file: Option<PathBuf>) -> Result<Config> {
-    let registry = Registry::builtin();
+    let registry = callout_server::registry();
     Ok(match file {
         Some(file) => Config::load(&file, &registry)?,
         None => Config::embedded(&registry)?,

@@ -17,6 +17,7 @@ mod chain;
 pub mod config;
 mod driver;
 mod listen;
+pub mod plugin;
 mod router;
 mod server;
 mod session;
@@ -29,3 +30,11 @@ pub use config::{Config, ConfigError};
 pub use listen::{Address, Listeners};
 pub use router::{Entry, Router};
 pub use server::Server;
+
+/// The kinds of services that this program knows: those of the crate `services`, and those that run outside of
+/// this process.
+pub fn registry() -> services::Registry {
+    let mut registry = services::Registry::builtin();
+    registry.register(plugin::KIND);
+    registry
+}

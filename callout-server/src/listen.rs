@@ -136,6 +136,7 @@ impl Listeners {
     /// Serves connections until `stop` is cancelled, then lets the open ones end within the
     /// configured time.
     pub async fn serve(self, server: Arc<Server>, stop: CancellationToken) {
+        server.config.router.iter().for_each(|entry| entry.service.start());
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(server.config.limits.connections));
         let refusals = Arc::new(Semaphore::new(REFUSALS));

@@ -30,6 +30,9 @@ pub struct Entry {
     pub recipients: Option<AddressList>,
     /// Whether it is skipped for senders who ask for that and whom the processor hears.
     pub bypassable: bool,
+    /// Whether it is only tried: it is asked, its verdict says what it would have done, and nothing of that is
+    /// done. See [`Entry::in_shadow`].
+    pub shadow: bool,
     /// What it wants.
     pub declaration: Declaration,
     /// The service itself.
@@ -53,9 +56,20 @@ impl Entry {
             on_failure: declaration.on_failure,
             recipients: None,
             bypassable: false,
+            shadow: false,
             declaration,
             service,
         }
+    }
+
+    /// The same, only tried: nobody waits for its answers, and its failures change nothing.
+    #[must_use]
+    pub fn in_shadow(mut self) -> Self {
+        let declaration = &mut self.declaration;
+        declaration.observed = declaration.events.clone();
+        declaration.observed_replies = declaration.replies.clone();
+        declaration.notifies = false;
+        Self { shadow: true, on_failure: FailurePolicy::Accept, ..self }
     }
 
     /// The URI under which verdicts and logs name it.
@@ -73,6 +87,7 @@ impl fmt::Debug for Entry {
             .field("on_failure", &self.on_failure)
             .field("recipients", &self.recipients)
             .field("bypassable", &self.bypassable)
+            .field("shadow", &self.shadow)
             .field("declaration", &self.declaration)
             .finish_non_exhaustive()
     }

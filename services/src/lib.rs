@@ -19,7 +19,7 @@ pub mod recipient_retry;
 mod registry;
 pub mod reply_filter;
 mod service;
-mod setting;
+pub mod setting;
 pub mod spam_score;
 mod temporary;
 pub mod virus_scan;

@@ -35,6 +35,7 @@ use crate::setting::{EVENTS, commands};
 pub const KIND: Kind = Kind {
     name: "log",
     summary: "a structured record for each event, message and reply; changes nothing",
+    needs_settings: false,
     build: |settings| Ok(Arc::new(Log::new(settings)?)),
 };
 

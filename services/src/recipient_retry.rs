@@ -42,6 +42,7 @@ use crate::setting::pattern;
 pub const KIND: Kind = Kind {
     name: "recipient-retry",
     summary: "has refused recipients tried again, under another address or at another next hop",
+    needs_settings: false,
     build: |settings| Ok(Arc::new(RecipientRetry::new(settings)?)),
 };
 

@@ -18,6 +18,9 @@ pub struct Kind {
     pub name: &'static str,
     /// One line for `callout-server services`.
     pub summary: &'static str,
+    /// Whether there is no service of this kind before a configuration says how: it has no defaults that make
+    /// sense.
+    pub needs_settings: bool,
     /// Builds a service from its settings.
     pub build: fn(Settings<'_>) -> Result<Arc<dyn Service>, SettingsError>,
 }

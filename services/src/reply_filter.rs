@@ -44,6 +44,7 @@ use crate::setting::{EVENTS, commands, pattern};
 pub const KIND: Kind = Kind {
     name: "reply-filter",
     summary: "changes the text of a next hop's replies by rules",
+    needs_settings: false,
     build: |settings| Ok(Arc::new(ReplyFilter::new(settings)?)),
 };
 

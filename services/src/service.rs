@@ -54,6 +54,7 @@ use crate::outcome::Outcome;
 /// registry.register(Kind {
 ///     name: "greeter",
 ///     summary: "adds a greeting",
+///     needs_settings: false,
 ///     build: |_settings| Ok(Arc::new(Greeter)),
 /// });
 /// assert!(registry.find("greeter").is_some());
@@ -70,6 +71,10 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// When the service could not do its work; the configured failure policy decides then.
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>>;
+
+    /// The server begins to serve; called once, in its runtime. What the service needs for its whole life begins
+    /// here, and ends when it is dropped.
+    fn start(&self) {}
 
     /// Octets of memory that the service may hold at the most besides the messages themselves, for
     /// all that it works on at a time; `callout-server check` adds them up.

@@ -11,7 +11,7 @@ use crate::registry::SettingsError;
 const PATTERN_OCTETS: usize = 1024 * 1024;
 
 /// Every event that services see.
-pub(crate) const EVENTS: [Command; 13] = [
+pub const EVENTS: [Command; 13] = [
     Command::Connect,
     Command::Helo,
     Command::StartTls,
@@ -31,7 +31,7 @@ pub(crate) const EVENTS: [Command; 13] = [
 ///
 /// # Errors
 /// The first name that is none of them.
-pub(crate) fn commands(
+pub fn commands(
     names: &[Spanned<String>],
     known: &[Command],
     what: &str,

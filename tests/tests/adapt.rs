@@ -43,12 +43,15 @@ fn report_of<'a>(reports: &HashMap<String, &'a Value>, entry: &Value) -> &'a Val
     reports.get(&file).or_else(|| reports.get(&format!("{file}#1"))).copied().expect(&file)
 }
 
+/// So that bodies travel for `log`.
+const WHOLE: &str = "[services.log.settings]\nparts = true\n";
+
 /// With `log` alone every mail comes back octet for octet, over TCP and over a unix socket.
 #[test]
 fn nothing_is_repaired_on_the_way() {
     let folder = tempdir().unwrap();
     let socket = format!("unix:{}", folder.path().join("ocp.sock").display());
-    let server = CalloutServer::start(folder.path(), "", std::slice::from_ref(&socket));
+    let server = CalloutServer::start(folder.path(), WHOLE, std::slice::from_ref(&socket));
     for (address, name) in [(server.address(), "tcp"), (&socket, "unix")] {
         let out = folder.path().join(name);
         let arguments = [Path::new("--services"), Path::new("log"), Path::new("--out"), &out];
@@ -84,7 +87,7 @@ fn every_real_mail_comes_back_as_it_was() {
             "the development mails are not here",
         );
     };
-    let (folder, server) = started("");
+    let (folder, server) = started(WHOLE);
     let out = folder.path().join("out");
     let root = shared("").unwrap();
     let kinds = ["ham", "spam", "torture", "virus", "gtube", "normalise", "auth"];

@@ -193,6 +193,34 @@ async fn a_service_that_hangs_meets_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_service_in_shadow_says_what_it_would_do() {
+    let reply = |_: &Request| {
+        let reply = Reply::new(550, "5.7.1", "no").unwrap();
+        let quarantine = SideEffect::Quarantine("because".into());
+        let outcome = Outcome::changed(Change::Reply(reply), "spam").with_effect(quarantine);
+        Ok(outcome.with_finding(Finding::new("spam").with_reason("seen")))
+    };
+    let fails = |_: &Request| Err(ServiceError::new("test", "no"));
+    for (answer, expected) in [
+        (scripted(reply), "in shadow, would reply 550 5.7.1 no, quarantine; seen"),
+        (scripted(fails), "test: no; policy: accept"),
+    ] {
+        let mut router = Router::default();
+        let entry = Entry::new("s0", "", answer.0, Duration::from_secs(5)).in_shadow();
+        assert_eq!(entry.declaration.observed, entry.declaration.events);
+        router.add(entry).unwrap();
+        let members = vec![Value::atom("ocp://service/s0")];
+        let group = [Structure { members, ..Structure::default() }];
+        let chain = router.chain(&group, &Access::default()).unwrap();
+        let answer = chain.run(mail_from()).await;
+        assert_eq!(reply_of(&answer), None);
+        assert!(matches!(answer.branches[0].adapted, Adapted::Unchanged));
+        assert!(answer.branches[0].effects.is_empty());
+        assert_eq!(answer.verdicts[0].reason.as_deref(), Some(expected.as_bytes()));
+    }
+}
+
+#[tokio::test]
 async fn an_answer_beyond_what_a_service_may_say_changes_nothing() {
     let reply = |code, text: &'static str| Change::Reply(Reply::new(code, "", text).unwrap());
     let line = |text: &'static str| Change::Command(CommandLine::new(text).unwrap());

@@ -10,7 +10,7 @@ use ocp_proto::WireLimits;
 use ocp_proto::smtp::{COMMAND_PROFILE, DIALOG, FailurePolicy, REPLY_PROFILE, TLS};
 use ocp_proto::wire::Atom;
 use serde::Deserialize;
-use services::{AddressList, Registry, Settings, TemporaryFolder};
+use services::{AddressList, Kind, Registry, Settings, TemporaryFolder};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
@@ -350,8 +350,9 @@ impl Checker<'_> {
                 }
             }
         }
-        for kind in self.registry.iter().filter(|kind| !named.iter().any(|name| name == kind.name))
-        {
+        let is_default =
+            |kind: &&Kind| !kind.needs_settings && !named.iter().any(|name| name == kind.name);
+        for kind in self.registry.iter().filter(is_default) {
             let settings = Settings::none().with_temporary_folder(temporary.clone());
             let service = (kind.build)(settings)
                 .map_err(|error| self.error(format!("{}: {error}", kind.name), None))?;
@@ -425,7 +426,14 @@ impl Checker<'_> {
             })?;
             entry.uris.push(uri);
         }
-        Ok(Some(entry))
+        match &raw.on_failure {
+            Some(policy) if raw.shadow => {
+                let message = "with shadow = true a failure changes nothing: leave on-failure out";
+                Err(self.error(message, Some(policy.span())))
+            }
+            _ if raw.shadow => Ok(Some(entry.in_shadow())),
+            _ => Ok(Some(entry)),
+        }
     }
 }
 
@@ -458,8 +466,8 @@ mod tests {
     #[test]
     fn the_commented_example_is_valid_and_says_the_defaults() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/callout-server.toml");
-        let config = Config::load(Path::new(path), &Registry::builtin()).unwrap();
-        let defaults = Config::embedded(&Registry::builtin()).unwrap();
+        let config = Config::load(Path::new(path), &crate::registry()).unwrap();
+        let defaults = Config::embedded(&crate::registry()).unwrap();
         assert_eq!(format!("{config:?}"), format!("{defaults:?}"));
         // Uncommented lines that begin with `#key` are examples, and valid too.
         let text = std::fs::read_to_string(path).unwrap();
@@ -471,7 +479,7 @@ mod tests {
             })
             .flat_map(|line| [line, "\n"])
             .collect();
-        if let Err(error) = Config::parse(&uncommented, Path::new(path), &Registry::builtin()) {
+        if let Err(error) = Config::parse(&uncommented, Path::new(path), &crate::registry()) {
             panic!("{:?}\n{uncommented}", miette::Report::new(error));
         }
     }
@@ -491,6 +499,11 @@ mod tests {
             ("[services.log]\ndeadlin = 1\n", (2, 1), "unknown field `deadlin`"),
             ("[services.log]\non-failure = \"drop\"\n", (2, 14), "drop is no policy"),
             ("[services.log]\nuris = [\"\"]\n", (2, 9), "a URI has"),
+            (
+                "[services.log]\nshadow = true\non-failure = \"reject\"\n",
+                (3, 14),
+                "with shadow = true a failure changes nothing",
+            ),
             (
                 "[[services.reply-filter.settings.rule]]\ntext = '('\nreplacement = ''\n",
                 (2, 8),
@@ -527,6 +540,7 @@ mod tests {
         registry.register(services::Kind {
             name: "probe",
             summary: "",
+            needs_settings: false,
             build: |settings| {
                 let folder = format!("{:?}", settings.temporary_folder());
                 Err(services::SettingsError::new(folder))

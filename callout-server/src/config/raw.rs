@@ -76,4 +76,5 @@ pub(super) struct RawService {
     pub(super) on_failure: Option<Spanned<String>>,
     pub(super) recipients: Option<Vec<Spanned<String>>>,
     pub(super) bypassable: Option<Spanned<bool>>,
+    pub(super) shadow: bool,
 }

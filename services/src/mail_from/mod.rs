@@ -58,6 +58,7 @@ use crate::setting::{pattern, refusal};
 pub const KIND: Kind = Kind {
     name: "mail-from",
     summary: "checks the sender: syntax, allow and deny lists, null sender; rewrites it",
+    needs_settings: false,
     build: |settings| Ok(Arc::new(MailFrom::new(settings)?)),
 };
 

@@ -48,6 +48,7 @@ use rules::Rules;
 pub const KIND: Kind = Kind {
     name: "mime-strip",
     summary: "removes forbidden attachments, by name, type and content",
+    needs_settings: false,
     build: |settings| Ok(Arc::new(MimeStrip::new(settings)?)),
 };
 

@@ -90,6 +90,7 @@ use crate::setting::refusal;
 pub const KIND: Kind = Kind {
     name: "spam-score",
     summary: "scores messages by rules: marks spam, refuses the worst",
+    needs_settings: false,
     build: |settings| Ok(Arc::new(SpamScore::new(settings)?)),
 };
 

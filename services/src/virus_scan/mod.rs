@@ -63,6 +63,7 @@ use signatures::Signatures;
 pub const KIND: Kind = Kind {
     name: "virus-scan",
     summary: "looks for viruses in parts, nested messages and archives",
+    needs_settings: false,
     build: |settings| Ok(Arc::new(VirusScan::new(settings)?)),
 };
 

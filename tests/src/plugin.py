@@ -1,0 +1,70 @@
+"""A plugin that behaves as its argument says, for the stories about plugins that do not behave."""
+
+import os
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+
+from opes.plugin.v1 import plugin_pb2 as opes
+from opes.plugin.v1 import plugin_pb2_grpc as service
+
+
+def edit(start, end, octets=b""):
+    return opes.Outcome(verdict="lies", edits=opes.Edits(edits=[opes.Edit(start=start, end=end, octets=octets)]))
+
+
+def looks(event, body):
+    return opes.Outcome(verdict="seen", score=str(len(event.header) + len(body)))
+
+
+def hangs(event, body):
+    time.sleep(3600)
+
+
+def dies(event, body):
+    os._exit(7)
+
+
+BEHAVIOURS = {
+    "looks": looks,
+    "hangs": hangs,
+    "dies": dies,
+    "beyond": lambda event, body: edit(0, 10**9, b"x"),
+    "backwards": lambda event, body: edit(9, 3, b"x"),
+    "subject": lambda event, body: edit(0, 0, b"Subject: other\r\n"),
+    "granted": lambda event, body: edit(0, 0, b"X-Granted: yes\r\n"),
+    "smuggles": lambda event, body: edit(0, 0, b"X-Granted: yes\r\n\r\n"),
+    "bare": lambda event, body: edit(0, 0, b"X-Granted: yes\n"),
+    "body": lambda event, body: edit(len(event.header), len(event.header) + 1, b"x"),
+    "quarantines": lambda event, body: opes.Outcome(effects=[opes.Effect(quarantine="because")]),
+    "rejects": lambda event, body: opes.Outcome(reply=opes.Reply(code=550, status="5.7.1", text="no")),
+    "splits": lambda event, body: opes.Outcome(
+        reply=opes.Reply(code=550, status="5.7.1", text="no\r\n250 2.0.0 yes")
+    ),
+    "endless": lambda event, body: edit(0, 0, b"X-Granted: " + b"y" * 5_000_000 + b"\r\n"),
+    "raises": lambda event, body: 1 / 0,
+    "wants": looks,
+}
+
+
+class Behaving(service.PluginServicer):
+    def Describe(self, request, context):
+        wants = ["MESSAGE", "QUIT"] if sys.argv[1] == "wants" else ["MESSAGE"]
+        return opes.Description(name="behaving", events=wants)
+
+    def Handle(self, requests, context):
+        event = next(requests).event
+        body = b"".join(request.body for request in requests)
+        return BEHAVIOURS[sys.argv[1]](event, body)
+
+
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+service.add_PluginServicer_to_server(Behaving(), server)
+server.add_insecure_port(os.environ["OPES_PLUGIN_ADDRESS"])
+server.start()
+print("ready", flush=True)
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+server.wait_for_termination()

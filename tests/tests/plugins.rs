@@ -1,0 +1,169 @@
+//! Plugins in Python, asked by the real server: one that works, and others that are killed, hang and lie.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::{CalloutServer, not_run, text};
+
+const PYTHON: &str = "/usr/bin/python3";
+const MAIL: &str = "From: a@a.example\r\nSubject: s\r\n\r\ntext\r\n";
+/// What the failure policy makes of a mail.
+const FAILED: &str = "451 4.3.0 Mail inspection is not available now, try again later";
+const GRANTS: &str = "events = [\"MESSAGE\"]\nbody = \"whole\"\nfields = [\"X-Granted\"]\n";
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// A folder with what is generated of the protocol for Python; `None` where that can't be.
+fn generated(story: &str) -> Option<TempDir> {
+    let folder = tempfile::tempdir().unwrap();
+    let proto = repository().join("callout-server/proto");
+    let plugin = "--plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin";
+    let made = Command::new("protoc")
+        .arg(format!("--proto_path={}", proto.display()))
+        .args([plugin, "opes/plugin/v1/plugin.proto"])
+        .arg(format!("--python_out={}", folder.path().display()))
+        .arg(format!("--grpc_python_out={}", folder.path().display()))
+        .status();
+    let imported = Command::new(PYTHON).args(["-c", "import grpc, google.protobuf"]).status();
+    let is_there =
+        |status: std::io::Result<std::process::ExitStatus>| status.is_ok_and(|s| s.success());
+    if is_there(made) && is_there(imported) {
+        return Some(folder);
+    }
+    not_run(story, "there is no protoc, grpc_python_plugin, or grpc for Python");
+    None
+}
+
+/// A server with one plugin in Python, which listens already.
+fn start(folder: &Path, script: &str, argument: &str, more: &str, grants: &str) -> CalloutServer {
+    let command = format!(
+        "[\"/usr/bin/env\", \"PYTHONPATH={}\", \"{PYTHON}\", \"{}\", \"{argument}\"]",
+        folder.display(),
+        repository().join(script).display()
+    );
+    let config = format!(
+        "[services.plugin]\ndeadline = 2\n[services.plugin.settings]\naddress = \"unix:plugin.sock\"\n\
+         command = {command}\n{more}[services.plugin.settings.grants]\n{grants}"
+    );
+    let mut server = CalloutServer::start(folder, &config, &[]);
+    ready(&mut server);
+    server
+}
+
+fn ready(server: &mut CalloutServer) {
+    while text(&server.wait_for("a plugin says"), "line") != "ready" {}
+}
+
+/// What became of a mail.
+fn adapt(server: &CalloutServer, folder: &Path, mail: &str) -> Value {
+    let (file, out) = (folder.join("mail.eml"), folder.join("out"));
+    std::fs::write(&file, mail).unwrap();
+    let services = [Path::new("--services"), Path::new("plugin"), Path::new("--out"), &out, &file];
+    server.adapt(services).only().clone()
+}
+
+#[test]
+fn a_footer_of_fifty_lines_of_python() {
+    let Some(folder) = generated("a plugin in Python adds a footer") else { return };
+    let grants = "events = [\"MESSAGE\"]\nbody = \"whole\"\nreplace-body = true\n";
+    let server = start(folder.path(), "deploy/plugins/footer.py", "", "", grants);
+    let long = "x".repeat(70) + "\r\n";
+    let mail = format!("From: a@a.example\r\nSubject: s\r\n\r\n{}", long.repeat(10_000));
+    let report = adapt(&server, folder.path(), &mail);
+    assert_eq!(text(&report, "decision"), "modify", "{report}");
+    assert!(report["octets_returned"].as_u64().unwrap() < 1_000, "only what changed: {report}");
+    let adapted = std::fs::read_to_string(folder.path().join("out/mail.eml")).unwrap();
+    assert_eq!(adapted.strip_prefix(&mail).unwrap(), "-- \r\nSent through mail.example.\r\n");
+    let html = MAIL.replace("Subject", "Content-Type: text/html\r\nSubject");
+    let report = adapt(&server, folder.path(), &html);
+    assert_eq!(text(&report, "decision"), "accept", "{report}");
+}
+
+/// An answer beyond what is granted is void as a whole, and says why.
+#[test]
+fn an_answer_is_nothing_but_what_is_granted() {
+    let Some(folder) = generated("plugins that lie") else { return };
+    let nowhere = "is not within the 39 octets of the message";
+    for (behaviour, stage, cause) in [
+        ("beyond", "grants", nowhere),
+        ("backwards", "answer", "edit: it starts at octet 9 and ends before, at 3"),
+        (
+            "subject",
+            "grants",
+            "an edit of the header section that touches Subject; it is not in grants.fields",
+        ),
+        ("smuggles", "grants", "no empty line at its end, or one before it"),
+        ("bare", "grants", "an edit with CR or LF alone"),
+        ("body", "grants", "an edit of the body; grants.replace-body is missing"),
+        ("quarantines", "grants", "the side effect quarantine; it is not in grants.effects"),
+        ("rejects", "grants", "a reply; grants.reply is missing"),
+        ("splits", "answer", "reply: a status and a text are one line without CR and LF"),
+        ("endless", "handle", "OutOfRange: Error, decoded message length too large"),
+        ("raises", "handle", "Unknown: Exception calling application: division by zero"),
+        ("wants", "describe", "the plugin wants QUIT, which is not granted"),
+    ] {
+        let mut server = start(folder.path(), "tests/src/plugin.py", behaviour, "", GRANTS);
+        let report = adapt(&server, folder.path(), MAIL);
+        assert_eq!(text(&report, "reply"), FAILED, "{behaviour}: {report}");
+        let line = server.wait_for("service failed");
+        assert_eq!(text(&line, "stage"), stage, "{behaviour}: {line}");
+        assert!(text(&line, "cause").contains(cause), "{behaviour}: {line}");
+        server.terminate();
+        assert_eq!(server.ended().0, Some(0), "{behaviour}");
+    }
+    let server = start(folder.path(), "tests/src/plugin.py", "granted", "", GRANTS);
+    let report = adapt(&server, folder.path(), MAIL);
+    assert_eq!(text(&report, "decision"), "modify", "{report}");
+    let adapted = std::fs::read_to_string(folder.path().join("out/mail.eml")).unwrap();
+    assert_eq!(adapted, format!("X-Granted: yes\r\n{MAIL}"));
+}
+
+/// One that ends is started again; what it had in hand fails.
+#[test]
+fn a_plugin_that_dies_is_started_again() {
+    let Some(folder) = generated("a plugin that dies") else { return };
+    let mut server = start(folder.path(), "tests/src/plugin.py", "dies", "", GRANTS);
+    let report = adapt(&server, folder.path(), MAIL);
+    assert_eq!(text(&report, "reply"), FAILED, "{report}");
+    let ended = server.wait_for("a plugin has ended and is started again");
+    assert_eq!(text(&ended, "cause"), "exit status: 7", "{ended}");
+    ready(&mut server);
+    let report = adapt(&server, folder.path(), MAIL);
+    assert_eq!(text(&report, "reply"), FAILED, "it has died again: {report}");
+    server.wait_for("a plugin has ended and is started again");
+}
+
+/// One that hangs costs each of its mails its deadline, until it is left alone.
+#[test]
+fn a_plugin_that_hangs_is_left_alone() {
+    let Some(folder) = generated("a plugin that hangs") else { return };
+    let more = "failures = 2\nrevive-seconds = 600\n";
+    let mut server = start(folder.path(), "tests/src/plugin.py", "hangs", more, GRANTS);
+    for _ in 0..2 {
+        let report = adapt(&server, folder.path(), MAIL);
+        assert_eq!(text(&report, "reply"), FAILED, "{report}");
+        let line = server.wait_for("service failed");
+        assert_eq!(
+            (text(&line, "stage"), text(&line, "cause")),
+            ("deadline".into(), "no answer within 2 s".into())
+        );
+    }
+    let report = adapt(&server, folder.path(), MAIL);
+    assert_eq!(text(&report, "reply"), FAILED, "{report}");
+    let line = server.wait_for("service failed");
+    assert_eq!(text(&line, "stage"), "plugin", "{line}");
+    assert!(
+        text(&line, "cause").starts_with("left alone after 2 failures, the last: no answer within"),
+        "{line}"
+    );
+    // Other services have nothing of it.
+    let file = folder.path().join("mail.eml");
+    let report = server.adapt([Path::new("--services"), Path::new("spam-score"), &file]);
+    assert_eq!(text(report.only(), "decision"), "accept", "{}", report.only());
+}

@@ -16,7 +16,9 @@ mod bypass;
 mod chain;
 pub mod config;
 mod driver;
+pub mod filter;
 mod listen;
+mod pieces;
 pub mod plugin;
 mod router;
 mod server;
@@ -36,5 +38,6 @@ pub use server::Server;
 pub fn registry() -> services::Registry {
     let mut registry = services::Registry::builtin();
     registry.register(plugin::KIND);
+    registry.register(filter::KIND);
     registry
 }

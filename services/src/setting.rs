@@ -71,7 +71,7 @@ pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
 ///
 /// # Errors
 /// If the text is no reply, or not 4xx or 5xx (profile section 4).
-pub(crate) fn refusal(text: &Spanned<String>) -> Result<Reply, SettingsError> {
+pub fn refusal(text: &Spanned<String>) -> Result<Reply, SettingsError> {
     let octets = Bytes::from(format!("{}\r\n", text.get_ref()));
     let reply = Reply::parse(octets).map_err(|error| SettingsError::at(text.span(), error))?;
     if reply.is_temporary() || reply.is_permanent() {
@@ -80,9 +80,9 @@ pub(crate) fn refusal(text: &Spanned<String>) -> Result<Reply, SettingsError> {
     Err(SettingsError::at(text.span(), "a refusal starts with a 4xx or 5xx code"))
 }
 
-/// The TOML example in a module's documentation.
-#[cfg(test)]
-pub(crate) fn documented(source: &str) -> String {
+/// The TOML example in a module's documentation, for its tests.
+#[doc(hidden)]
+pub fn documented(source: &str) -> String {
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
     let example = lines.skip_while(|line| *line != " ```toml").skip(1);
     example

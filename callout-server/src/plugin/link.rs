@@ -7,16 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
 use ocp_proto::smtp::Command;
-use services::mail::Octets;
 use services::{Content, Outcome, Request, ServiceError, compute};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri};
 use tonic::{Code, Status};
 
@@ -26,11 +23,8 @@ use super::proto::plugin_client::PluginClient;
 use super::proto::{DescribeRequest, Event, HandleRequest};
 use super::settings::{Address, PluginSettings};
 use super::wire;
+use crate::pieces::Pieces;
 
-/// Octets of a message's body in one piece.
-const PIECE: usize = 64 * 1024;
-/// Pieces of a body in a file that wait to be sent.
-const AHEAD: usize = 4;
 /// For a connection to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A connection that says nothing is asked for life so often, and given up after as long again.
@@ -108,8 +102,8 @@ impl Link {
         if !wanted.events.contains(&request.command) {
             return Ok(Outcome::unchanged(services::Finding::new("unasked")));
         }
-        let pieces = Pieces::of(request, wanted.content);
-        let answered = self.client().handle(pieces).await;
+        let requests = Requests::of(request, wanted.content);
+        let answered = self.client().handle(requests).await;
         let answer = answered.map_err(|status| self.lost("handle", &status))?.into_inner();
         let outcome = wire::outcome(answer).map_err(|error| ServiceError::new("answer", error))?;
         let (settings, request) = (Arc::clone(&self.settings), request.clone());
@@ -233,61 +227,33 @@ async fn connect_unix(path: PathBuf) -> std::io::Result<TokioIo<UnixStream>> {
     UnixStream::connect(path).await.map(TokioIo::new)
 }
 
-/// An event, and the front of its body in pieces as it is wanted. A body that can't be read ends early, which the
-/// chain sees.
-struct Pieces {
+/// An event, and as much of its body as is wanted.
+struct Requests {
     event: Option<Event>,
-    memory: Bytes,
-    stored: Option<ReceiverStream<Bytes>>,
+    body: Option<Pieces>,
 }
 
-impl Pieces {
+impl Requests {
     fn of(request: &Request, content: Content) -> Self {
-        let mut pieces =
-            Self { event: Some(wire::event(request)), memory: Bytes::new(), stored: None };
-        if let Some(mail) = request.mail() {
+        let body = request.mail().map(|mail| {
             let wanted = content.body_octets().map_or(usize::MAX, |octets| octets as usize);
-            let body = mail.body().slice(0..mail.body().len().min(wanted));
-            match body.in_memory() {
-                Some(octets) => pieces.memory = octets.clone(),
-                None => pieces.stored = Some(read(body)),
-            }
-        }
-        pieces
+            Pieces::of(mail.body().slice(0..mail.body().len().min(wanted)))
+        });
+        Self { event: Some(wire::event(request)), body }
     }
 }
 
-impl Stream for Pieces {
+impl Stream for Requests {
     type Item = HandleRequest;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<HandleRequest>> {
-        let piece = if let Some(event) = self.event.take() {
-            Some(Piece::Event(event))
-        } else if !self.memory.is_empty() {
-            let octets = self.memory.len().min(PIECE);
-            Some(Piece::Body(self.memory.split_to(octets)))
-        } else if let Some(stored) = &mut self.stored {
-            ready!(Pin::new(stored).poll_next(cx)).map(Piece::Body)
-        } else {
-            None
+        let piece = match (self.event.take(), &mut self.body) {
+            (Some(event), _) => Some(Piece::Event(event)),
+            (None, Some(body)) => ready!(Pin::new(body).poll_next(cx)).map(Piece::Body),
+            (None, None) => None,
         };
         Poll::Ready(piece.map(|piece| HandleRequest { piece: Some(piece) }))
     }
-}
-
-/// Reads a body that lies in a file, on a thread that may wait for the disk, no faster than it is sent.
-fn read(body: Octets) -> ReceiverStream<Bytes> {
-    let (sender, pieces) = mpsc::channel(AHEAD);
-    tokio::task::spawn_blocking(move || {
-        for chunk in body.chunks().map_while(Result::ok) {
-            for at in (0..chunk.len()).step_by(PIECE) {
-                if sender.blocking_send(chunk.slice(at..chunk.len().min(at + PIECE))).is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    ReceiverStream::new(pieces)
 }
 
 /// What a status says, in one line that is not too long: it is the plugin's.

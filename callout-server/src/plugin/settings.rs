@@ -256,10 +256,20 @@ fn read_file(directory: &Path, file: &Path) -> Result<Vec<u8>, SettingsError> {
 
 #[cfg(test)]
 mod tests {
+    use services::setting::documented;
+
     use super::*;
 
     fn read(text: &str) -> Result<PluginSettings, SettingsError> {
         PluginSettings::read(Settings::parse(text, Path::new("/etc"))?)
+    }
+
+    #[test]
+    fn the_example_is_valid() {
+        let settings = read(&documented(include_str!("mod.rs"))).unwrap();
+        let grants = settings.grants;
+        assert_eq!(grants.events, [Command::Mail, Command::Message, Command::Quit]);
+        assert_eq!((grants.content, grants.fields.len()), (Content::Whole, 2));
     }
 
     #[test]

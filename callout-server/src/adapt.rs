@@ -61,6 +61,8 @@ pub(crate) struct Outgoing {
     messages: SmallVec<[Message; 1]>,
     /// Octets of the original that were read from its file, and where they stand.
     read: Option<(usize, Bytes)>,
+    /// Octets of the original that were named.
+    reused: u64,
 }
 
 /// How far an answer has come.
@@ -138,7 +140,7 @@ impl Outgoing {
         let new = answer.notifications.into_iter().zip(ids);
         messages.extend(new.map(|(notification, id)| Message::new(&notification, id)));
         messages.reverse();
-        Self { original, messages, read: None }
+        Self { original, messages, read: None, reused: 0 }
     }
 
     /// Sends as much as the peer takes: until `room` octets wait for the transport, or the peer has
@@ -163,7 +165,8 @@ impl Outgoing {
                     return Ok(Sent::Full);
                 }
                 let (id, modp) = (message.end.id, message.modp);
-                let mut out = Out { connection, xid, id, modp };
+                let reused = &mut self.reused;
+                let mut out = Out { connection, xid, id, modp, reused };
                 match step {
                     Step::Insert(part, octets) => {
                         let piece = octets.split_to(octets.len().min(allowed));
@@ -190,6 +193,11 @@ impl Outgoing {
             self.messages.pop();
         }
         connection.end_transaction(xid, &OcpResult::ok(), false).map(Sent::All)
+    }
+
+    /// Octets of the original that were named so far, and not sent.
+    pub(crate) fn reused(&self) -> u64 {
+        self.reused
     }
 
     /// The memory of the body, once all is sent; `None` if it is in a file.
@@ -274,6 +282,7 @@ struct Out<'a> {
     xid: Xid,
     id: Option<AdaptedMessageId>,
     modp: Option<u32>,
+    reused: &'a mut u64,
 }
 
 impl Out<'_> {
@@ -299,6 +308,7 @@ impl Out<'_> {
         if at == start && start < end {
             range.start = end.min(start + allowed);
             let label = DataLabel { part: None, id: self.id };
+            *self.reused += (range.start - at) as u64;
             let kept = offset(at)..offset(range.start);
             return self.connection.use_preserved_data(self.xid, kept, label).map(|()| None);
         }

@@ -152,6 +152,15 @@ mod tests {
         for (uris, expected) in cases {
             assert_eq!(words(&answer(&config, uris, mail).await), *expected, "{uris:?}");
         }
+        let counted = |name: &str| {
+            let entry = config.router.find(format!("ocp://service/{name}").as_bytes()).unwrap();
+            entry.metrics.counted()
+        };
+        assert_eq!(counted("virus-scan"), ["command MESSAGE unchanged 10"]);
+        let strip = ["command MESSAGE unchanged 5", "command MESSAGE bypassed 5"];
+        assert_eq!(counted("mime-strip"), strip);
+        let spam = ["command MESSAGE unchanged 4", "command MESSAGE bypassed 6"];
+        assert_eq!(counted("spam-score"), spam);
     }
 
     /// OPES-3897-8.2-02

@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use self::replies::{failure_reply, may_reply, refusable, replace};
 use crate::branch::{self, Abilities, Branch};
 use crate::bypass::{Bypass, Decision};
+use crate::metrics::ServiceResult;
 use crate::router::{Chain, Link};
 use crate::terms::{Agreement, Terms};
 
@@ -116,6 +117,7 @@ impl Chain {
             if let Some(bypass) = event.bypass.of(&link.entry) {
                 verdicts.push(verdict(link.entry.uri(), bypass.finding(), Duration::ZERO));
                 if bypass == Decision::Bypassed {
+                    link.entry.metrics.bypassed(profile, &command);
                     // What is not asked agrees to nothing.
                     agreement.add(Terms::default(), link.waits(&command));
                     continue;
@@ -190,6 +192,9 @@ impl Link {
             Input::Content(mail) => Ok(mail.body().check().map(|()| outcome)?),
             Input::Line(_) | Input::Nothing | Input::Reply { .. } => Ok(outcome),
         });
+        let profile = branch.input.profile();
+        let change = outcome.as_ref().map(|outcome| ServiceResult::of(&outcome.change, profile));
+        let result = change.unwrap_or(ServiceResult::Failed);
         let outcome = outcome.and_then(|outcome| match self.entry.shadow {
             true => Ok((shadow::finding(&self.entry.name, outcome), Terms::default())),
             false => self.apply(outcome, request, branch, notifications, measure),
@@ -199,10 +204,12 @@ impl Link {
             Ok((finding, terms)) => {
                 let (service, verdict) = (&self.entry.name, &finding.verdict);
                 debug!(service, %verdict, took_ms = milliseconds(took), "asked");
+                self.entry.metrics.answered(profile, &request.command, result, took);
                 (finding, terms)
             }
             // The policy decides, and for this event alone.
             Err(error) => {
+                self.entry.metrics.failed(profile, &request.command, &error, took);
                 let finding = self.fail(&error, took, &request.command, branch, measure);
                 (finding, Terms::default())
             }

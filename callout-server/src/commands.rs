@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use callout_server::access::Rule;
 use callout_server::tls::{ClientCertificates, Tls};
-use callout_server::{Address, Config, Entry, Listeners, Server};
+use callout_server::{Address, Admin, Config, Entry, Listeners, Server};
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use ocp_proto::smtp::Command;
 use tokio::runtime::Runtime;
@@ -36,8 +36,17 @@ pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
         for address in listeners.addresses() {
             info!(%address, "listening");
         }
+        let admin = match &config.admin {
+            Some(address) => Some(Admin::bind(address).await.into_diagnostic()?),
+            None => None,
+        };
         let server = Arc::new(Server::new(config));
         let stop = CancellationToken::new();
+        if let Some(admin) = admin {
+            info!(address = admin.address(), "admin listening");
+            // It ends with the process.
+            tokio::spawn(admin.serve(server.clone(), stop.clone()));
+        }
         let signalled = async {
             loop {
                 tokio::select! {
@@ -92,6 +101,10 @@ pub(crate) fn check(file: Option<PathBuf>) -> Result<()> {
     say!(out, "{name}: valid");
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     say!(out, "listens on {}", addresses.join(", "));
+    match &config.admin {
+        Some(address) => say!(out, "admin: http://{address}: /metrics, /healthz, /readyz"),
+        None => say!(out, "admin: none"),
+    }
     describe_security(&mut out, &config);
     let uses = config.worst_case_memory();
     let all = uses.iter().fold(0usize, |all, (_, octets)| all.saturating_add(*octets));

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, error, warn};
 
 use crate::access::{Access, Peer};
+use crate::metrics::Metrics;
 use crate::server::{ConnectionId, Server};
 use crate::session::{BodyRoom, Completed, Session};
 
@@ -188,9 +189,9 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
             Target::Input(READ_SIZE)
         };
         let happened = tokio::select! {
-            moved = poll_fn(|cx| poll_octets(stream, connection, &mut target, cx)) => {
-                Happened::Moved(moved)
-            }
+            moved = poll_fn(|cx| {
+                poll_octets(stream, connection, &mut target, &server.metrics, cx)
+            }) => Happened::Moved(moved),
             completed = session.completed() => Happened::Completed(completed),
             () = &mut timer => Happened::TimeCame,
             () = &mut stopped, if drained_by.is_none() => Happened::Stopped,
@@ -276,13 +277,17 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     connection: &mut Connection,
     target: &mut Target,
+    metrics: &Metrics,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Moved>> {
     let mut wrote = false;
     while connection.output().has_remaining() {
         match poll_write_buf(Pin::new(&mut *stream), cx, connection.output()) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(_)) => wrote = true,
+            Poll::Ready(Ok(count)) => {
+                metrics.sent.inc_by(count as u64);
+                wrote = true;
+            }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => break,
         }
@@ -302,6 +307,7 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
     match read {
         Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Moved::End)),
         Poll::Ready(Ok(count)) => {
+            metrics.received.inc_by(count as u64);
             match target {
                 Target::Body(_) => connection.handle_body(count, now()),
                 _ => connection.handle_input(now()),

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! [`Config`] says what to listen on and which services there are; [`Server`] is what all
-//! connections share; [`Listeners`] serve it until they are told to stop.
+//! connections share; [`Listeners`] serve it until they are told to stop. [`Admin`] tells how it is.
 
 pub mod access;
 mod adapt;
+mod admin;
 mod branch;
 mod buffers;
 mod bypass;
@@ -18,6 +19,7 @@ pub mod config;
 mod driver;
 pub mod filter;
 mod listen;
+mod metrics;
 mod pieces;
 pub mod plugin;
 mod router;
@@ -27,6 +29,7 @@ mod spool;
 mod terms;
 pub mod tls;
 
+pub use admin::Admin;
 pub use branch::Fallback;
 pub use config::{Config, ConfigError};
 pub use listen::{Address, Listeners};

@@ -39,6 +39,17 @@ impl Address {
             address => Ok(address),
         }
     }
+
+    /// An address for those who operate the server: `HOST:PORT` alone.
+    ///
+    /// # Errors
+    /// If it is none, or of another kind.
+    pub(crate) fn of_admin(text: &str) -> Result<String, String> {
+        match text.parse() {
+            Ok(Self::Tcp(address)) => Ok(address),
+            _ => Err(format!("{text} is no address of the admin listener: write HOST:PORT")),
+        }
+    }
 }
 
 impl Default for Address {
@@ -98,7 +109,7 @@ enum Listener {
 const REFUSALS: usize = 64;
 
 /// After an error of `accept` that concerns the whole process, such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Listeners {
     /// Binds all addresses. A unix socket that nobody listens on any more is replaced.
@@ -226,9 +237,11 @@ impl Acceptor {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let limit = self.server.config.limits.connections;
             span.in_scope(|| warn!(limit, "too many connections: refused"));
+            self.server.metrics.too_many.inc();
             return self.refuse(stream, "too many connections");
         };
         let (server, stop) = (self.server.clone(), self.stop.clone());
+        let open = self.server.metrics.connected();
         let served = async move {
             info!("connected");
             match stream {
@@ -239,8 +252,8 @@ impl Acceptor {
                     Box::pin(driver::drive_tls(stream, peer, id, server, stop)).await;
                 }
             }
+            drop((place, open));
             info!("disconnected");
-            drop(place);
         };
         self.connections.spawn(served.instrument(span));
     }

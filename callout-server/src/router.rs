@@ -12,6 +12,7 @@ use ocp_proto::wire::{Atom, Structure};
 use services::{AddressList, Declaration, Service};
 
 use crate::access::Access;
+use crate::metrics::ServiceMetrics;
 use crate::terms::may_follow;
 
 /// A configured service.
@@ -37,6 +38,8 @@ pub struct Entry {
     pub declaration: Declaration,
     /// The service itself.
     pub service: Arc<dyn Service>,
+    /// What it has done so far.
+    pub(crate) metrics: ServiceMetrics,
 }
 
 impl Entry {
@@ -57,6 +60,7 @@ impl Entry {
             recipients: None,
             bypassable: false,
             shadow: false,
+            metrics: ServiceMetrics::new(&declaration),
             declaration,
             service,
         }

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::access::{Access, Peer, Refusal};
 use crate::buffers::Buffers;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::spool::Spool;
 
 /// The configuration, the open dialogs of all connections, and what is used up.
@@ -21,6 +22,7 @@ pub struct Server {
     dialogs: DashMap<(ConnectionId, DialogId), Dialog>,
     connections: AtomicU64,
     spool: Spool,
+    pub(crate) metrics: Metrics,
 }
 
 /// A connection of this process; never used again.
@@ -52,12 +54,23 @@ impl Server {
             disk: Budget::new(config.spool.octets),
             buffers: Buffers::default(),
         };
-        Self { config, dialogs: DashMap::new(), connections: AtomicU64::new(1), spool }
+        Self {
+            config,
+            dialogs: DashMap::new(),
+            connections: AtomicU64::new(1),
+            spool,
+            metrics: Metrics::default(),
+        }
     }
 
     /// How many dialogs are open on all connections.
     pub fn open_dialogs(&self) -> usize {
         self.dialogs.len()
+    }
+
+    /// How many connections there were, with those that are open.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed) - 1
     }
 
     pub(crate) fn next_connection(&self) -> ConnectionId {
@@ -75,6 +88,7 @@ impl Server {
             Err(_) if tls.is_some() && rules.wants_certificate(&peer.origin) => Ok(None),
             Err(refusal) => {
                 warn!(rule = refusal.rule(), names = ?peer.names, "refused: {refusal}");
+                self.metrics.denied.inc();
                 Err(refusal)
             }
         }
@@ -114,6 +128,7 @@ impl Server {
 /// Octets that may be held at a time.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
+    most: usize,
     left: Arc<AtomicUsize>,
 }
 
@@ -127,7 +142,17 @@ pub(crate) struct Reservation {
 impl Budget {
     /// That many octets.
     pub(crate) fn new(octets: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(octets)) }
+        Self { most: octets, left: Arc::new(AtomicUsize::new(octets)) }
+    }
+
+    /// Octets in all.
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Octets that somebody holds.
+    pub(crate) fn used(&self) -> usize {
+        self.most - self.left.load(Ordering::Relaxed)
     }
 
     /// Octets that nobody holds.
@@ -180,7 +205,9 @@ mod tests {
         let mut first = budget.reservation();
         assert!(first.grow(4) && first.grow(6) && !first.grow(1));
         assert!(!budget.reservation().grow(1));
+        assert_eq!((budget.used(), budget.most()), (10, 10));
         drop(first);
+        assert_eq!((budget.used(), budget.most()), (0, 10));
         assert!(budget.reservation().grow(10));
     }
 }

@@ -267,6 +267,44 @@ async fn an_answer_beyond_what_a_service_may_say_changes_nothing() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_services_make_of_events_is_counted() {
+    let reply = |code| Change::Reply(Reply::new(code, "", "it").unwrap());
+    let line = || Change::Command(CommandLine::new("MAIL FROM:<c@d>").unwrap());
+    let error = |stage| move |_: &Request| Err(ServiceError::new(stage, "broken"));
+    // A failure ends nothing: all before the reply are asked.
+    let services = [
+        scripted(|_| Ok(clean())),
+        scripted(move |_| Ok(Outcome::changed(line(), "x"))),
+        scripted(move |_| Ok(Outcome::changed(reply(250), "x"))),
+        scripted(|_| panic!("oops")),
+        scripted(error("clamd")),
+        scripted(error("spool")),
+        (Arc::new(Hanging), FailurePolicy::Accept),
+        scripted(move |_| Ok(Outcome::changed(reply(550), "x"))),
+        scripted(|_| Ok(clean())),
+    ];
+    let services = services.map(|(service, _)| (service, FailurePolicy::Accept));
+    let chain = chain(services.into());
+    chain.run(mail_from()).await;
+    let links = chain.interested(ProfileKind::Command, &Command::Mail);
+    let counted: Vec<String> = links.map(|link| link.entry.metrics.counted().join(", ")).collect();
+    assert_eq!(
+        counted,
+        [
+            "command MAIL unchanged 1",
+            "command MAIL changed 1",
+            "command MAIL failed 1, failure answer 1",
+            "command MAIL failed 1, failure panic 1",
+            "command MAIL failed 1, failure service 1",
+            "command MAIL failed 1, failure spool 1",
+            "command MAIL failed 1, failure deadline 1",
+            "command MAIL replied 1",
+            "",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn accepted_and_dropped_needs_the_effect_that_says_so() {
     let accept = |_: &Request| {

@@ -35,6 +35,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Where to answer those who operate the server, `HOST:PORT`; nowhere if `None`.
+    pub admin: Option<String>,
     /// What happens where some recipients are refused and the processor has one reply for all.
     pub recipients_differ: Fallback,
     /// Certificates, if there is TLS.
@@ -180,6 +182,9 @@ impl Config {
         };
         let level = raw.log.level.as_ref();
         let level = level.map(|level| checker.value(level, log_directives)).transpose()?;
+        let admin = raw.admin.as_ref();
+        let admin =
+            admin.map(|admin| checker.value(&admin.listen, Address::of_admin)).transpose()?;
         let spool = checker.spool(&raw.spool)?;
         let router = checker.router(services, &spool.folder.clone().into())?;
         Ok(Self {
@@ -191,6 +196,7 @@ impl Config {
                 format: raw.log.format.unwrap_or_default(),
                 level: level.unwrap_or_else(|| "info".to_owned()),
             },
+            admin,
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
             access: checker.access(&raw.access, tls.as_ref(), &router)?,
             tls,
@@ -493,6 +499,13 @@ mod tests {
             ("[limits]\nconnections = \"x\"\n", (2, 15), "invalid type"),
             ("[log]\nlevel = \"opes=loud\"\n", (2, 9), ""),
             ("[log]\nformat = \"xml\"\n", (2, 10), "xml"),
+            (
+                "[admin]\nlisten = \"unix:/x\"\n",
+                (2, 10),
+                "unix:/x is no address of the admin listener",
+            ),
+            ("[admin]\nlisten = \"localhost\"\n", (2, 10), "write HOST:PORT"),
+            ("[admin]\n", (1, 1), "missing field `listen`"),
             ("services = 3\n", (1, 12), "services is a table"),
             ("[services.nothing]\n", (1, 1), "there is no kind of service nothing"),
             ("[services.log]\nkind = \"nothing\"\n", (2, 8), "there is no kind"),

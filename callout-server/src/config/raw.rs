@@ -1,4 +1,4 @@
-//! What stands in the file: `[limits]`, `[timeouts]`, `[log]`, `[tls]`, `[[access]]` and
+//! What stands in the file: `[limits]`, `[timeouts]`, `[log]`, `[admin]`, `[tls]`, `[[access]]` and
 //! `[services.NAME]`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -17,6 +17,7 @@ pub(super) struct Raw {
     pub(super) timeouts: RawTimeouts,
     pub(super) spool: RawSpool,
     pub(super) log: RawLog,
+    pub(super) admin: Option<RawAdmin>,
     pub(super) recipients_differ: Option<crate::branch::Fallback>,
     pub(super) tls: Option<RawTls>,
     pub(super) access: Vec<Spanned<RawRule>>,
@@ -63,6 +64,12 @@ pub(super) struct RawTimeouts {
 pub(super) struct RawLog {
     pub(super) format: Option<super::LogFormat>,
     pub(super) level: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    pub(super) listen: Spanned<String>,
 }
 
 /// A service without its settings.

@@ -20,6 +20,7 @@ use crate::branch::Abilities;
 use crate::bypass::Bypass;
 use crate::chain::{self, Adapted, Answer, milliseconds};
 use crate::driver::now;
+use crate::metrics::EventResult;
 use crate::terms::Terms;
 
 /// Events up to this size are worked on at once if their services say that they are quick.
@@ -27,7 +28,7 @@ const IMMEDIATE_OCTETS: usize = 64 * 1024;
 
 /// What the log says of an answer.
 pub(super) struct Decision {
-    word: &'static str,
+    result: EventResult,
     reply: Option<String>,
     verdicts: Option<String>,
     notifications: Option<usize>,
@@ -52,6 +53,8 @@ impl Session {
         let Some(dialog) = self.server.dialog(self.id, start.dialog) else { return };
         let auxiliary = connection.auxiliary(xid) as usize;
         let kind = connection.transaction_profile(xid).map(Profile::kind).unwrap_or_default();
+        let metrics = &self.server.metrics;
+        metrics.content_received.inc_by((first.len() + body.len()) as u64);
         let (part, input) = match start.command {
             _ if kind == ProfileKind::Reply => match reply_of(&start.command, &first, auxiliary) {
                 Ok(input) => (Part::Reply, input),
@@ -61,7 +64,11 @@ impl Session {
                 let announced = start.body_size.map(|size| size as usize);
                 let mail = match connection.rest_from(xid) {
                     None => Mail::new(first.clone(), body.clone()),
-                    Some(_) => Mail::front(first.clone(), body.clone(), announced),
+                    Some(_) => {
+                        let left = announced.map_or(0, |all| all.saturating_sub(body.len()));
+                        metrics.content_left.inc_by(left as u64);
+                        Mail::front(first.clone(), body.clone(), announced)
+                    }
                 };
                 (Part::MessageHeader, Input::Content(Arc::new(mail)))
             }
@@ -182,6 +189,7 @@ impl Session {
         let room = self.server.config.limits.unsent_octets;
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let entered = transaction.span.enter();
+        let mut result = EventResult::Refused;
         match outgoing.send(connection, xid, room) {
             Ok(Sent::Full) => {
                 drop(entered);
@@ -196,25 +204,31 @@ impl Session {
                 self.tasks.spawn_blocking(read);
                 return;
             }
-            Ok(Sent::All(traffic)) => info!(
-                decision = decision.word,
-                reply = decision.reply,
-                verdicts = decision.verdicts,
-                notifications = decision.notifications,
-                envelope_done = decision.envelope_done,
-                valid_for = decision.valid_for,
-                octets_received = traffic.received,
-                octets_sent = traffic.sent,
-                took_ms = milliseconds(transaction.started.elapsed()),
-                "adapted"
-            ),
+            Ok(Sent::All(traffic)) => {
+                result = decision.result;
+                info!(
+                    decision = decision.result.name(),
+                    reply = decision.reply,
+                    verdicts = decision.verdicts,
+                    notifications = decision.notifications,
+                    envelope_done = decision.envelope_done,
+                    valid_for = decision.valid_for,
+                    octets_received = traffic.received,
+                    octets_sent = traffic.sent,
+                    took_ms = milliseconds(transaction.started.elapsed()),
+                    "adapted"
+                );
+            }
             Err(misuse) => {
                 error!(%misuse, "our answer broke a rule");
                 refuse(connection, xid, "the server failed", true);
             }
         }
         drop(entered);
-        self.transactions.remove(&xid);
+        self.server.metrics.content_reused.inc_by(outgoing.reused());
+        if let Some(transaction) = self.transactions.remove(&xid) {
+            transaction.open.end(result);
+        }
         if let Some(body) = outgoing.into_memory() {
             self.server.spool().buffers.give_back(body);
         }
@@ -230,19 +244,24 @@ impl Session {
 
 impl Decision {
     fn of(answer: &Answer) -> Self {
-        let words = answer.branches.iter().map(|branch| match &branch.adapted {
-            Adapted::Unchanged => "unchanged",
-            Adapted::Command(_) | Adapted::Content(_) | Adapted::OtherReply(_) => "modified",
-            Adapted::Reply(_) => "replied",
+        let results = answer.branches.iter().map(|branch| match &branch.adapted {
+            Adapted::Unchanged => EventResult::Unchanged,
+            Adapted::Command(_) | Adapted::Content(_) | Adapted::OtherReply(_) => {
+                EventResult::Modified
+            }
+            Adapted::Reply(_) => EventResult::Replied,
         });
-        let word = if answer.branches.len() > 1 { "several" } else { words.last().unwrap_or("") };
+        let result = match answer.branches.len() {
+            0 | 1 => results.last().unwrap_or(EventResult::Unchanged),
+            _ => EventResult::Several,
+        };
         let Terms { envelope_done, validity } = &answer.terms;
         let envelope_done = envelope_done.then_some(true);
         let notifications = Some(answer.notifications.len()).filter(|count| *count > 0);
         let valid_for = validity.as_ref().map(|validity| validity.seconds);
         if !enabled!(Level::INFO) {
             let (reply, verdicts) = (None, None);
-            return Self { word, reply, verdicts, notifications, envelope_done, valid_for };
+            return Self { result, reply, verdicts, notifications, envelope_done, valid_for };
         }
         let replies = answer.branches.iter().filter_map(|branch| match &branch.adapted {
             Adapted::Reply(reply) | Adapted::OtherReply(reply) => Some(reply.to_string()),
@@ -251,7 +270,7 @@ impl Decision {
         let replies: Vec<String> = replies.collect();
         let reply = (!replies.is_empty()).then(|| replies.join(", "));
         Self {
-            word,
+            result,
             reply,
             verdicts: Some(Verdict::summary(&answer.verdicts)),
             notifications,

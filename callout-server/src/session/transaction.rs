@@ -22,6 +22,7 @@ use super::answering::Decision;
 use crate::adapt::{Original, Outgoing};
 use crate::chain::{Answer, milliseconds};
 use crate::driver::now;
+use crate::metrics::{EventResult, OpenTransaction};
 use crate::router::Chain;
 use crate::spool::{Content, Written};
 
@@ -31,6 +32,8 @@ pub(super) struct Transaction {
     pub(super) stage: Stage,
     pub(super) span: Span,
     pub(super) started: Instant,
+    /// Counts it; dropped, it is one without an answer.
+    pub(super) open: OpenTransaction,
 }
 
 pub(super) enum Stage {
@@ -113,18 +116,30 @@ impl Session {
     }
 
     pub(super) fn start(&mut self, connection: &mut Connection, xid: Xid, group: GroupId) {
+        let open = self.server.metrics.started();
+        let chain = match self.chain(group) {
+            Ok(chain) => chain,
+            Err((reason, retry)) => {
+                open.end(EventResult::Refused);
+                return refuse(connection, xid, &reason, retry);
+            }
+        };
+        let (stage, span, started) = (Stage::Started, Span::none(), now());
+        self.transactions.insert(xid, Transaction { chain, stage, span, started, open });
+    }
+
+    /// The services of a transaction that may begin; or why it may not, and whether that may change.
+    fn chain(&self, group: GroupId) -> Result<Arc<Chain>, (String, bool)> {
         let chain = match self.groups.get(&group) {
-            Some(Ok(chain)) => chain.clone(),
-            Some(Err(error)) => return refuse(connection, xid, &error.to_string(), false),
-            None => return refuse(connection, xid, "there is no such service group", false),
+            Some(Ok(chain)) => chain,
+            Some(Err(error)) => return Err((error.to_string(), false)),
+            None => return Err(("there is no such service group".to_owned(), false)),
         };
         let limit = self.access.limits().and_then(|limits| limits.transactions);
-        if limit.is_some_and(|limit| self.transactions.len() >= limit) {
-            return refuse(connection, xid, "too many transactions at a time", true);
+        match limit.is_some_and(|limit| self.transactions.len() >= limit) {
+            true => Err(("too many transactions at a time".to_owned(), true)),
+            false => Ok(chain.clone()),
         }
-        let transaction =
-            Transaction { chain, stage: Stage::Started, span: Span::none(), started: now() };
-        self.transactions.insert(xid, transaction);
     }
 
     /// A task that ended without an answer, which no service can cause.
@@ -154,6 +169,7 @@ impl Session {
                 took_ms = milliseconds(transaction.started.elapsed()),
                 "refused"
             );
+            transaction.open.end(EventResult::Refused);
         }
         refuse(connection, xid, reason, retry);
     }

@@ -81,6 +81,11 @@ impl Command {
         plausible.then(|| Self::Other(name.into()))
     }
 
+    /// Every command that has a name of its own here.
+    pub fn named() -> impl Iterator<Item = Self> {
+        NAMED.iter().map(|(_, command)| command.clone())
+    }
+
     /// The name on the wire.
     pub fn name(&self) -> &str {
         match self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use ocp_proto::smtp::{CommandLine, Envelope, Validity};
+use ocp_proto::smtp::{CommandLine, Envelope, ProfileKind, Validity};
 use ocp_proto::wire::{Structure, Value};
 use services::mail::Edits;
 use services::{Declaration, Finding, Outcome, Service, ServiceError};
@@ -189,4 +189,17 @@ async fn a_reply_says_nothing_about_other_events() {
     assert_eq!(told(&answer(&[changes], observed.clone()).await), "unchanged [failed]");
     let group = chain(&[(changes, FailurePolicy::Reject)]);
     assert_eq!(told(&group.run(observed).await), "unchanged [failed]");
+}
+
+#[tokio::test]
+async fn another_reply_is_counted_as_a_change() {
+    let other = |_: &Request| {
+        let reply = Reply::new(550, "5.1.1", "nobody").unwrap();
+        Ok(Outcome::changed(Change::Reply(reply), "rewritten"))
+    };
+    let chain = chain(&[(other, FailurePolicy::Accept)]);
+    chain.run(event(Command::Rcpt, "550 5.1.1 mx1.internal has no such user")).await;
+    let links = chain.interested(ProfileKind::Reply, &Command::Rcpt);
+    let counted: Vec<_> = links.map(|link| link.entry.metrics.counted()).collect();
+    assert_eq!(counted, [["reply RCPT changed 1"]]);
 }

@@ -1,0 +1,690 @@
+//! What is counted, and how it is told.
+//!
+//! What happens on a mail's way is counted by atomic numbers, which lie where it happens: in [`Metrics`],
+//! one for the server, and in [`ServiceMetrics`], one for each service. [`Exposition`] reads them when
+//! somebody asks, and what the server knows anyway: dialogs and budgets.
+//!
+//! Every label is a word of this program or of its configuration. What peers send is none, so they can't
+//! add series: there are at the most some 200, and 6 for each service and 61 for each event that it wants.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ocp_proto::smtp::{Command, ProfileKind};
+use ocp_proto::wire::Atom;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+use services::{Change, Declaration, ServiceError};
+
+use crate::server::Server;
+
+/// A kind of event.
+type Kind = (ProfileKind, Command);
+
+/// The event of a transaction that has none with a name of its own: another verb, or nothing before it
+/// ended. No verb of a peer has lower-case letters.
+const OTHER: &[u8] = b"other";
+
+/// Seconds that a service may take for an event; the default deadline is one of them.
+const BOUNDS: [f64; 13] =
+    [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, f64::INFINITY];
+
+/// What the server counts, without its services.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    connections: Gauge,
+    /// Connections that a rule of access refused.
+    pub(crate) denied: Counter,
+    /// Connections beyond the limit.
+    pub(crate) too_many: Counter,
+    /// Octets of OCP, before TLS, from peers.
+    pub(crate) received: Counter,
+    /// The same to them.
+    pub(crate) sent: Counter,
+    /// Octets of commands, messages and replies that came for services.
+    pub(crate) content_received: Counter,
+    /// Octets of them that answers named (DUY) and did not send back.
+    pub(crate) content_reused: Counter,
+    /// Octets of bodies that never came, since no service needs them (Leave-At-Body).
+    pub(crate) content_left: Counter,
+    transactions: Gauge,
+    events: Table<Kind, Arc<Results>>,
+}
+
+/// How often an event had which result.
+type Results = Table<EventResult, Counter>;
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventResult {
+    /// It stays as it is.
+    Unchanged,
+    /// Another command line, other content, or another reply in the place of a reply.
+    Modified,
+    /// A reply instead of it.
+    Replied,
+    /// Recipients differ.
+    Several,
+    /// The server could not or would not work on it: the processor's failure policy decides.
+    Refused,
+    /// The processor gave it up, broke a rule, or went away before there was an answer.
+    Unanswered,
+}
+
+/// One that is open, and counted by a gauge until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Open(Gauge);
+
+/// A transaction that is open. Its event is counted when it is dropped: as unanswered, unless something
+/// else was said.
+#[derive(Debug)]
+pub(crate) struct OpenTransaction {
+    _open: Open,
+    results: Option<Arc<Results>>,
+    result: EventResult,
+}
+
+/// What is counted of one service.
+#[derive(Debug)]
+pub(crate) struct ServiceMetrics {
+    events: Table<Kind, ServiceEvent>,
+    failures: Table<FailedStage, Counter>,
+}
+
+/// One kind of event that a service wants.
+#[derive(Debug)]
+struct ServiceEvent {
+    durations: Table<ServiceResult, Histogram>,
+    bypassed: Counter,
+}
+
+/// What a service made of an event, or would have made in shadow; effects and new messages do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServiceResult {
+    Unchanged,
+    Changed,
+    Replied,
+    Failed,
+}
+
+/// At which stage a service failed. Those of its own are one: their number is the service's affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailedStage {
+    /// No answer in time.
+    Deadline,
+    Panic,
+    /// An answer beyond what it may say.
+    Answer,
+    /// The content could not be read.
+    Spool,
+    /// What the service itself reports.
+    Service,
+}
+
+/// A metric for each of a few keys.
+#[derive(Debug)]
+struct Table<K, V>(Vec<(K, V)>);
+
+/// How often it took how long. Observing takes no lock.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// One for each of [`BOUNDS`].
+    buckets: [AtomicU64; BOUNDS.len()],
+    nanoseconds: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let commands = || Command::named().chain([Command::Other(Atom::from_static(OTHER))]);
+        let kinds = ProfileKind::ALL.into_iter();
+        let kinds = kinds.flat_map(|profile| commands().map(move |command| (profile, command)));
+        Self {
+            connections: Gauge::default(),
+            denied: Counter::default(),
+            too_many: Counter::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+            content_received: Counter::default(),
+            content_reused: Counter::default(),
+            content_left: Counter::default(),
+            transactions: Gauge::default(),
+            events: Table::new(kinds, || Arc::new(Table::new(EventResult::ALL, Counter::default))),
+        }
+    }
+}
+
+impl Metrics {
+    /// A connection is served as long as this is held.
+    pub(crate) fn connected(&self) -> Open {
+        Open::new(&self.connections)
+    }
+
+    /// A transaction has begun; which event it is about is not known yet.
+    pub(crate) fn started(&self) -> OpenTransaction {
+        OpenTransaction {
+            _open: Open::new(&self.transactions),
+            results: self.results(ProfileKind::Command, &Command::Other(Atom::default())),
+            result: EventResult::Unanswered,
+        }
+    }
+
+    fn results(&self, profile: ProfileKind, command: &Command) -> Option<Arc<Results>> {
+        let command = match command {
+            Command::Other(_) => Command::Other(Atom::from_static(OTHER)),
+            named => named.clone(),
+        };
+        self.events.get(&(profile, command)).cloned()
+    }
+}
+
+impl OpenTransaction {
+    /// Which event it is about is known.
+    pub(crate) fn is_about(&mut self, metrics: &Metrics, profile: ProfileKind, command: &Command) {
+        self.results = metrics.results(profile, command);
+    }
+
+    /// Ends it with a result.
+    pub(crate) fn end(mut self, result: EventResult) {
+        self.result = result;
+    }
+}
+
+impl Drop for OpenTransaction {
+    fn drop(&mut self) {
+        if let Some(results) = &self.results {
+            results.count(self.result);
+        }
+    }
+}
+
+impl Open {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl ServiceMetrics {
+    /// Nothing is counted yet, for all that a service wants.
+    pub(crate) fn new(declaration: &Declaration) -> Self {
+        let wanted = |profile| {
+            let commands = declaration.wanted(profile).iter().cloned();
+            commands.map(move |command| (profile, command))
+        };
+        let kinds = ProfileKind::ALL.into_iter().flat_map(wanted);
+        let event = || ServiceEvent {
+            durations: Table::new(ServiceResult::ALL, Histogram::default),
+            bypassed: Counter::default(),
+        };
+        Self {
+            events: Table::new(kinds, event),
+            failures: Table::new(FailedStage::ALL, Counter::default),
+        }
+    }
+
+    /// The service took so long for an event.
+    pub(crate) fn answered(
+        &self,
+        profile: ProfileKind,
+        command: &Command,
+        result: ServiceResult,
+        took: Duration,
+    ) {
+        let event = self.events.get(&(profile, command.clone()));
+        if let Some(durations) = event.and_then(|event| event.durations.get(&result)) {
+            durations.observe(took);
+        }
+    }
+
+    /// The service failed after so long.
+    pub(crate) fn failed(
+        &self,
+        profile: ProfileKind,
+        command: &Command,
+        error: &ServiceError,
+        took: Duration,
+    ) {
+        self.answered(profile, command, ServiceResult::Failed, took);
+        self.failures.count(FailedStage::of(error));
+    }
+
+    /// The service was not asked, since the sender wants it skipped.
+    pub(crate) fn bypassed(&self, profile: ProfileKind, command: &Command) {
+        if let Some(event) = self.events.get(&(profile, command.clone())) {
+            event.bypassed.inc();
+        }
+    }
+}
+
+impl EventResult {
+    const ALL: [Self; 6] = [
+        Self::Unchanged,
+        Self::Modified,
+        Self::Replied,
+        Self::Several,
+        Self::Refused,
+        Self::Unanswered,
+    ];
+
+    /// The word for it, in the log too.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Modified => "modified",
+            Self::Replied => "replied",
+            Self::Several => "several",
+            Self::Refused => "refused",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
+impl ServiceResult {
+    const ALL: [Self; 4] = [Self::Unchanged, Self::Changed, Self::Replied, Self::Failed];
+
+    /// What an answer is that may be given. A reply to an event that is one stands in its place.
+    pub(crate) fn of(change: &Change, profile: ProfileKind) -> Self {
+        match change {
+            Change::None => Self::Unchanged,
+            Change::Reply(_) if profile == ProfileKind::Command => Self::Replied,
+            Change::Command(_) | Change::Content(_) | Change::Reply(_) => Self::Changed,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Changed => "changed",
+            Self::Replied => "replied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl FailedStage {
+    const ALL: [Self; 5] = [Self::Deadline, Self::Panic, Self::Answer, Self::Spool, Self::Service];
+
+    fn of(error: &ServiceError) -> Self {
+        let known = Self::ALL.into_iter().find(|stage| stage.name() == error.stage);
+        known.unwrap_or(Self::Service)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Panic => "panic",
+            Self::Answer => "answer",
+            Self::Spool => "spool",
+            Self::Service => "service",
+        }
+    }
+}
+
+impl<K: PartialEq, V> Table<K, V> {
+    fn new(keys: impl IntoIterator<Item = K>, value: impl Fn() -> V) -> Self {
+        Self(keys.into_iter().map(|key| (key, value())).collect())
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+        self.0.iter()
+    }
+}
+
+impl<K: PartialEq> Table<K, Counter> {
+    fn count(&self, key: K) {
+        if let Some(counter) = self.get(&key) {
+            counter.inc();
+        }
+    }
+}
+
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let mut buckets = BOUNDS.iter().zip(&self.buckets);
+        if let Some((_, bucket)) = buckets.find(|(bound, _)| seconds <= **bound) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.buckets.iter().all(|bucket| bucket.load(Ordering::Relaxed) == 0)
+    }
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        let buckets: Vec<(f64, u64)> = BOUNDS.into_iter().zip(counts).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let nanoseconds = self.nanoseconds.load(Ordering::Relaxed);
+        let sum = Duration::from_nanos(nanoseconds).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+/// All metrics of a server as text.
+#[derive(Debug)]
+pub(crate) struct Exposition(Registry);
+
+impl Exposition {
+    /// The media type of the text: OpenMetrics 1.0.
+    pub(crate) const MEDIA_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    pub(crate) fn new(server: Arc<Server>) -> Self {
+        let mut registry = Registry::with_prefix("callout_server");
+        registry.register_collector(Box::new(Collected(server)));
+        Self(registry)
+    }
+
+    /// How things stand now.
+    ///
+    /// # Errors
+    /// None: a string takes whatever is written to it.
+    pub(crate) fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+/// The server, as it is asked for its metrics.
+#[derive(Debug)]
+struct Collected(Arc<Server>);
+
+impl Collector for Collected {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let server = &*self.0;
+        let mut families = Families { encoder, octets: Unit::Other("octets".to_owned()) };
+        families.build()?;
+        families.connections(server)?;
+        families.octets(server)?;
+        families.events(&server.metrics)?;
+        families.services(server)
+    }
+}
+
+/// Families of metrics, on their way to the text.
+struct Families<'a> {
+    encoder: DescriptorEncoder<'a>,
+    octets: Unit,
+}
+
+impl Families<'_> {
+    fn build(&mut self) -> fmt::Result {
+        let info = MetricType::Info;
+        let mut build = self.encoder.encode_descriptor("build", "The program", None, info)?;
+        build.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn connections(&mut self, server: &Server) -> fmt::Result {
+        let metrics = &server.metrics;
+        self.gauge("open_connections", "Connections that are served", &metrics.connections)?;
+        let name = "connections";
+        let help = "Connections that were accepted, with those that were refused then";
+        let mut all = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        all.encode_counter::<NoLabelSet, _, u64>(&server.connections(), None)?;
+        let name = "refused_connections";
+        let help = "Connections that were refused: by access rules, or beyond a limit";
+        let mut refused = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (reason, counter) in [("access", &metrics.denied), ("limit", &metrics.too_many)] {
+            counter.encode(refused.encode_family(&[("reason", reason)])?)?;
+        }
+        let dialogs = ConstGauge::new(server.open_dialogs());
+        self.gauge("open_dialogs", "SMTP dialogs that are open, on all connections", &dialogs)?;
+        let help = "Events that are received, worked on or answered, on all connections";
+        self.gauge("open_transactions", help, &metrics.transactions)
+    }
+
+    fn octets(&mut self, server: &Server) -> fmt::Result {
+        let (metrics, spool) = (&server.metrics, server.spool());
+        let counters = [
+            ("received", "Octets of OCP that came from peers, without TLS", &metrics.received),
+            ("sent", "Octets of OCP that went to peers, without TLS", &metrics.sent),
+            (
+                "content_received",
+                "Octets of commands, messages and replies that came for services",
+                &metrics.content_received,
+            ),
+            (
+                "content_reused",
+                "Octets of them that answers named (DUY) and did not send back",
+                &metrics.content_reused,
+            ),
+            (
+                "content_left",
+                "Octets of bodies that never came, since no service needs them (Leave-At-Body)",
+                &metrics.content_left,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            let (unit, counted) = (Some(&self.octets), MetricType::Counter);
+            counter.encode(self.encoder.encode_descriptor(name, help, unit, counted)?)?;
+        }
+        let gauges = [
+            ("content_used", "Octets of content in memory", spool.memory.used()),
+            (
+                "content_limit",
+                "The most that may be ([limits] content-octets)",
+                spool.memory.most(),
+            ),
+            ("spool_used", "Octets of bodies in files", spool.disk.used()),
+            ("spool_limit", "The most that may be ([spool] octets)", spool.disk.most()),
+        ];
+        for (name, help, value) in gauges {
+            let (unit, gauge) = (Some(&self.octets), MetricType::Gauge);
+            let encoder = self.encoder.encode_descriptor(name, help, unit, gauge)?;
+            ConstGauge::new(value).encode(encoder)?;
+        }
+        Ok(())
+    }
+
+    fn events(&mut self, metrics: &Metrics) -> fmt::Result {
+        let help = "Events that are over, by their result; other: a verb without a name of its own, \
+                    or nothing that said what it is";
+        let mut events =
+            self.encoder.encode_descriptor("events", help, None, MetricType::Counter)?;
+        for ((profile, command), results) in metrics.events.iter() {
+            for (result, counter) in results.iter() {
+                let result = ("result", result.name());
+                let labels =
+                    [("profile", profile_name(*profile)), ("event", command.name()), result];
+                counter.encode(events.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Series of a service and an event that have nothing to tell are left out, if they are many.
+    fn services(&mut self, server: &Server) -> fmt::Result {
+        let entries = || server.config.router.iter();
+        let (name, help) = ("service_duration", "What services took for an event, by their result");
+        let (unit, histogram) = (Some(&Unit::Seconds), MetricType::Histogram);
+        let mut durations = self.encoder.encode_descriptor(name, help, unit, histogram)?;
+        for entry in entries() {
+            for ((profile, command), event) in entry.metrics.events.iter() {
+                let durations_by = event.durations.iter().filter(|(_, took)| !took.is_empty());
+                for (result, took) in durations_by {
+                    let labels = [
+                        ("service", entry.name.as_str()),
+                        ("profile", profile_name(*profile)),
+                        ("event", command.name()),
+                        ("result", result.name()),
+                    ];
+                    took.encode(durations.encode_family(&labels)?)?;
+                }
+            }
+        }
+        let help = "Events for which services were skipped, since a sender asked for it";
+        let mut bypassed =
+            self.encoder.encode_descriptor("service_bypassed", help, None, MetricType::Counter)?;
+        for entry in entries().filter(|entry| entry.bypassable) {
+            for ((profile, command), event) in entry.metrics.events.iter() {
+                let labels = [
+                    ("service", entry.name.as_str()),
+                    ("profile", profile_name(*profile)),
+                    ("event", command.name()),
+                ];
+                event.bypassed.encode(bypassed.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Failures of services; service: at a stage of its own, which the log names";
+        let mut failures =
+            self.encoder.encode_descriptor("service_failures", help, None, MetricType::Counter)?;
+        for entry in entries() {
+            for (stage, counter) in entry.metrics.failures.iter() {
+                let labels = [("service", entry.name.as_str()), ("stage", stage.name())];
+                counter.encode(failures.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, gauge: &impl EncodeMetric) -> fmt::Result {
+        gauge.encode(self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    }
+}
+
+fn profile_name(profile: ProfileKind) -> &'static str {
+    match profile {
+        ProfileKind::Command => "command",
+        ProfileKind::Reply => "reply",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl ServiceMetrics {
+        /// What has been counted, a line each.
+        pub(crate) fn counted(&self) -> Vec<String> {
+            let mut lines = Vec::new();
+            let mut count = |what: String, count: u64| {
+                if count > 0 {
+                    lines.push(format!("{what} {count}"));
+                }
+            };
+            for ((profile, command), event) in self.events.iter() {
+                let event_name = format!("{} {command}", profile_name(*profile));
+                for (result, took) in event.durations.iter() {
+                    let buckets = took.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+                    count(format!("{event_name} {}", result.name()), buckets.sum());
+                }
+                count(format!("{event_name} bypassed"), event.bypassed.get());
+            }
+            for (stage, counter) in self.failures.iter() {
+                count(format!("failure {}", stage.name()), counter.get());
+            }
+            lines
+        }
+    }
+
+    impl Metrics {
+        /// The events that have been counted, a line each.
+        pub(crate) fn counted(&self) -> Vec<String> {
+            let mut lines = Vec::new();
+            for ((profile, command), results) in self.events.iter() {
+                for (result, counter) in results.iter().filter(|(_, counter)| counter.get() > 0) {
+                    let (profile, count) = (profile_name(*profile), counter.get());
+                    lines.push(format!("{profile} {} {} {count}", command.name(), result.name()));
+                }
+            }
+            lines
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_counted_once_by_its_event_and_its_end() {
+        let metrics = Metrics::default();
+        let about = |profile, name: &str| {
+            let mut transaction = metrics.started();
+            let command = Command::from_name(name.as_bytes()).unwrap();
+            transaction.is_about(&metrics, profile, &command);
+            transaction
+        };
+        let mail = about(ProfileKind::Command, "MAIL");
+        let replied_mail = about(ProfileKind::Reply, "MAIL");
+        let verb = about(ProfileKind::Command, "XVERB");
+        let other_verb = about(ProfileKind::Command, "OTHER");
+        let unknown = metrics.started();
+        assert_eq!(metrics.transactions.get(), 5);
+        assert!(metrics.counted().is_empty());
+        mail.end(EventResult::Modified);
+        replied_mail.end(EventResult::Replied);
+        drop(verb);
+        other_verb.end(EventResult::Unchanged);
+        unknown.end(EventResult::Refused);
+        assert_eq!(metrics.transactions.get(), 0);
+        assert_eq!(
+            metrics.counted(),
+            [
+                "command MAIL modified 1",
+                "command other unchanged 1",
+                "command other refused 1",
+                "command other unanswered 1",
+                "reply MAIL replied 1",
+            ]
+        );
+    }
+
+    #[test]
+    fn durations_are_told_in_seconds_by_their_bounds() {
+        let histogram = Histogram::default();
+        assert!(histogram.is_empty());
+        for milliseconds in [1, 2, 61_000, 100_000] {
+            histogram.observe(Duration::from_millis(milliseconds));
+        }
+        assert!(!histogram.is_empty());
+        let mut registry = Registry::default();
+        registry.register("took", "", histogram);
+        let mut said = String::new();
+        text::encode(&mut said, &registry).unwrap();
+        let series: Vec<&str> = said.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            series,
+            [
+                "took_sum 161.003",
+                "took_count 4",
+                "took_bucket{le=\"0.0001\"} 0",
+                "took_bucket{le=\"0.0005\"} 0",
+                "took_bucket{le=\"0.001\"} 1",
+                "took_bucket{le=\"0.005\"} 2",
+                "took_bucket{le=\"0.01\"} 2",
+                "took_bucket{le=\"0.05\"} 2",
+                "took_bucket{le=\"0.1\"} 2",
+                "took_bucket{le=\"0.5\"} 2",
+                "took_bucket{le=\"1.0\"} 2",
+                "took_bucket{le=\"5.0\"} 2",
+                "took_bucket{le=\"15.0\"} 2",
+                "took_bucket{le=\"60.0\"} 2",
+                "took_bucket{le=\"+Inf\"} 4",
+            ]
+        );
+    }
+}

@@ -6,6 +6,7 @@ pub mod actor;
 pub mod attempts;
 pub mod certificates;
 pub mod gateway;
+pub mod http;
 pub mod peer;
 pub mod postfix;
 pub mod programs;
@@ -197,6 +198,14 @@ impl CalloutServer {
     /// The TCP address.
     pub fn address(&self) -> &str {
         &self.addresses[0]
+    }
+
+    /// Where its admin listener is, which its configuration has to ask for.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn admin(&mut self) -> String {
+        text(&self.wait_for("admin listening"), "address")
     }
 
     /// The first log line with this message about the connection of this peer.

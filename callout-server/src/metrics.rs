@@ -5,7 +5,7 @@
 //! somebody asks, and what the server knows anyway: dialogs and budgets.
 //!
 //! Every label is a word of this program or of its configuration. What peers send is none, so they can't
-//! add series: there are at the most some 200, and 6 for each service and 61 for each event that it wants.
+//! add series: there are at the most some 200, and 5 for each service and 61 for each event that it wants.
 
 use std::fmt;
 use std::sync::Arc;

@@ -45,9 +45,9 @@ pub(crate) struct Metrics {
     pub(crate) denied: Counter,
     /// Connections beyond the limit.
     pub(crate) too_many: Counter,
-    /// Octets of OCP, before TLS, from peers.
+    /// Octets of OCP, before TLS, from peers; those that are dropped at a connection's end do not count.
     pub(crate) received: Counter,
-    /// The same to them.
+    /// The same to them; the last messages of a connection do not count.
     pub(crate) sent: Counter,
     /// Octets of commands, messages and replies that came for services.
     pub(crate) content_received: Counter,
@@ -335,8 +335,15 @@ impl FailedStage {
 }
 
 impl<K: PartialEq, V> Table<K, V> {
+    /// One for each key, however often that is named.
     fn new(keys: impl IntoIterator<Item = K>, value: impl Fn() -> V) -> Self {
-        Self(keys.into_iter().map(|key| (key, value())).collect())
+        let mut table = Self(Vec::new());
+        for key in keys {
+            if table.get(&key).is_none() {
+                table.0.push((key, value()));
+            }
+        }
+        table
     }
 
     fn get(&self, key: &K) -> Option<&V> {
@@ -464,8 +471,16 @@ impl Families<'_> {
     fn octets(&mut self, server: &Server) -> fmt::Result {
         let (metrics, spool) = (&server.metrics, server.spool());
         let counters = [
-            ("received", "Octets of OCP that came from peers, without TLS", &metrics.received),
-            ("sent", "Octets of OCP that went to peers, without TLS", &metrics.sent),
+            (
+                "received",
+                "Octets of OCP that came from peers, before a connection ends, without TLS",
+                &metrics.received,
+            ),
+            (
+                "sent",
+                "Octets of OCP that went to peers, before a connection ends, without TLS",
+                &metrics.sent,
+            ),
             (
                 "content_received",
                 "Octets of commands, messages and replies that came for services",
@@ -579,7 +594,13 @@ fn profile_name(profile: ProfileKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    use services::Registry as Services;
+
     use super::*;
+    use crate::config::Config;
 
     impl ServiceMetrics {
         /// What has been counted, a line each.
@@ -686,5 +707,38 @@ mod tests {
                 "took_bucket{le=\"+Inf\"} 4",
             ]
         );
+    }
+
+    /// Names and events are the configuration's: whatever it says, each series stands there once, and on
+    /// a line of its own.
+    #[test]
+    fn each_series_is_told_once_whatever_is_configured() {
+        let text = "[services.\"a\\\"b\\n\"]\nkind = \"log\"\nbypassable = true\n\
+            settings = { events = [\"MAIL\", \"MAIL\"] }\n";
+        let config = Config::parse(text, Path::new(""), &Services::builtin()).unwrap();
+        let server = Arc::new(Server::new(config));
+        let took = Duration::from_millis(1);
+        for entry in server.config.router.iter() {
+            for command in Command::named() {
+                for result in ServiceResult::ALL {
+                    entry.metrics.answered(ProfileKind::Command, &command, result, took);
+                }
+            }
+        }
+        let told = Exposition::new(server).text().unwrap();
+        let (told, end) = told.split_at(told.len() - "# EOF\n".len());
+        assert_eq!(end, "# EOF\n");
+        let mut known = HashSet::new();
+        for line in told.lines().filter(|line| !line.starts_with("# ")) {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(
+                series.starts_with("callout_server_") && value.parse::<f64>().is_ok(),
+                "{line}"
+            );
+            assert!(known.insert(series), "{series} stands there twice");
+        }
+        let odd = "callout_server_service_duration_seconds_count{service=\"a\\\"b\\n\",\
+            profile=\"command\",event=\"MAIL\",result=\"unchanged\"}";
+        assert!(known.contains(odd), "{known:#?}");
     }
 }

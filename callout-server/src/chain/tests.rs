@@ -201,9 +201,13 @@ async fn a_service_in_shadow_says_what_it_would_do() {
         Ok(outcome.with_finding(Finding::new("spam").with_reason("seen")))
     };
     let fails = |_: &Request| Err(ServiceError::new("test", "no"));
-    for (answer, expected) in [
-        (scripted(reply), "in shadow, would reply 550 5.7.1 no, quarantine; seen"),
-        (scripted(fails), "test: no; policy: accept"),
+    for (answer, expected, counted) in [
+        (
+            scripted(reply),
+            "in shadow, would reply 550 5.7.1 no, quarantine; seen",
+            "command MAIL replied 1",
+        ),
+        (scripted(fails), "test: no; policy: accept", "command MAIL failed 1, failure service 1"),
     ] {
         let mut router = Router::default();
         let entry = Entry::new("s0", "", answer.0, Duration::from_secs(5)).in_shadow();
@@ -217,6 +221,8 @@ async fn a_service_in_shadow_says_what_it_would_do() {
         assert!(matches!(answer.branches[0].adapted, Adapted::Unchanged));
         assert!(answer.branches[0].effects.is_empty());
         assert_eq!(answer.verdicts[0].reason.as_deref(), Some(expected.as_bytes()));
+        let entry = router.find(b"ocp://service/s0").unwrap();
+        assert_eq!(entry.metrics.counted().join(", "), counted);
     }
 }
 

@@ -42,14 +42,15 @@ fn generated(story: &str) -> Option<TempDir> {
 
 /// A server with one plugin in Python, which listens already.
 fn start(folder: &Path, script: &str, argument: &str, more: &str, grants: &str) -> CalloutServer {
-    let command = format!(
-        "[\"/usr/bin/env\", \"PYTHONPATH={}\", \"{PYTHON}\", \"{}\", \"{argument}\"]",
-        folder.display(),
-        repository().join(script).display()
-    );
+    let (modules, script) = (format!("PYTHONPATH={}", folder.display()), repository().join(script));
+    let script = script.to_str().unwrap();
+    serve(folder, &["/usr/bin/env", &modules, PYTHON, script, argument], more, grants)
+}
+
+fn serve(folder: &Path, command: &[&str], more: &str, grants: &str) -> CalloutServer {
     let config = format!(
         "[services.plugin]\ndeadline = 2\n[services.plugin.settings]\naddress = \"unix:plugin.sock\"\n\
-         command = {command}\n{more}[services.plugin.settings.grants]\n{grants}"
+         command = {command:?}\n{more}[services.plugin.settings.grants]\n{grants}"
     );
     let mut server = CalloutServer::start(folder, &config, &[]);
     ready(&mut server);
@@ -83,6 +84,23 @@ fn a_footer_of_fifty_lines_of_python() {
     let html = MAIL.replace("Subject", "Content-Type: text/html\r\nSubject");
     let report = adapt(&server, folder.path(), &html);
     assert_eq!(text(&report, "decision"), "accept", "{report}");
+}
+
+/// A header section is all that it sees, and all that travels.
+#[test]
+fn a_plugin_in_rust_tags_subjects() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = tests::program("plugin-example");
+    let command = [plugin.get_program().to_str().unwrap(), "[external]"];
+    let server =
+        serve(folder.path(), &command, "", "events = [\"MESSAGE\"]\nfields = [\"Subject\"]\n");
+    let mail = format!("{MAIL}{}", "text\r\n".repeat(100_000));
+    let report = adapt(&server, folder.path(), &mail);
+    assert_eq!(text(&report, "decision"), "modify", "{report}");
+    let travelled = ["octets_sent", "octets_returned"].map(|way| report[way].as_u64().unwrap());
+    assert!(travelled.iter().all(|octets| *octets < 1_000), "no body: {report}");
+    let adapted = std::fs::read_to_string(folder.path().join("out/mail.eml")).unwrap();
+    assert!(adapted == mail.replace("Subject: s", "Subject: [external] s"));
 }
 
 /// An answer beyond what is granted is void as a whole, and says why.

@@ -63,7 +63,13 @@ class Behaving(service.PluginServicer):
 
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
 service.add_PluginServicer_to_server(Behaving(), server)
-server.add_insecure_port(os.environ["OPES_PLUGIN_ADDRESS"])
+kind, _, rest = os.environ["OPES_PLUGIN_ADDRESS"].partition("://")
+if kind == "https":
+    with open("plugin.key", "rb") as key, open("plugin.pem", "rb") as certificate:
+        identity = grpc.ssl_server_credentials([(key.read(), certificate.read())])
+    server.add_secure_port(rest, identity)
+else:
+    server.add_insecure_port(rest or kind)
 server.start()
 print("ready", flush=True)
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()

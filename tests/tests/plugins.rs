@@ -2,12 +2,14 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::{CalloutServer, not_run, text};
+use tests::certificates::Authority;
+use tests::{CalloutServer, found, not_run, text};
 
 const PYTHON: &str = "/usr/bin/python3";
 const MAIL: &str = "From: a@a.example\r\nSubject: s\r\n\r\ntext\r\n";
@@ -48,8 +50,18 @@ fn start(folder: &Path, script: &str, argument: &str, more: &str, grants: &str) 
 }
 
 fn serve(folder: &Path, command: &[&str], more: &str, grants: &str) -> CalloutServer {
+    serve_at("unix:plugin.sock", folder, command, more, grants)
+}
+
+fn serve_at(
+    address: &str,
+    folder: &Path,
+    command: &[&str],
+    more: &str,
+    grants: &str,
+) -> CalloutServer {
     let config = format!(
-        "[services.plugin]\ndeadline = 2\n[services.plugin.settings]\naddress = \"unix:plugin.sock\"\n\
+        "[services.plugin]\ndeadline = 2\n[services.plugin.settings]\naddress = \"{address}\"\n\
          command = {command:?}\n{more}[services.plugin.settings.grants]\n{grants}"
     );
     let mut server = CalloutServer::start(folder, &config, &[]);
@@ -84,6 +96,35 @@ fn a_footer_of_fifty_lines_of_python() {
     let html = MAIL.replace("Subject", "Content-Type: text/html\r\nSubject");
     let report = adapt(&server, folder.path(), &html);
     assert_eq!(text(&report, "decision"), "accept", "{report}");
+}
+
+/// Over TCP, and within TLS if the certificate is of who should have signed it.
+#[test]
+fn plugins_elsewhere() {
+    let Some(folder) = generated("plugins over TCP and TLS") else { return };
+    let folder = folder.path();
+    let authority = Authority::new(folder, "ca");
+    authority.sign("plugin", &["localhost"]);
+    Authority::new(folder, "other");
+    let modules = format!("PYTHONPATH={}", folder.display());
+    let script = repository().join("tests/src/plugin.py");
+    let command = ["/usr/bin/env", &modules, PYTHON, script.to_str().unwrap(), "looks"];
+    for (scheme, more, expected) in [
+        ("http", "", "seen"),
+        ("https", "ca = \"ca.pem\"\n", "seen"),
+        ("https", "ca = \"other.pem\"\n", "failed"),
+    ] {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("{scheme}://localhost:{port}");
+        let server = serve_at(&address, folder, &command, more, GRANTS);
+        let report = adapt(&server, folder, MAIL);
+        let (verdict, score, reason) = found(&report, "plugin").unwrap();
+        assert_eq!(verdict, expected, "{address} {report}");
+        match expected {
+            "seen" => assert_eq!(score, MAIL.len().to_string()),
+            _ => assert!(reason.contains("certificate"), "{reason}"),
+        }
+    }
 }
 
 /// A header section is all that it sees, and all that travels.

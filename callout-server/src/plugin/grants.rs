@@ -176,6 +176,7 @@ fn splits_line_end(mail: &Mail, at: usize) -> Result<bool, NotGranted> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use proptest::prelude::*;
     use services::Content;
 
     use super::*;
@@ -261,5 +262,35 @@ mod tests {
             check(&grants, "From", "From", "X: 1\r\n"),
             Err(NotGranted::Field("X".to_owned()))
         );
+    }
+
+    proptest! {
+        /// Whatever a plugin edits: if that is granted, all fields that are not its own are where they were, the body is
+        /// if it may not be edited, and every line ends with CR LF.
+        #[test]
+        fn what_is_granted_leaves_the_rest_alone(
+            all in prop::collection::vec((0..52_usize, 0..8_usize, "(X-|[xb: ]|\r\n|\r|\n){0,5}"), 0..4),
+            replace_body in any::<bool>(),
+        ) {
+            let grants = grants(&["x-*"], replace_body);
+            let mail = Mail::new(HEADER.into(), BODY);
+            let mut edits = Edits::new();
+            for (start, octets, insert) in all {
+                match octets {
+                    0 => edits.insert(start, insert.into()),
+                    octets => edits.replace(start..start + octets, insert.into()),
+                }
+            }
+            if grants.check_edits(&edits, &mail).is_ok() {
+                let edited = mail.edited(&edits).unwrap();
+                let body = edited.body().read(0..edited.body().len()).unwrap();
+                prop_assert_eq!(sound(&[&edited.header()[..], &body[..]].concat()), Ok(()));
+                prop_assert!(replace_body || body == BODY);
+                let others = |header| fields(header).filter(|field| !name(field).is_some_and(|name| {
+                    name.to_ascii_lowercase().starts_with(b"x-")
+                })).collect::<Vec<_>>();
+                prop_assert_eq!(others(mail.header()), others(edited.header()));
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -96,6 +97,64 @@ fn a_footer_of_fifty_lines_of_python() {
     let html = MAIL.replace("Subject", "Content-Type: text/html\r\nSubject");
     let report = adapt(&server, folder.path(), &html);
     assert_eq!(text(&report, "decision"), "accept", "{report}");
+}
+
+/// An engine for translations, of which the first answer is the text in capital letters, and the next one none.
+fn engine() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                if let Some(octets) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = octets.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut asked = vec![0; length];
+            stream.read_exact(&mut asked).unwrap();
+            let asked: Value = serde_json::from_slice(&asked).unwrap();
+            assert_eq!(text(&asked, "target"), "de");
+            let answer = serde_json::json!({ "translatedText": text(&asked, "q").to_uppercase() })
+                .to_string();
+            let status = if number < 2 { "200 OK" } else { "503 Busy" };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", answer.len());
+            stream.get_mut().write_all(format!("{head}{answer}").as_bytes()).unwrap();
+        }
+    });
+    format!("http://{address}/translate")
+}
+
+#[test]
+fn a_plugin_translates_with_an_engine() {
+    let Some(folder) = generated("a plugin in Python translates") else { return };
+    let modules = format!("PYTHONPATH={}", folder.path().display());
+    let script = repository().join("deploy/plugins/translate.py");
+    let engine = engine();
+    let command = ["/usr/bin/env", &modules, PYTHON, script.to_str().unwrap(), &engine, "de"];
+    let grants = "events = [\"MESSAGE\"]\nbody = \"whole\"\nreplace-body = true\n\
+        fields = [\"Subject\", \"Content-*\", \"MIME-Version\"]\n";
+    let mut server = serve(folder.path(), &command, "", grants);
+    let mail = MAIL.replace("Subject: s", "Subject: =?utf-8?q?f=C3=BCr?=\r\n dich\r\nX-Other: 1");
+    let report = adapt(&server, folder.path(), &mail);
+    assert_eq!(text(&report, "decision"), "modify", "{report}");
+    let adapted = std::fs::read_to_string(folder.path().join("out/mail.eml")).unwrap();
+    assert!(
+        adapted.starts_with("Subject: =?utf-8?") && adapted.ends_with("\r\n\r\nTEXT\r\n"),
+        "{adapted}"
+    );
+    assert!(adapted.contains("From: a@a.example\r\nX-Other: 1\r\n\r\n"), "{adapted}");
+    // What the engine does not do is the plugin's failure.
+    let report = adapt(&server, folder.path(), &mail);
+    assert_eq!(text(&report, "reply"), FAILED, "{report}");
+    let line = server.wait_for("service failed");
+    assert!(text(&line, "cause").contains("HTTP Error 503: Busy"), "{line}");
 }
 
 /// Over TCP, and within TLS if the certificate is of who should have signed it.

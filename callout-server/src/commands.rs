@@ -1,20 +1,27 @@
 //! What the subcommands do.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use callout_server::access::Rule;
 use callout_server::tls::{ClientCertificates, Tls};
 use callout_server::{Address, Admin, Config, Entry, Listeners, Server};
+use clap_complete::Shell;
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use ocp_proto::smtp::Command;
+use opes_mta::ocp::{ServerAddress, probe};
+use opes_mta::{manual, service_manager};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{demo, logging};
+
+/// How long a healthy server may take for its answer; a busy one has tasks that wait for a turn.
+const HEALTHY: Duration = Duration::from_secs(5);
 
 /// Serves until a signal, then drains. SIGHUP reads the certificates again.
 pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
@@ -47,6 +54,7 @@ pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
             // It ends with the process.
             tokio::spawn(admin.serve(server.clone(), stop.clone()));
         }
+        service_manager::ready();
         let signalled = async {
             loop {
                 tokio::select! {
@@ -57,6 +65,7 @@ pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
             }
             let seconds = server.config.timeouts.drain.as_secs();
             info!(dialogs = server.open_dialogs(), seconds, "stopping: open dialogs may end");
+            service_manager::stopping();
             stop.cancel();
         };
         tokio::join!(listeners.serve(server.clone(), stop.clone()), signalled);
@@ -214,6 +223,22 @@ pub(crate) fn demo() -> Result<()> {
     config.log.level = "error".to_owned();
     logging::start(&config.log);
     runtime()?.block_on(demo::run(config))
+}
+
+/// Asks a running server whether it answers.
+pub(crate) fn healthy(server: ServerAddress) -> Result<()> {
+    runtime()?.block_on(probe(server, HEALTHY)).into_diagnostic()
+}
+
+/// Writes the man pages.
+pub(crate) fn man(command: clap::Command, folder: &Path) -> Result<()> {
+    manual::pages(command, folder).into_diagnostic().wrap_err("the man pages can't be written")
+}
+
+/// Writes completions for a shell.
+pub(crate) fn completions(command: clap::Command, shell: Shell, folder: &Path) -> Result<()> {
+    let written = manual::completions(command, shell, folder);
+    written.into_diagnostic().wrap_err("the completions can't be written")
 }
 
 fn load(file: Option<PathBuf>) -> Result<Config> {

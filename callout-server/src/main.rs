@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use callout_server::Address;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use opes_mta::ocp::ServerAddress;
 
 /// Buffers of messages come and go by the hundred thousand: this allocator keeps their pages for the
 /// next ones.
@@ -55,6 +57,22 @@ enum Command {
     /// See it work: a server and a client in this process, over a loopback socket, and a mail of
     /// every kind.
     Demo,
+    /// Ask a running server whether it answers: connect, agree on OCP, and leave.
+    ///
+    /// Says nothing and exits with 0 if it does; within 5 seconds, exits with 1 and says what is wrong
+    /// if it doesn't. For health checks of containers, which need no shell then. It is a client like any
+    /// other: [[access]] has to let it in, and where TLS is required over TCP ask at a unix socket.
+    Healthy {
+        /// Where the server listens: HOST:PORT or unix:PATH.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4037")]
+        server: ServerAddress,
+    },
+    /// Write the man pages into a folder.
+    #[command(hide = true)]
+    Man { folder: PathBuf },
+    /// Write completions for a shell into a folder.
+    #[command(hide = true)]
+    Completions { shell: Shell, folder: PathBuf },
 }
 
 #[derive(Args)]
@@ -76,6 +94,11 @@ fn main() -> ExitCode {
         Command::Check { file } => commands::check(file),
         Command::Services { config } => commands::services(config),
         Command::Demo => commands::demo(),
+        Command::Healthy { server } => commands::healthy(server),
+        Command::Man { folder } => commands::man(Cli::command(), &folder),
+        Command::Completions { shell, folder } => {
+            commands::completions(Cli::command(), shell, &folder)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,6 +20,7 @@
 //! - [`report`], [`record`]: what became of a mail. [`trace`]: what the mail says of it.
 //! - [`spool`]: mail that waits, safe on disk. [`quarantine`]: mail that was stopped. [`store`]: what both are
 //!   made of.
+//! - [`service_manager`], [`manual`]: what the programs tell systemd, and their man pages.
 //! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
@@ -37,6 +38,7 @@ pub mod front;
 pub mod group;
 mod input;
 pub mod kept;
+pub mod manual;
 pub mod milter;
 pub mod ocp;
 pub mod octets;
@@ -48,6 +50,7 @@ pub mod relay;
 pub mod report;
 pub mod reuse;
 pub mod room;
+pub mod service_manager;
 mod shadow;
 pub mod smtp;
 pub mod spool;

@@ -3,6 +3,7 @@
 mod adapt;
 mod check;
 mod compare;
+mod healthy;
 mod load;
 mod logging;
 mod output;
@@ -12,9 +13,13 @@ mod serve;
 mod stores;
 mod tls;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use opes_mta::manual;
 
 /// As in the server: messages come and go, and their pages stay for the next ones.
 #[global_allocator]
@@ -33,11 +38,23 @@ enum Command {
     Adapt(adapt::Arguments),
     Check(check::Arguments),
     Compare(compare::Arguments),
+    Healthy(healthy::Arguments),
     Load(load::Arguments),
     Milter(serve::Arguments),
     Smtp(proxy::Arguments),
     Quarantine(stores::quarantine::Arguments),
     Spool(stores::spool::Arguments),
+    /// Write the man pages into a folder.
+    #[command(hide = true)]
+    Man {
+        folder: PathBuf,
+    },
+    /// Write completions for a shell into a folder.
+    #[command(hide = true)]
+    Completions {
+        shell: Shell,
+        folder: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -45,11 +62,16 @@ fn main() -> ExitCode {
         Command::Adapt(arguments) => adapt::main(arguments),
         Command::Check(arguments) => check::main(&arguments),
         Command::Compare(arguments) => compare::main(&arguments),
+        Command::Healthy(arguments) => healthy::main(arguments),
         Command::Load(arguments) => load::main(arguments),
         Command::Milter(arguments) => serve::main(arguments),
         Command::Smtp(arguments) => proxy::main(arguments),
         Command::Quarantine(arguments) => stores::quarantine::main(arguments),
         Command::Spool(arguments) => stores::spool::main(arguments),
+        Command::Man { folder } => written(manual::pages(Arguments::command(), &folder)),
+        Command::Completions { shell, folder } => {
+            written(manual::completions(Arguments::command(), shell, &folder))
+        }
     };
     match done {
         Ok(code) => code,
@@ -58,6 +80,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn written(result: std::io::Result<()>) -> anyhow::Result<ExitCode> {
+    result.context("cannot write into the folder")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

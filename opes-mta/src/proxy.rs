@@ -16,6 +16,7 @@ use opes_mta::front::smtp::{Introduce, Listeners, Settings, Stores, Trust};
 use opes_mta::octets::TemporaryFiles;
 use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
+use opes_mta::service_manager;
 use opes_mta::spool::{Limits, Schedule, Spool};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -282,6 +283,7 @@ async fn serve(
     let delivery = stores.spool.clone().map(deliver);
     let expiry = stores.quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
     let waiting = [delivery.map(tokio::spawn), expiry.map(tokio::spawn)];
+    service_manager::ready();
     listeners.serve(settings, Arc::clone(&processor), stop).await;
     processor.end().await;
     for task in waiting.into_iter().flatten() {

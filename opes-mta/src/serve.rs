@@ -13,6 +13,7 @@ use opes_mta::disclosure;
 use opes_mta::front::milter::{self, Listeners};
 use opes_mta::ocp::{ServerAddress, service_uri};
 use opes_mta::processor::{Offers, Processor};
+use opes_mta::service_manager;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -105,6 +106,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     for address in listeners.addresses() {
         tracing::info!(%address, "listening");
     }
+    service_manager::ready();
     listeners.serve(Arc::clone(&processor), stop).await;
     processor.end().await;
     Ok(())
@@ -122,6 +124,7 @@ pub(crate) fn stopped_by_signals() -> anyhow::Result<CancellationToken> {
             _ = interrupted.recv() => {}
         }
         tracing::info!("stopping");
+        service_manager::stopping();
         stopping.cancel();
     });
     Ok(stop)

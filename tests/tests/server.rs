@@ -26,6 +26,7 @@ fn help_and_version_are_good_enough_to_work_from() {
         "check",
         "services",
         "demo",
+        "healthy",
         "--listen",
         "--config",
         "127.0.0.1:4037",
@@ -90,6 +91,20 @@ fn a_configuration_is_checked_with_line_and_column() {
     let (code, said, _) = run(&["check", file.to_str().unwrap()]);
     assert_eq!(code, Some(0));
     assert!(said.contains("note: ") && said.contains("a.ndb") && said.contains("EP+0"), "{said}");
+}
+
+/// One that it does not let in is told so.
+#[test]
+fn a_health_check_says_what_is_wrong() {
+    let folder = tempdir().unwrap();
+    let server = CalloutServer::start(folder.path(), "", &[]);
+    let asked = run(&["healthy", "--server", server.address()]);
+    assert_eq!(asked, (Some(0), String::new(), String::new()));
+    let elsewhere = "[[access]]\nclients = [\"192.0.2.1\"]\n";
+    let server = CalloutServer::start(folder.path(), elsewhere, &[]);
+    let (code, _, error) = run(&["healthy", "--server", server.address()]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains(server.address()) && error.contains("access denied"), "{error}");
 }
 
 #[test]

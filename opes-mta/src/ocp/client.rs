@@ -15,6 +15,7 @@ use super::driver::{ClientError, Driver, State};
 use super::requests::{Answer, Request, RequestSender, requests};
 use super::tls::Tls;
 use super::transport;
+use crate::front::file;
 use crate::reuse::ReusableAnswers;
 
 /// A callout server, and what we want of it.
@@ -111,17 +112,10 @@ impl Client {
     /// # Errors
     /// What failed, where, and in which step.
     pub async fn connect(target: &Target) -> Result<Self, ConnectError> {
-        let seconds = target.connect_timeout;
-        let late = |stage| ConnectError::Timeout { server: target.server.clone(), seconds, stage };
-        let (stream, connection) =
-            timeout(seconds, transport::open(target)).await.map_err(|_| late("connecting"))??;
-        let (requests, asked) = requests();
-        let state = Arc::new(State::default());
-        let handle = Handle { requests: Arc::new(requests), state: Arc::clone(&state) };
-        tokio::spawn(Driver::new(connection, state).run(stream, asked));
-        let negotiated = timeout(seconds, negotiate(&handle, target))
+        let handle = open(target).await?;
+        let negotiated = timeout(target.connect_timeout, negotiate(&handle, target))
             .await
-            .map_err(|_| late("OCP negotiation"))??;
+            .map_err(|_| late(target, "OCP negotiation"))??;
         tracing::debug!(server = %target.server, profile = ?negotiated.profile, "connected");
         Ok(Self { handle, negotiated: Arc::new(negotiated) })
     }
@@ -183,16 +177,73 @@ impl Client {
 
     /// Ends the connection for all its handles, and waits until the server was told.
     pub async fn close(self) {
-        self.handle.request(Request::Close);
-        self.handle.requests.ended().cancelled().await;
+        self.handle.close().await;
+    }
+}
+
+/// Asks a server for a sign of life: connects, without TLS, agrees on dialogs, and ends the connection.
+///
+/// # Errors
+/// What failed, and in which step; each may take so long.
+pub async fn probe(server: ServerAddress, patience: Duration) -> Result<(), ConnectError> {
+    let target = Target { connect_timeout: patience, ..file::target(server, Vec::new()) };
+    let handle = open(&target).await?;
+    timeout(patience, negotiate_dialogs(&handle, &target))
+        .await
+        .map_err(|_| late(&target, "OCP negotiation"))??;
+    timeout(patience, handle.close()).await.map_err(|_| late(&target, "the end of the connection"))
+}
+
+/// Connects, and has a driver look after the connection.
+async fn open(target: &Target) -> Result<Handle, ConnectError> {
+    let (stream, connection) = timeout(target.connect_timeout, transport::open(target))
+        .await
+        .map_err(|_| late(target, "connecting"))??;
+    let (requests, asked) = requests();
+    let state = Arc::new(State::default());
+    let handle = Handle { requests: Arc::new(requests), state: Arc::clone(&state) };
+    tokio::spawn(Driver::new(connection, state).run(stream, asked));
+    Ok(handle)
+}
+
+fn late(target: &Target, stage: &'static str) -> ConnectError {
+    let (server, seconds) = (target.server.clone(), target.connect_timeout);
+    ConnectError::Timeout { server, seconds, stage }
+}
+
+fn refused(target: &Target, cause: String) -> ConnectError {
+    ConnectError::Negotiation { server: target.server.clone(), cause }
+}
+
+fn failed(target: &Target, error: ClientError) -> ConnectError {
+    match error {
+        ClientError::Closed(cause) => ConnectError::Lost { server: target.server.clone(), cause },
+        error => refused(target, error.to_string()),
     }
 }
 
 impl Handle {
+    /// NO; what the server selected of it.
+    async fn offer(
+        &self,
+        feature: Structure,
+        group: Option<GroupId>,
+    ) -> Result<Option<Structure>, ClientError> {
+        let offer = Offer { features: vec![feature], group, pending: false };
+        let response = self.ask(|answer| Request::Offer(offer, answer)).await?;
+        Ok(response.feature)
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, ClientError> {
         let (answer, answered) = oneshot::channel();
         self.request(request(answer));
         answered.await.unwrap_or_else(|_| Err(self.closed()))
+    }
+
+    /// Ends the connection, and waits until the server was told.
+    async fn close(&self) {
+        self.request(Request::Close);
+        self.requests.ended().cancelled().await;
     }
 
     /// Hands a request to the driver. One that has ended takes none, and says so in other ways.
@@ -206,22 +257,21 @@ impl Handle {
     }
 }
 
-/// RFC 4037 section 6: dialogs for the connection, then the profile for the group.
-async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, ConnectError> {
-    let refused = |cause| ConnectError::Negotiation { server: target.server.clone(), cause };
-    let failed = |error| match error {
-        ClientError::Closed(cause) => ConnectError::Lost { server: target.server.clone(), cause },
-        error => refused(error.to_string()),
-    };
-    let offer = |feature: Structure, group| async move {
-        let offer = Offer { features: vec![feature], group, pending: false };
-        let response = handle.ask(|answer| Request::Offer(offer, answer)).await;
-        response.map(|response| response.feature)
-    };
-    let dialogs = offer(DialogFeature { version: 1 }.to_structure(), None).await;
-    if dialogs.map_err(failed)?.is_none() {
-        return Err(refused("it does not know SMTP dialogs (ocp://smtp/dialog)".to_owned()));
+/// RFC 4037 section 6: dialogs for the connection.
+async fn negotiate_dialogs(handle: &Handle, target: &Target) -> Result<(), ConnectError> {
+    let dialogs = handle.offer(DialogFeature { version: 1 }.to_structure(), None).await;
+    match dialogs.map_err(|error| failed(target, error))? {
+        Some(_) => Ok(()),
+        None => {
+            Err(refused(target, "it does not know SMTP dialogs (ocp://smtp/dialog)".to_owned()))
+        }
     }
+}
+
+/// Dialogs, then the profile for the group.
+async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, ConnectError> {
+    negotiate_dialogs(handle, target).await?;
+    let failed = |error| failed(target, error);
     let services = target
         .services
         .iter()
@@ -229,7 +279,7 @@ async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, Conne
     let services = services.collect();
     let group =
         handle.ask(|answer| Request::CreateGroup(services, answer)).await.map_err(failed)?;
-    let selected = offer(target.offer.to_structure(), Some(group)).await.map_err(failed)?;
+    let selected = handle.offer(target.offer.to_structure(), Some(group)).await.map_err(failed)?;
     let kind = target.offer.kind();
     let selected = selected.filter(|feature| feature_uri(feature) == Some(kind.uri().as_bytes()));
     let read = |feature: &Structure| Profile::from_structure(kind, feature);
@@ -238,10 +288,11 @@ async fn negotiate(handle: &Handle, target: &Target) -> Result<Negotiated, Conne
             ProfileKind::Command => "",
             ProfileKind::Reply => "replies for ",
         };
-        refused(format!(
-            "it declines {what}the services {}; does it know all of them?",
-            target.services.join(", ")
-        ))
+        let services = target.services.join(", ");
+        refused(
+            target,
+            format!("it declines {what}the services {services}; does it know all of them?"),
+        )
     })?;
     let (server, services) = (target.server.clone(), target.services.clone());
     Ok(Negotiated { server, services, group, profile, reusable: ReusableAnswers::default() })

@@ -11,7 +11,7 @@ mod transport;
 mod upstream;
 
 pub use address::{AddressSyntax, ServerAddress};
-pub use client::{Client, ConnectError, Target};
+pub use client::{Client, ConnectError, Target, probe};
 pub use dialog::{Asked, Dialog};
 pub(crate) use dialog::{Transaction, learn};
 pub use driver::ClientError;

@@ -123,6 +123,40 @@ fn units_can_be_watched_and_are_told_the_same_as_the_file_beside_them() {
     assert_eq!(built_in.trim_matches('"'), set.replace('"', ""));
 }
 
+/// Commands that operators are shown, and those that units and containers begin with: a wrong command line ends with
+/// 2. A configuration that is not there ends all others with 1, before they do anything.
+#[test]
+fn command_lines_are_those_of_the_programs() {
+    let readme = read("deploy/README.md").replace("\\\n", " ");
+    let mut commands: Vec<String> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| PROGRAMS.iter().any(|name| line.starts_with(&format!("{name} "))))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(commands.len(), 6, "one for each placement: {commands:?}");
+    let options = unit("opes-mta-smtp")["Environment"][0].clone();
+    let options = options.trim_matches('"').trim_start_matches("OPTIONS=").to_owned();
+    for (name, _) in UNITS {
+        let command = unit(name)["ExecStart"][0].replace("/usr/bin/", "").replace("%S", "/var/lib");
+        commands.push(command.replace("$OPTIONS", &options));
+    }
+    let compose = read("deploy/compose.yaml");
+    for line in compose.lines().filter_map(|line| line.strip_prefix("    command: ")) {
+        let words: Vec<String> = serde_json::from_str(line).expect("a list");
+        commands.push(words.join(" "));
+    }
+    assert_eq!(commands.len(), 6 + UNITS.len() + PROGRAMS.len());
+    for command in commands {
+        assert!(command.contains(" --config /etc/"), "{command}");
+        let mut words = command.split_whitespace();
+        let mut run = program(words.next().expect("a name"));
+        let output = run.args(words.map(|word| word.replace("/etc/", "/etc/not-there/"))).output();
+        let output = output.expect("it can be started");
+        assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+    }
+}
+
 /// Every file that a package is made of is there, or made by the program; and every unit is in a package.
 #[test]
 fn packages_are_made_of_files_that_exist() {

@@ -178,7 +178,7 @@ becomes several it is on the disk before the client hears that it is accepted:
   opes-mta quarantine release --store /var/lib/opes/quarantine --spool /var/lib/opes/spool ID
 
 SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
-SIGHUP: with --tls-certificate, it and its key are read again.
+SIGHUP: with --tls-certificate, it and its key are read again; without it nothing.
 
 XCLIENT of a peer in --trust ends its session, as if the other client had connected: EHLO has to come again, and \
 services hear of a new client then. It comes before AUTH, and what a next hop is told by --next-hop-client xclient \
@@ -268,9 +268,8 @@ async fn serve(
     // A folder that takes no files is found now, and not by the first large message.
     TemporaryFiles::new(&config.temporary_folder, config.limits.disk_octets).file()?;
     let stop = serve::stopped_by_signals()?;
-    if let Some(tls) = settings.tls.clone() {
-        tls::reload_on_signal(tls)?;
-    }
+    let tls = settings.tls.clone();
+    serve::on_hangup(move || tls::reload(tls.as_deref()))?;
     let listeners = Listeners::bind(&listen).await?;
     let processor = serve::processor(config, settings.offers(), &stop).await?;
     for address in listeners.addresses() {

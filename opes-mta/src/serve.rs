@@ -78,7 +78,7 @@ Examples:
 go to the standard error, as JSON unless that is a terminal; one line a message says what became of it \
 and why. RUST_LOG replaces the level, which is info.
 
-SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0.
+SIGTERM and SIGINT: no new connections, messages under way end, then it exits with 0. SIGHUP changes nothing.
 
 Exit code: 0; 1 if it can't start; 2 for a wrong command line.";
 
@@ -101,6 +101,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!(note, "configuration");
     }
     let stop = stopped_by_signals()?;
+    on_hangup(nothing_to_read_again)?;
     let listeners = Listeners::bind(&config.listen).await?;
     let processor = processor(config, &milter::offer(), &stop).await?;
     for address in listeners.addresses() {
@@ -128,6 +129,22 @@ pub(crate) fn stopped_by_signals() -> anyhow::Result<CancellationToken> {
         stopping.cancel();
     });
     Ok(stop)
+}
+
+/// Does this whenever SIGHUP comes, which would end the program by itself.
+pub(crate) fn on_hangup(reload: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload();
+        }
+    });
+    Ok(())
+}
+
+/// What SIGHUP does where there are no certificates.
+pub(crate) fn nothing_to_read_again() {
+    tracing::warn!("there are no certificates to read again; a new configuration takes a restart");
 }
 
 /// The groups of a configuration, with the disclosure page beside them if there is one.

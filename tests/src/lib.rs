@@ -80,6 +80,16 @@ impl Running {
         self.next(message, |line| line["message"] == message)
     }
 
+    /// The next log line whose message begins so.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for_any(&mut self, start: &str) -> Value {
+        let begins =
+            |line: &Value| line["message"].as_str().is_some_and(|text| text.starts_with(start));
+        self.next(start, begins)
+    }
+
     fn next(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {

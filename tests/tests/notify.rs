@@ -151,3 +151,21 @@ fn a_manager_that_is_not_there_stops_nothing() {
     service.terminate();
     assert_eq!(service.ended().0, Some(0));
 }
+
+/// By itself the signal ends a program.
+#[test]
+fn a_hangup_ends_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = server(folder.path());
+    let hop = NextHop::start();
+    let address = server.address();
+    for command in [callout_server(), milter(address), proxy(address, hop.port)] {
+        let mut service = Running::start(command);
+        service.wait_for("listening");
+        service.reload();
+        let said = service.wait_for_any("there are no certificates to read again");
+        assert_eq!(said["level"], "WARN", "{said}");
+        service.terminate();
+        assert_eq!(service.ended().0, Some(0));
+    }
+}

@@ -1,13 +1,12 @@
 //! How both sides of the proxy are secured.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use anyhow::Context;
 use clap::ValueEnum;
 use opes_mta::front::smtp::Tls;
 use opes_mta::relay::{NextHopAddress, TlsPolicy};
-use tokio::signal::unix::{SignalKind, signal};
+
+use crate::serve;
 
 /// How both sides are secured.
 #[derive(Debug, clap::Args)]
@@ -69,16 +68,11 @@ impl TlsArguments {
     }
 }
 
-/// Reads the certificate again whenever SIGHUP comes.
-pub(super) fn reload_on_signal(tls: Arc<Tls>) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            match tls.reload() {
-                Ok(()) => tracing::info!("certificates read again"),
-                Err(error) => tracing::error!(%error, "certificates stay as they were"),
-            }
-        }
-    });
-    Ok(())
+/// What SIGHUP does: it reads the certificate again, if there is one.
+pub(super) fn reload(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        None => serve::nothing_to_read_again(),
+        Some(Ok(())) => tracing::info!("certificates read again"),
+        Some(Err(error)) => tracing::error!(%error, "certificates stay as they were"),
+    }
 }

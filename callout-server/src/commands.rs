@@ -5,27 +5,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use callout_server::access::Rule;
-use callout_server::tls::{ClientCertificates, Tls};
-use callout_server::{Address, Admin, Config, Entry, Listeners, Server};
 use clap_complete::Shell;
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use ocp_proto::smtp::Command;
 use opes_mta::ocp::{ServerAddress, probe};
 use opes_mta::{manual, service_manager};
+use services::Registry;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::{demo, logging};
+use crate::access::Rule;
+use crate::tls::{ClientCertificates, Tls};
+use crate::{Address, Admin, Config, Entry, Listeners, Server, demo, logging};
 
 /// How long a healthy server may take for its answer; a busy one has tasks that wait for a turn.
 const HEALTHY: Duration = Duration::from_secs(5);
 
 /// Serves until a signal, then drains. SIGHUP reads the certificates again.
-pub(crate) fn serve(listen: Vec<Address>, file: Option<PathBuf>) -> Result<()> {
-    let mut config = load(file)?;
+pub(crate) fn serve(
+    registry: &Registry,
+    listen: Vec<Address>,
+    file: Option<PathBuf>,
+) -> Result<()> {
+    let mut config = load(registry, file)?;
     logging::start(&config.log);
     if config.tls.is_none() {
         for address in &listen {
@@ -103,9 +107,9 @@ fn print(text: &str) -> Result<()> {
 }
 
 /// Checks a configuration and prints what it means.
-pub(crate) fn check(file: Option<PathBuf>) -> Result<()> {
+pub(crate) fn check(registry: &Registry, file: Option<PathBuf>) -> Result<()> {
     let name = file.as_ref().map_or("embedded defaults".to_owned(), |f| f.display().to_string());
-    let config = load(file)?;
+    let config = load(registry, file)?;
     let mut out = String::new();
     say!(out, "{name}: valid");
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
@@ -167,9 +171,9 @@ fn describe_security(out: &mut String, config: &Config) {
 }
 
 /// Lists the services.
-pub(crate) fn services(file: Option<PathBuf>) -> Result<()> {
+pub(crate) fn services(registry: &Registry, file: Option<PathBuf>) -> Result<()> {
     let mut out = String::new();
-    for entry in load(file)?.router.iter() {
+    for entry in load(registry, file)?.router.iter() {
         say!(out, "{}: {}", entry.name, entry.summary);
         describe(&mut out, entry);
     }
@@ -218,8 +222,8 @@ fn describe(out: &mut String, entry: &Entry) {
 }
 
 /// Shows what the server does to a mail of every kind.
-pub(crate) fn demo() -> Result<()> {
-    let mut config = load(None)?;
+pub(crate) fn demo(registry: &Registry) -> Result<()> {
+    let mut config = load(registry, None)?;
     config.log.level = "error".to_owned();
     logging::start(&config.log);
     runtime()?.block_on(demo::run(config))
@@ -241,11 +245,10 @@ pub(crate) fn completions(command: clap::Command, shell: Shell, folder: &Path) -
     written.into_diagnostic().wrap_err("the completions can't be written")
 }
 
-fn load(file: Option<PathBuf>) -> Result<Config> {
-    let registry = callout_server::registry();
+fn load(registry: &Registry, file: Option<PathBuf>) -> Result<Config> {
     Ok(match file {
-        Some(file) => Config::load(&file, &registry)?,
-        None => Config::embedded(&registry)?,
+        Some(file) => Config::load(&file, registry)?,
+        None => Config::embedded(registry)?,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use callout_server::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 /// Sends log lines to the standard error. `RUST_LOG` replaces the configured level.

@@ -198,3 +198,23 @@ fn the_demo_shows_a_mail_of_every_kind() {
     assert_eq!(code, Some(0), "{table}{error}");
     assert!(table.contains("10 of 10 mails as expected"), "{table}");
 }
+
+/// A build with one kind of service more is the same program.
+#[test]
+fn a_build_of_ones_own_has_its_service() {
+    let listed = program("plugin-template").arg("services").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for line in ["blocklist: refuses clients by their addresses", "spam-score: "] {
+        assert!(listed.contains(line), "{listed}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("callout-server.toml");
+    std::fs::write(&file, "[services.blocklist.settings]\nclients = [\"nobody\"]\n").unwrap();
+    let checked = program("plugin-template").arg("check").arg(&file).output().unwrap();
+    assert_eq!(checked.status.code(), Some(1));
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert!(
+        said.contains("blocklist: invalid IP address syntax") && said.contains(":2:12]"),
+        "{said}"
+    );
+}

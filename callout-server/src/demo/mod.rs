@@ -7,8 +7,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::{Config, Listeners, Server};
 use bytes::Bytes;
-use callout_server::{Config, Listeners, Server};
 use miette::{IntoDiagnostic, Result, miette};
 use ocp_proto::smtp::Address;
 use opes_mta::consult::Policy;

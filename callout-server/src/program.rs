@@ -1,0 +1,108 @@
+//! The program `callout-server`, for builds with services of one's own as well: serves OPES processors, checks its
+//! configuration, shows what it can do.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use opes_mta::ocp::ServerAddress;
+use services::Registry;
+
+use crate::{Address, commands};
+
+/// An OPES callout server for mail.
+///
+/// MTAs that speak OCP (RFC 4037) with the SMTP profile send it what happens in their SMTP dialogs;
+/// its services answer with changed commands and content, replies and side effects. The program
+/// opes-mta makes an OPES MTA of stored mail and of mail servers.
+///
+/// Without a subcommand it serves.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT; then let open dialogs end and exit with 0.
+    ///
+    /// SIGHUP reads the certificates again, and nothing else: new connections use them.
+    Serve(ServeArguments),
+    /// Check a configuration file and the services that it configures.
+    ///
+    /// Prints what would be served and what the services have to say, such as signature lines that
+    /// they do not support. Exit status 1 if the server would not start; the error names line and
+    /// column.
+    Check {
+        /// The file; the embedded defaults if absent.
+        file: Option<PathBuf>,
+    },
+    /// List the services: URIs, events, side effects, failure policy, deadline.
+    Services {
+        /// A configuration file; the embedded defaults if absent.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// See it work: a server and a client in this process, over a loopback socket, and a mail of
+    /// every kind.
+    Demo,
+    /// Ask a running server whether it answers: connect, agree on OCP, and leave.
+    ///
+    /// Says nothing and exits with 0 if it does; within 5 seconds, exits with 1 and says what is wrong
+    /// if it doesn't. For health checks of containers, which need no shell then. It is a client like any
+    /// other: [[access]] has to let it in, and where TLS is required over TCP ask at a unix socket.
+    Healthy {
+        /// Where the server listens: HOST:PORT or unix:PATH.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4037")]
+        server: ServerAddress,
+    },
+    /// Write the man pages into a folder.
+    #[command(hide = true)]
+    Man { folder: PathBuf },
+    /// Write completions for a shell into a folder.
+    #[command(hide = true)]
+    Completions { shell: Shell, folder: PathBuf },
+}
+
+#[derive(Args)]
+struct ServeArguments {
+    /// Where to listen: HOST:PORT, tls:HOST:PORT or unix:PATH. May be repeated; replaces what the
+    /// configuration says. Without both: 127.0.0.1:4037.
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<Address>,
+    /// A configuration file (TOML). Without one the embedded defaults hold, which need no network
+    /// and no other service. deploy/callout-server.toml is a commented example.
+    #[arg(long, value_name = "FILE", env = "CALLOUT_SERVER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Does what the command line says, with these kinds of services; the exit code. `deploy/plugin-template` is a program
+/// made of this.
+pub fn main(registry: &Registry) -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(ServeArguments { listen, config }) => {
+            commands::serve(registry, listen, config)
+        }
+        Command::Check { file } => commands::check(registry, file),
+        Command::Services { config } => commands::services(registry, config),
+        Command::Demo => commands::demo(registry),
+        Command::Healthy { server } => commands::healthy(server),
+        Command::Man { folder } => commands::man(Cli::command(), &folder),
+        Command::Completions { shell, folder } => {
+            commands::completions(Cli::command(), shell, &folder)
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}

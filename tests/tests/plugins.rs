@@ -242,6 +242,22 @@ fn an_answer_is_nothing_but_what_is_granted() {
     assert_eq!(adapted, format!("X-Granted: yes\r\n{MAIL}"));
 }
 
+/// Who sends mail at which a plugin fails does not get it left alone.
+#[test]
+fn a_plugin_that_fails_at_a_mail_is_there() {
+    let Some(folder) = generated("a plugin that fails") else { return };
+    let more = "failures = 1\nrevive-seconds = 600\n";
+    for behaviour in ["raises", "quarantines"] {
+        let mut server = start(folder.path(), "tests/src/plugin.py", behaviour, more, GRANTS);
+        for _ in 0..3 {
+            let report = adapt(&server, folder.path(), MAIL);
+            assert_eq!(text(&report, "reply"), FAILED, "{report}");
+            let line = server.wait_for("service failed");
+            assert!(!text(&line, "cause").contains("left alone"), "{line}");
+        }
+    }
+}
+
 /// One that ends is started again; what it had in hand fails.
 #[test]
 fn a_plugin_that_dies_is_started_again() {

@@ -56,6 +56,11 @@ impl Breaker {
         is_back
     }
 
+    /// An event was taken back before it said anything of the plugin; the next one may try it.
+    pub(super) fn withdrawn(&mut self) {
+        self.is_on_trial = false;
+    }
+
     /// It failed; for how long it is left alone now, if that begins.
     pub(super) fn failed(&mut self, cause: String, now: Instant) -> Option<Duration> {
         self.failures = self.failures.saturating_add(1);
@@ -101,6 +106,18 @@ mod tests {
         assert_eq!(breaker.admit(now + 3 * SECOND), Ok(()));
         assert_eq!(breaker.failed("e".to_owned(), now), None);
         assert_eq!(breaker.failed("e".to_owned(), now), Some(SECOND), "the pause begins anew");
+    }
+
+    #[test]
+    fn an_event_that_was_taken_back_is_no_trial() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(1, SECOND);
+        assert_eq!(breaker.failed("a".to_owned(), now), Some(SECOND));
+        assert_eq!(breaker.admit(now + SECOND), Ok(()));
+        assert!(breaker.admit(now + SECOND).is_err());
+        breaker.withdrawn();
+        assert_eq!(breaker.admit(now + SECOND), Ok(()), "the next one tries");
+        assert!(breaker.answered());
     }
 
     #[test]

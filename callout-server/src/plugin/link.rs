@@ -52,6 +52,20 @@ struct Wanted {
     content: Content,
 }
 
+/// An event that came to nothing.
+struct Failure {
+    error: ServiceError,
+    /// Whether the plugin is not there. One that fails at an event, or whose answer is void, is: whoever sends mail at
+    /// which it fails is not to have it left alone.
+    is_away: bool,
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Self {
+        Self { error, is_away: false }
+    }
+}
+
 /// An event that the plugin has; it counts as a failure if nobody says what came of it.
 struct Attempt<'a> {
     link: &'a Link,
@@ -85,17 +99,17 @@ impl Link {
         let asked = self.attempt(request).await;
         attempt.is_over = true;
         match &asked {
-            Ok(_) => {
+            Err(failure) if failure.is_away => self.failed(failure.error.to_string()),
+            _ => {
                 if self.breaker().answered() {
                     tracing::info!(plugin = %self.settings.address, "the plugin is back");
                 }
             }
-            Err(error) => self.failed(error.to_string()),
         }
-        asked
+        asked.map_err(|failure| failure.error)
     }
 
-    async fn attempt(&self, request: &Request) -> Result<Outcome, ServiceError> {
+    async fn attempt(&self, request: &Request) -> Result<Outcome, Failure> {
         let place = self.places.acquire().await;
         let _place = place.map_err(|error| ServiceError::new("plugin", error))?;
         let wanted = self.wanted().await?;
@@ -110,11 +124,11 @@ impl Link {
         let octets = request.mail().map_or(0, |mail| mail.len());
         let checked =
             compute(octets, move || settings.grants.check(&outcome, &request).map(|()| outcome));
-        checked.await?.map_err(|error| ServiceError::new("grants", error))
+        Ok(checked.await?.map_err(|error| ServiceError::new("grants", error))?)
     }
 
     /// What it wants, which has to be within what is granted.
-    async fn wanted(&self) -> Result<Arc<Wanted>, ServiceError> {
+    async fn wanted(&self) -> Result<Arc<Wanted>, Failure> {
         if let Some(wanted) = self.known().clone() {
             return Ok(wanted);
         }
@@ -136,7 +150,7 @@ impl Link {
             Some(octets) => Content::Prefix(octets),
         };
         if content > grants.content {
-            return Err(too_much(content.to_string()));
+            return Err(too_much(content.to_string()).into());
         }
         let name: String = described.name.chars().take(64).collect();
         let names: Vec<_> = events.iter().map(Command::name).collect();
@@ -167,12 +181,15 @@ impl Link {
         client.clone()
     }
 
-    /// A call that failed. What it wanted it may no longer want once it is back.
-    fn lost(&self, stage: &'static str, status: &Status) -> ServiceError {
-        if status.code() != Code::OutOfRange {
+    /// A call that failed.
+    fn lost(&self, stage: &'static str, status: &Status) -> Failure {
+        // What the plugin says has no source; what happened to the connection does.
+        let is_away = status.source().is_some() || status.code() == Code::Unavailable;
+        if is_away {
+            // It may want something else once it is back.
             *self.known() = None;
         }
-        ServiceError::new(stage, describe(status))
+        Failure { error: ServiceError::new(stage, describe(status)), is_away }
     }
 
     fn failed(&self, cause: String) {
@@ -196,8 +213,10 @@ impl Link {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let took = self.begin.elapsed();
-        if !self.is_over && took >= GIVEN_UP {
-            self.link.failed(format!("no answer within {:.1} s", took.as_secs_f64()));
+        match self.is_over {
+            true => {}
+            false if took < GIVEN_UP => self.link.breaker().withdrawn(),
+            false => self.link.failed(format!("no answer within {:.1} s", took.as_secs_f64())),
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The protocol is `proto/opes/plugin/v1/plugin.proto`; `services/PLUGINS.md` explains it. What a plugin may see
 //! and do is granted here, and nothing else: an answer beyond that is void as a whole, and the failure policy
-//! decides. So it does when the plugin is not there, late, or answers nonsense; after some failures in a row it is
-//! left alone for a while.
+//! decides. So it does when the plugin is not there, late, or answers nonsense. One that is not there, or late, some times in
+//! a row is left alone for a while.
 //!
 //! ```toml
 //! # Where the plugin listens: unix:PATH, http://HOST:PORT, or https://HOST:PORT with ca, a file in PEM with who
@@ -16,7 +16,7 @@
 //! open = 32
 //! # The largest answer, in octets.
 //! answer-octets = 4194304
-//! # So many failures one after the other, and it is left alone for so many seconds; then one event tries it.
+//! # So many times in a row not there or late, and it is left alone for so many seconds; then one event tries it.
 //! # Each time that fails takes twice as long, a minute at the most.
 //! failures = 5
 //! revive-seconds = 1

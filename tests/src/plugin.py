@@ -47,13 +47,15 @@ BEHAVIOURS = {
     "endless": lambda event, body: edit(0, 0, b"X-Granted: " + b"y" * 5_000_000 + b"\r\n"),
     "raises": lambda event, body: 1 / 0,
     "wants": looks,
+    "wants-effects": looks,
 }
 
 
 class Behaving(service.PluginServicer):
     def Describe(self, request, context):
         wants = ["MESSAGE", "QUIT"] if sys.argv[1] == "wants" else ["MESSAGE"]
-        return opes.Description(name="behaving", events=wants)
+        effects = ["quarantine"] if sys.argv[1] == "wants-effects" else []
+        return opes.Description(name="behaving", events=wants, effects=effects)
 
     def Handle(self, requests, context):
         event = next(requests).event

@@ -225,6 +225,11 @@ fn an_answer_is_nothing_but_what_is_granted() {
         ("endless", "handle", "OutOfRange: Error, decoded message length too large"),
         ("raises", "handle", "Unknown: Exception calling application: division by zero"),
         ("wants", "describe", "the plugin wants QUIT, which is not granted"),
+        (
+            "wants-effects",
+            "describe",
+            "the plugin wants the side effect quarantine, which is not granted",
+        ),
     ] {
         let mut server = start(folder.path(), "tests/src/plugin.py", behaviour, "", GRANTS);
         let report = adapt(&server, folder.path(), MAIL);

@@ -149,6 +149,12 @@ impl Link {
             Some(0) => Content::Header,
             Some(octets) => Content::Prefix(octets),
         };
+        let is_granted =
+            |name: &&String| grants.effects.iter().any(|effect| effect.name() == *name);
+        if let Some(effect) = described.effects.iter().find(|name| !is_granted(name)) {
+            let effect: String = effect.chars().take(64).collect();
+            return Err(too_much(format!("the side effect {effect}")).into());
+        }
         if content > grants.content {
             return Err(too_much(content.to_string()).into());
         }

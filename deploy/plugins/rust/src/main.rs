@@ -32,6 +32,7 @@ impl Plugin for Tag {
             name: "tag 1".to_owned(),
             events: vec!["MESSAGE".to_owned()],
             body_octets: Some(0),
+            effects: Vec::new(),
         }))
     }
 

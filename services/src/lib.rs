@@ -29,5 +29,7 @@ pub use mail_from::AddressList;
 pub use notification::{Notification, NotificationError, TextMail};
 pub use outcome::{Change, Finding, Outcome};
 pub use registry::{Kind, Registry, Settings, SettingsError};
-pub use service::{Content, Declaration, Input, Request, Service, ServiceError, compute};
+pub use service::{
+    Content, Declaration, Input, Request, Service, ServiceError, compute, mechanism_only,
+};
 pub use temporary::TemporaryFolder;

@@ -28,7 +28,9 @@ use tracing::enabled;
 use crate::mail::{Mail, PartKind, SpoolError};
 use crate::outcome::{Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
-use crate::service::{Content, Declaration, Request, Service, ServiceError, compute};
+use crate::service::{
+    Content, Declaration, Request, Service, ServiceError, compute, mechanism_only,
+};
 use crate::setting::{EVENTS, commands};
 
 /// The kind `log`.
@@ -121,7 +123,7 @@ impl Log {
         let reply = request.reply();
         let line = request.line().or(reply.and_then(|(_, line)| line));
         let line = line.map(|line| match request.command {
-            Command::Auth => mechanism_only(line.as_bytes()),
+            Command::Auth => printable(&mechanism_only(line.as_bytes())),
             _ => printable(line.as_bytes()),
         });
         record!(
@@ -226,13 +228,6 @@ fn replied(event: &Command) -> Command {
         Command::Connect => Command::Greeting,
         other => other.clone(),
     }
-}
-
-/// A processor leaves initial responses out (profile section 4); if one does not, they are not
-/// recorded all the same.
-fn mechanism_only(line: &[u8]) -> String {
-    let words: Vec<_> = line.split(|octet| *octet == b' ').take(2).collect();
-    printable(&words.join(&b' '))
 }
 
 fn paths(recipients: &[Address]) -> String {

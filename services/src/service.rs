@@ -258,6 +258,13 @@ impl Request {
     }
 }
 
+/// What may be shown of an AUTH line. A processor leaves initial responses out (profile section 4); if one does not,
+/// they go no further all the same.
+pub fn mechanism_only(line: &[u8]) -> Vec<u8> {
+    let words: Vec<_> = line.split(|octet| *octet == b' ').take(2).collect();
+    words.join(&b' ')
+}
+
 /// The octets of an event.
 #[derive(Clone, Debug)]
 pub enum Input {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
 use ocp_proto::smtp::Command;
-use services::{Content, Outcome, Request, ServiceError, compute};
+use services::{Content, Finding, Outcome, Request, ServiceError, compute};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -94,6 +94,10 @@ impl Link {
     /// # Errors
     /// Where it failed, and how.
     pub(super) async fn ask(&self, request: &Request) -> Result<Outcome, ServiceError> {
+        // What does not go to the plugin says nothing of it.
+        if self.known().as_ref().is_some_and(|wanted| !wanted.events.contains(&request.command)) {
+            return Ok(unasked());
+        }
         self.breaker().admit(Instant::now()).map_err(|cause| ServiceError::new("plugin", cause))?;
         let mut attempt = Attempt { link: self, begin: Instant::now(), is_over: false };
         let asked = self.attempt(request).await;
@@ -114,7 +118,7 @@ impl Link {
         let _place = place.map_err(|error| ServiceError::new("plugin", error))?;
         let wanted = self.wanted().await?;
         if !wanted.events.contains(&request.command) {
-            return Ok(Outcome::unchanged(services::Finding::new("unasked")));
+            return Ok(unasked());
         }
         let requests = Requests::of(request, wanted.content);
         let answered = self.client().handle(requests).await;
@@ -225,6 +229,11 @@ impl Drop for Attempt<'_> {
             false => self.link.failed(format!("no answer within {:.1} s", took.as_secs_f64())),
         }
     }
+}
+
+/// Of an event that the plugin does not want.
+fn unasked() -> Outcome {
+    Outcome::unchanged(Finding::new("unasked"))
 }
 
 fn endpoint(settings: &PluginSettings) -> Result<Endpoint, String> {

@@ -1,10 +1,9 @@
 //! Our types as the plugin protocol's, and back.
 
-use bytes::Bytes;
 use ocp_proto::smtp::{Address, Command, CommandLine, DialogFacts, Reply, SideEffect};
 use ocp_proto::wire::Atom;
 use services::mail::Edits;
-use services::{Change, Finding, Input, Outcome, Request};
+use services::{Change, Finding, Input, Outcome, Request, mechanism_only};
 
 use super::proto;
 use super::proto::effect::Effect as Which;
@@ -32,7 +31,7 @@ pub(super) fn event(request: &Request) -> proto::Event {
     match input {
         // A processor leaves initial responses out (profile section 4); what one does not is not passed on.
         Input::Line(octets) if *command == Command::Auth => {
-            line = Some(mechanism_only(octets.as_bytes()));
+            line = Some(mechanism_only(octets.as_bytes()).into());
         }
         Input::Line(octets) => line = Some(octets.as_bytes().clone()),
         Input::Content(mail) => {
@@ -55,11 +54,6 @@ pub(super) fn event(request: &Request) -> proto::Event {
         parameters: parameters.collect(),
         effects: granted.iter().map(|effect| effect.name().to_owned()).collect(),
     }
-}
-
-fn mechanism_only(line: &[u8]) -> Bytes {
-    let words: Vec<_> = line.split(|octet| *octet == b' ').take(2).collect();
-    words.join(&b' ').into()
 }
 
 fn facts(facts: &DialogFacts) -> proto::Dialog {

@@ -15,7 +15,7 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Atom;
 use ocp_proto::{AdaptedEnd, AdaptedMessageId, AdaptedRole, AdaptedStart};
 
-use crate::event::{Content, Event, Message, PathError, address_of, check_path, header_end};
+use crate::event::{Body, Content, Event, Message, PathError, address_of, check_path, header_end};
 use crate::kept::Kept;
 use crate::octets::{Octets, is_same};
 use crate::room::Room;
@@ -74,7 +74,7 @@ pub struct Adapted {
     /// The header section with the empty line that ends it.
     pub header: Vec<Bytes>,
     /// The rest.
-    pub body: Vec<Octets>,
+    pub body: Body,
 }
 
 /// A whole, checked answer.
@@ -192,6 +192,8 @@ pub(crate) struct Assembly {
 struct Incoming {
     start: AdaptedStart,
     pieces: Vec<Piece>,
+    /// Whether the rest of the original ends it.
+    has_rest: bool,
     end: AdaptedEnd,
 }
 
@@ -247,7 +249,8 @@ impl Assembly {
 
     /// The start of a message (AMS).
     pub(crate) fn start(&mut self, start: AdaptedStart) {
-        self.messages.push(Incoming { start, pieces: Vec::new(), end: AdaptedEnd::default() });
+        let (pieces, end) = (Vec::new(), AdaptedEnd::default());
+        self.messages.push(Incoming { start, pieces, has_rest: false, end });
     }
 
     /// Octets of the server (DUM).
@@ -302,7 +305,9 @@ impl Assembly {
             let all = u32::try_from(self.kept.octets()).unwrap_or(u32::MAX);
             self.preserved(id, None, rest.min(all)..all)?;
         }
-        self.message(id)?.end = end;
+        let message = self.message(id)?;
+        message.has_rest = rest.is_some();
+        message.end = end;
         Ok(())
     }
 
@@ -409,7 +414,9 @@ impl Incoming {
         match &event.content {
             Content::Nothing => Ok(Answer::Unchanged),
             Content::Line(line) => adapted_line(event, line, self.pieces, fresh),
-            Content::Message(message) => adapted_message(message, self.pieces, fresh),
+            Content::Message(message) => {
+                adapted_message(message, self.pieces, self.has_rest, fresh)
+            }
             Content::Reply(_) => Err(AnswerError::Empty(event.command.clone())),
         }
     }
@@ -420,7 +427,7 @@ impl Incoming {
             check_path(address)
                 .map_err(|error| AnswerError::Address { address: address.clone(), error })?;
         }
-        let message = match adapted_message(&Message::default(), self.pieces, fresh)? {
+        let message = match adapted_message(&Message::default(), self.pieces, false, fresh)? {
             Answer::Message(message) => message,
             _ => return Err(AnswerError::Empty(Command::Message)),
         };
@@ -475,12 +482,12 @@ impl Adapted {
     /// How many octets there are.
     pub(crate) fn len(&self) -> usize {
         let header = self.header.iter().map(Bytes::len);
-        header.chain(self.body.iter().map(Octets::len)).sum()
+        header.sum::<usize>() + self.body.len()
     }
 
     /// All octets in their order.
     pub fn octets(self) -> Vec<Octets> {
-        self.header.into_iter().map(Octets::from).chain(self.body).collect()
+        self.header.into_iter().map(Octets::from).chain(self.body.into_pieces()).collect()
     }
 
     /// The same, all of them in memory. Blocks on the disk if some are in a file.
@@ -515,6 +522,7 @@ fn adapted_line(
 fn adapted_message(
     original: &Message,
     pieces: Vec<Piece>,
+    has_rest: bool,
     fresh: &Bytes,
 ) -> Result<Answer, AnswerError> {
     let mut adapted = Adapted::default();
@@ -532,8 +540,8 @@ fn adapted_message(
         }
         adapted.header.push(octets);
     }
-    let is_same_header = is_same(&adapted.header, [&original.header]);
-    if is_same_header && is_same(&adapted.body, original.body.pieces()) {
+    adapted.body = adapted.body.cut(has_rest && original.body.is_cut());
+    if is_same(&adapted.header, [&original.header]) && adapted.body == original.body {
         return Ok(Answer::Unchanged);
     }
     if adapted.header.is_empty() && adapted.body.is_empty() {
@@ -796,7 +804,7 @@ mod tests {
         let Ok(Answer::Message(adapted)) = answer(&[(None, 0..9), (None, 10..16)]) else {
             panic!("an octet is missing")
         };
-        assert!(adapted.body.iter().all(|octets| octets.in_memory().is_none()));
+        assert!(adapted.body.pieces().iter().all(|octets| octets.in_memory().is_none()));
         assert_eq!(adapted.read().unwrap().concat(), b"A: b\n\n012456789");
         for part in [Part::MessageHeader, Part::Reply] {
             assert_eq!(answer(&[(Some(part), 6..16)]), Err(AnswerError::Stored(part)));

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::apply::{AnswerError, Assembly, Checked};
 use crate::consult::{Adaptation, Cause, Failure, Policy, Stage};
-use crate::event::{Content, Event};
+use crate::event::{Content, Event, Message};
 use crate::kept::Kept;
 use crate::ocp::{Client, ClientError, Dialog, Ended, ServerAddress, Transaction};
 
@@ -87,6 +87,9 @@ pub(crate) async fn attempt(
         tracing::debug!(dialog = dialog.id().number(), %event, "an earlier answer holds");
         return Ok(adaptation);
     }
+    if !is_enough(dialog, event) {
+        return Err(not_begun(dialog.client(), Some(dialog.id()), Cause::BodyNotSent));
+    }
     let mut transaction = transact(dialog, event, policy);
     let adaptation = conclude(&mut transaction, event, deadline).await?;
     if let Some(answers) = answers {
@@ -106,16 +109,29 @@ pub(crate) async fn open_dialog(
         Ok(Err(error)) => error.into(),
         Err(_) => deadline.cause(),
     };
-    Err(Broken {
+    Err(not_begun(client, None, cause))
+}
+
+/// Whether there is as much of the event as the server wants to see.
+pub(crate) fn is_enough(dialog: &Dialog, event: &Event) -> bool {
+    let Content::Message(Message { body, .. }) = &event.content else { return true };
+    let profile = dialog.client().profile().as_command();
+    let wanted = profile.and_then(|profile| profile.leave_at_body);
+    !body.is_cut() || wanted.is_some_and(|wanted| wanted as usize <= body.len())
+}
+
+/// No transaction was started.
+fn not_begun(client: &Client, dialog: Option<DialogId>, cause: Cause) -> Broken {
+    Broken {
         server: client.server().clone(),
-        dialog: None,
+        dialog,
         xid: None,
         stage: Stage::Start,
         cause,
         retry: false,
         on_failure: on_failure(client),
         traffic: Traffic::default(),
-    })
+    }
 }
 
 /// Sends an event. Its place among the events of the dialog is settled; the answer is in
@@ -141,6 +157,9 @@ fn kept(dialog: &Dialog, event: &Event, policy: &Policy) -> Assembly {
     let hides_command = reply.is_some_and(|profile| !profile.shows_command());
     let parts = event.parts().filter(|(part, _)| !(hides_command && *part == Part::Command));
     parts.for_each(|(part, octets)| kept.push(part, octets));
+    if matches!(&event.content, Content::Message(message) if message.body.is_cut()) {
+        kept.cut();
+    }
     Assembly::new(kept, policy.answer_allowance, policy.answers.room())
 }
 
@@ -194,7 +213,7 @@ pub(crate) async fn conclude(
 fn start(dialog: &Dialog, event: &Event) -> OriginalStart {
     let Event { command, content, envelope, bypass } = event;
     let body = match content {
-        Content::Message(message) => u32::try_from(message.body.len()).ok(),
+        Content::Message(Message { body, .. }) if !body.is_cut() => u32::try_from(body.len()).ok(),
         _ => None,
     };
     OriginalStart {
@@ -246,7 +265,7 @@ impl Broken {
             Cause::Client(ClientError::Failed(_)) if self.retry => Blame::Refused,
             Cause::Client(_) => Blame::Answered,
             Cause::Deadline(_) => Blame::Late,
-            Cause::NoServer(_) => Blame::Answered,
+            Cause::NoServer(_) | Cause::BodyNotSent => Blame::Answered,
         }
     }
 
@@ -258,10 +277,13 @@ impl Broken {
         deadline: Deadline,
     ) -> Failure {
         let Self { server, dialog, xid, stage, cause, on_failure, traffic, .. } = self;
-        // What this machine lacks for now is no matter of the services.
+        // What we lack for now is no matter of the services.
         let is_ours = matches!(
             cause,
-            Cause::Client(ClientError::Unreadable(_) | ClientError::Answer(AnswerError::NoRoom))
+            Cause::BodyNotSent
+                | Cause::Client(
+                    ClientError::Unreadable(_) | ClientError::Answer(AnswerError::NoRoom)
+                )
         );
         Failure {
             command,

@@ -163,6 +163,8 @@ fn describe_group(out: &mut String, group: &Group) {
     };
     if group.profile == ProfileKind::Command {
         say!(out, "  recipients  {differ} and there is one message for all");
+        let sent = if group.whole_body { "whole" } else { "as much as services look at" };
+        say!(out, "  bodies      {sent}, by milter");
     }
 }
 

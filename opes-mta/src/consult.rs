@@ -123,6 +123,9 @@ pub enum Cause {
     /// There was nobody to ask.
     #[error(transparent)]
     NoServer(#[from] NoServer),
+    /// The server wants more of the body than any did when the mail server was told what to send.
+    #[error("this server wants more of the body than the mail server was told to send")]
+    BodyNotSent,
 }
 
 /// Asks the services about an event.

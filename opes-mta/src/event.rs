@@ -54,7 +54,10 @@ pub struct Message {
 
 /// The octets of a message's body, in the pieces in which they lie.
 #[derive(Clone, Debug, Default)]
-pub struct Body(Vec<Octets>);
+pub struct Body {
+    pieces: Vec<Octets>,
+    is_cut: bool,
+}
 
 impl Event {
     /// A command; `None` if the line does not start with a verb.
@@ -110,29 +113,50 @@ impl Event {
 impl Body {
     /// The pieces in their order.
     pub fn pieces(&self) -> &[Octets] {
-        &self.0
+        &self.pieces
+    }
+
+    /// The same.
+    pub fn into_pieces(self) -> Vec<Octets> {
+        self.pieces
+    }
+
+    /// The next piece.
+    pub(crate) fn push(&mut self, octets: Octets) {
+        self.pieces.push(octets);
     }
 
     /// Octets of all pieces.
     pub fn len(&self) -> usize {
-        self.0.iter().map(Octets::len).sum()
+        self.pieces.iter().map(Octets::len).sum()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Octets::is_empty)
+        self.pieces.iter().all(Octets::is_empty)
+    }
+
+    /// Whether an unknown number of octets follows that the mail server has kept to itself: nobody wanted them.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// The same octets, with others behind them that are not here, or without.
+    #[must_use]
+    pub fn cut(self, is_cut: bool) -> Self {
+        Self { is_cut, ..self }
     }
 }
 
 impl From<Vec<Octets>> for Body {
     fn from(pieces: Vec<Octets>) -> Self {
-        Self(pieces)
+        Self { pieces, is_cut: false }
     }
 }
 
 impl From<Bytes> for Body {
     fn from(octets: Bytes) -> Self {
-        Self(vec![octets.into()])
+        vec![octets.into()].into()
     }
 }
 
@@ -145,7 +169,7 @@ impl From<&'static str> for Body {
 impl PartialEq for Body {
     /// Whether the octets are the same, however they are cut; see [`Octets`] for those in a file.
     fn eq(&self, other: &Self) -> bool {
-        is_same(&self.0, &other.0)
+        self.is_cut == other.is_cut && is_same(&self.pieces, &other.pieces)
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Kept {
     octets: usize,
     /// Those of them that are in memory.
     in_memory: usize,
+    /// Whether octets of the body follow that are not here.
+    is_cut: bool,
 }
 
 /// What is sent next, in one DUM.
@@ -48,6 +50,16 @@ impl Kept {
         self.segments.push(Segment { end: self.octets, part, octets });
     }
 
+    /// What was pushed is the front of a message: the rest of its body is somewhere else.
+    pub(crate) fn cut(&mut self) {
+        self.is_cut = true;
+    }
+
+    /// Whether octets of the body follow that are not here.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
     /// Octets that are kept.
     pub fn octets(&self) -> usize {
         self.octets
@@ -60,8 +72,9 @@ impl Kept {
 
     /// Where the message body begins; `None` if there is none.
     pub(crate) fn body(&self) -> Option<usize> {
-        let body = self.segments.iter().find(|segment| segment.part == Part::MessageBody)?;
-        Some(body.end - body.octets.len())
+        let body = self.segments.iter().find(|segment| segment.part == Part::MessageBody);
+        let begins = body.map(|body| body.end - body.octets.len());
+        begins.or(self.is_cut.then_some(self.octets))
     }
 
     /// The octets behind an offset, as far as they belong to one part, lie in memory or in a row in a file,

@@ -134,6 +134,23 @@ impl Processor {
         self.profiles(ProfileKind::Reply).any(|profile| profile.commands().contains(command))
     }
 
+    /// How many octets of a message's body some group wants to see; `None`: all of them.
+    pub fn body_wanted(&self) -> Option<usize> {
+        let groups = self.config.groups.iter().zip(&self.groups);
+        let mut most = 0;
+        for (settings, group) in
+            groups.filter_map(|(settings, group)| Some((settings, group.as_ref()?)))
+        {
+            let profile = group.profile();
+            if !profile.commands().contains(&Command::Message) {
+                continue;
+            }
+            let leaves = profile.as_command()?.leave_at_body.filter(|_| !settings.whole_body)?;
+            most = most.max(leaves as usize);
+        }
+        Some(most)
+    }
+
     /// Whether some group may answer this event, and not only watch it.
     pub fn waits_for(&self, command: &Command) -> bool {
         self.profiles(ProfileKind::Command).any(|profile| {

@@ -9,7 +9,6 @@ use ocp_proto::smtp::{Address, Command, Reply, SideEffect, Verdict};
 use serde::Serialize;
 
 use crate::apply::Notification;
-use crate::octets::Octets;
 
 /// What became of a mail.
 #[derive(Clone, Debug)]
@@ -291,8 +290,7 @@ impl NotificationRow {
         Self {
             sender: sender.to_string(),
             recipients: recipients.iter().map(Address::to_string).collect(),
-            octets: message.header.iter().map(Bytes::len).sum::<usize>()
-                + message.body.iter().map(Octets::len).sum::<usize>(),
+            octets: message.header.iter().map(Bytes::len).sum::<usize>() + message.body.len(),
         }
     }
 }
@@ -464,7 +462,7 @@ mod tests {
         let new = Notification {
             sender: Address::null(),
             recipients: vec![address("<a@b>"), address("<c@d>")],
-            message: Adapted { header: vec!["A: b\r\n\r\n".into()], body: vec!["c".into()] },
+            message: Adapted { header: vec!["A: b\r\n\r\n".into()], body: "c".into() },
         };
         let report = Report { notifications: vec![new], ..report() };
         assert!(report.why().ends_with("; notifies <a@b> <c@d>"), "{}", report.why());

@@ -215,7 +215,7 @@ fn next(event: Event, answer: &Answer) -> Event {
     let content = match answer {
         Answer::Line(line) => Content::Line(line.clone()),
         Answer::Message(Adapted { header, body }) => {
-            Content::Message(Message { header: whole(header), body: body.clone().into() })
+            Content::Message(Message { header: whole(header), body: body.clone() })
         }
         Answer::Unchanged | Answer::Reply(_) | Answer::Several(_) => return event,
     };
@@ -246,7 +246,10 @@ mod tests {
     }
 
     fn other(header: &'static str) -> Answer {
-        Answer::Message(Adapted { header: vec![header.into()], body: Vec::new() })
+        Answer::Message(Adapted {
+            header: vec![header.into()],
+            body: crate::event::Body::default(),
+        })
     }
 
     fn reply(text: &str) -> Answer {

@@ -191,6 +191,7 @@ group clean
   overload    wait
   ejection    after 5 failures in 10 s, for 1 s and more
   recipients  reject, if they differ and there is one message for all
+  bodies      as much as services look at, by milter
 group next
   servers     127.0.0.1:4038
   services    http://example.org/score
@@ -201,6 +202,7 @@ group next
   overload    wait
   ejection    after 5 failures in 10 s, for 1 s and more
   recipients  reject, if they differ and there is one message for all
+  bodies      as much as services look at, by milter
 group replies
   servers     127.0.0.1:4039
   services    ocp://service/reply-filter

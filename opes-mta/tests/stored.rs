@@ -119,7 +119,7 @@ async fn what_a_server_does_not_want_is_not_sent() {
     let client = server.client().await;
     let answer = ask(&client, &event, &Policy::default()).await;
     let Ok(Answer::Message(adapted)) = answer else { panic!("{answer:?}") };
-    assert!(adapted.body.iter().any(|octets| octets.in_memory().is_none()));
+    assert!(adapted.body.pieces().iter().any(|octets| octets.in_memory().is_none()));
     client.close().await;
     server.events().await;
 }

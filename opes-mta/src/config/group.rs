@@ -56,6 +56,9 @@ pub struct Group {
     /// What happens to a message of which recipients get different versions, if the front end has one for
     /// all.
     pub recipients_differ: RecipientsDiffer,
+    /// Whether a milter has the mail server send all of a body though no service looks at all of it. Else no
+    /// service can change a body before its end.
+    pub whole_body: bool,
 }
 
 /// What happens to a message of which recipients get different versions, if the front end has one for all
@@ -104,6 +107,7 @@ impl Group {
             revive_after: defaults.revival,
             shadow: None,
             recipients_differ: RecipientsDiffer::default(),
+            whole_body: false,
         }
     }
 
@@ -180,6 +184,7 @@ impl Checker<'_> {
             profile: raw.profile.map_or(defaults.profile, ProfileKind::from),
             shadow: self.shadow(raw)?,
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
+            whole_body: raw.whole_body.unwrap_or_default(),
             ..defaults
         })
     }

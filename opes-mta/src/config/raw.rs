@@ -68,6 +68,7 @@ pub(super) struct RawGroup {
     pub(super) shadow: Option<Spanned<bool>>,
     pub(super) sample: Option<Spanned<f64>>,
     pub(super) recipients_differ: Option<RecipientsDiffer>,
+    pub(super) whole_body: Option<bool>,
 }
 
 /// What a group is asked about.

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::roster::{Place, Seat};
 use super::{Group, NoServer};
-use crate::attempt::{Blame, Broken, Deadline, attempt, conclude, open_dialog, show};
-use crate::consult::{Adaptation, Failure, Stage};
+use crate::attempt::{Blame, Broken, Deadline, attempt, conclude, is_enough, open_dialog, show};
+use crate::consult::{Adaptation, Cause, Failure, Stage};
 use crate::event::Event;
 use crate::ocp::{Asked, Dialog, learn};
 
@@ -226,6 +226,9 @@ impl Consultation {
             Ok(current) => current,
             Err(broken) => return Ok(unseen(event, &broken.cause.to_string())),
         };
+        if !is_enough(&current.dialog, event) {
+            return Ok(unseen(event, &Cause::BodyNotSent.to_string()));
+        }
         let mut transaction = show(&current.dialog, event, &policy);
         let (asked, outcome) = Asked::later();
         let event = event.clone();

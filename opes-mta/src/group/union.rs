@@ -3,8 +3,8 @@
 use ocp_proto::smtp::{Command, CommandProfile, Profile, ReplyProfile};
 
 /// What any of them wants; `None` if there are none. All are of the kind of the first: that was offered to
-/// each of them. Events are only watched if nobody who wants them does more. What concerns the octets of a
-/// body is between us and each server.
+/// each of them. Events are only watched if nobody who wants them does more. Of a body, as much is wanted as
+/// whoever wants most of it; when it comes is between us and each server.
 pub(super) fn union<'a>(profiles: impl Iterator<Item = &'a Profile> + Clone) -> Option<Profile> {
     let first = profiles.clone().next()?;
     let policies = profiles.clone().map(|profile| profile.on_failure().unwrap_or_default());
@@ -22,9 +22,14 @@ pub(super) fn union<'a>(profiles: impl Iterator<Item = &'a Profile> + Clone) -> 
     Some(match first {
         Profile::Command(_) => {
             let mut all = profiles.filter_map(Profile::as_command);
+            let mut messages = all.clone().filter(|one| one.commands.contains(&Command::Message));
+            let leaves = messages.try_fold(None, |most, one| {
+                one.leave_at_body.map(|at| Some(at.max(most.unwrap_or_default())))
+            });
             Profile::Command(CommandProfile {
                 multiple_messages: all.clone().any(|profile| profile.multiple_messages),
                 recipient_replies: all.any(|profile| profile.recipient_replies),
+                leave_at_body: leaves.flatten(),
                 commands,
                 observed,
                 side_effects,
@@ -99,6 +104,31 @@ mod tests {
         let on_failure = union([&first].into_iter()).and_then(|profile| profile.on_failure());
         assert_eq!(on_failure, Some(FailurePolicy::Accept));
         assert_eq!(union([].into_iter()), None);
+    }
+
+    #[test]
+    fn as_much_of_a_body_is_wanted_as_any_server_wants() {
+        let wants = |commands: &[Command], leave_at_body| {
+            let commands = commands.to_vec();
+            Profile::Command(CommandProfile {
+                commands,
+                leave_at_body,
+                ..CommandProfile::default()
+            })
+        };
+        let (all, mail) = (wants(&[Message], None), wants(&[Mail], None));
+        let (nothing, some) = (wants(&[Message], Some(0)), wants(&[Message, Mail], Some(9)));
+        for (servers, expected) in [
+            (&[&nothing][..], Some(0)),
+            (&[&some, &nothing], Some(9)),
+            (&[&some, &all, &nothing], None),
+            (&[&mail, &nothing], Some(0)),
+            (&[&mail], None),
+        ] {
+            let known = union(servers.iter().copied());
+            let leaves = known.as_ref().and_then(Profile::as_command).unwrap().leave_at_body;
+            assert_eq!(leaves, expected, "{servers:?}");
+        }
     }
 
     #[test]

@@ -28,7 +28,8 @@ fn completed(
     bypass: Option<Outcome>,
     verdicts: &[Verdict],
 ) -> String {
-    let mut adapted = Adapted { header: vec![made.to_owned().into()], body: Vec::new() };
+    let mut adapted =
+        Adapted { header: vec![made.to_owned().into()], body: crate::event::Body::default() };
     let pass = Pass { system, id: "4TxYz" };
     pass.complete(&mut adapted, &Bytes::from(came), bypass, verdicts);
     String::from_utf8(adapted.header.concat()).unwrap()

@@ -269,7 +269,7 @@ fn a_group_says_what_is_asked_of_it() {
     let config = parse(&with(
         "on-failure = \"tempfail\"\ncommand-deadline = 3\ncontent-deadline = 4\nconnections = 5\n\
          open-limit = 6\noverload = \"tempfail\"\neject-failures = 7\neject-seconds = 8\n\
-         revive-seconds = 9\nshadow = true\nrecipients-differ = \"quarantine\"",
+         revive-seconds = 9\nshadow = true\nrecipients-differ = \"quarantine\"\nwhole-body = true",
     ));
     let group = &config.unwrap().groups[0];
     assert_eq!(group.on_failure, FailurePolicy::Tempfail);
@@ -291,6 +291,7 @@ fn a_group_says_what_is_asked_of_it() {
     assert_eq!(settings.overload, Overload::Tempfail);
     assert_eq!(group.shadow, Some(1.0));
     assert_eq!(group.recipients_differ, RecipientsDiffer::Quarantine);
+    assert!(group.whole_body);
     assert_eq!(group.services[1], "ocp://service/virus-scan");
     assert_eq!(group.profile, ProfileKind::Command);
     let config = parse(&with("profile = \"reply\"\nshadow = false")).unwrap();

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::dialogue::{Dialogue, Told};
+use super::sent::Sent;
 use crate::input::make_room;
 use crate::milter::{
     Actions, Agreed, CannotAgree, Command, Decision, Decoder, InvalidCommand, InvalidPacket,
@@ -83,8 +84,8 @@ pub(super) struct Connection<S> {
     input: BytesMut,
     output: BytesMut,
     session: Session,
-    /// Whether the MTA was asked to send content.
-    gets_content: bool,
+    /// What the MTA was asked to send of a message.
+    sent: Sent,
     /// What the MTA lets us change.
     actions: Actions,
     processor: Arc<Processor>,
@@ -96,7 +97,8 @@ impl<S: Stream> Connection<S> {
         let session = Session::new();
         let (input, output) = (BytesMut::new(), BytesMut::new());
         let actions = Actions::NONE;
-        Self { stream, input, output, session, gets_content: false, actions, processor, listen }
+        let sent = Sent::Nothing;
+        Self { stream, input, output, session, sent, actions, processor, listen }
     }
 
     /// Serves it until the MTA ends it, or until `stop` while no message is under way.
@@ -175,13 +177,14 @@ impl<S: Stream> Connection<S> {
 
     fn dialogue(&self) -> Dialogue {
         let (processor, listen) = (Arc::clone(&self.processor), Arc::clone(&self.listen));
-        Dialogue::new(processor, listen, self.gets_content, self.actions)
+        Dialogue::new(processor, listen, self.sent, self.actions)
     }
 
     fn agree(&mut self, command: &Command) -> Result<(), Broken> {
         let Command::Negotiate(offer) = command else { return Ok(()) };
-        let agreed: Agreed = negotiate(offer, &wanted(&self.processor))?;
-        self.gets_content = agreed.steps.send(Stage::Body);
+        let sent = Sent::wanted(&self.processor);
+        let agreed: Agreed = negotiate(offer, &wanted(&self.processor, sent))?;
+        self.sent = sent.agreed(agreed.steps);
         self.actions = agreed.actions;
         Ok(self.session.agree(&agreed, &mut self.output)?)
     }
@@ -257,12 +260,12 @@ async fn write(
 
 /// What we want of an MTA: stages that no group wants cost nothing, those that are only watched cost no
 /// answer.
-pub(super) fn wanted(processor: &Processor) -> Wanted {
+pub(super) fn wanted(processor: &Processor, sent: Sent) -> Wanted {
     let mut steps = Steps::LEADING_SPACE
         .and(Steps::NO_UNKNOWN)
         .and(Steps::NO_REPLY_HEADER)
         .and(Steps::NO_REPLY_END_OF_HEADER)
-        .and(Steps::NO_REPLY_BODY);
+        .and(sent.steps());
     // Who the client is, and the envelope, services want to know at each event.
     let stages = [
         (EventCommand::Connect, Stage::Connect),
@@ -278,9 +281,6 @@ pub(super) fn wanted(processor: &Processor) -> Wanted {
     }
     if !processor.wants(&EventCommand::Data) {
         steps = steps.and(Steps::NO_DATA);
-    }
-    if !processor.wants(&EventCommand::Message) {
-        steps = steps.and(Steps::NO_HEADER).and(Steps::NO_END_OF_HEADER).and(Steps::NO_BODY);
     }
     let actions = Actions::ADD_FIELDS
         .and(Actions::CHANGE_FIELDS)

@@ -9,6 +9,7 @@ use super::effects::{Effects, effects};
 use super::facts::{self, Connect};
 use super::mail::{Mail, NoContent, values};
 use super::message::{Collector, Original};
+use super::sent::Sent;
 use super::words::{
     command, decided, decision_of, envelope_command, failed, no_room, pairs, reason, rewritten,
     syntax,
@@ -39,8 +40,8 @@ pub(super) struct Told {
 #[derive(Debug)]
 pub(super) struct Dialogue {
     listen: Arc<str>,
-    /// Whether the MTA sends content.
-    sends_content: bool,
+    /// What the MTA sends of a message.
+    sent: Sent,
     /// What it lets us change.
     actions: Actions,
     /// What the MTA told before CONNECT.
@@ -63,12 +64,12 @@ impl Dialogue {
     pub(super) fn new(
         processor: Arc<Processor>,
         listen: Arc<str>,
-        sends_content: bool,
+        sent: Sent,
         actions: Actions,
     ) -> Self {
         Self {
             listen,
-            sends_content,
+            sent,
             actions,
             macros: Vec::new(),
             advisor: Advisor::new(processor, Abilities::default()),
@@ -136,8 +137,10 @@ impl Dialogue {
                 milter::Decision::Continue.into()
             }
             (Command::Body(octets), _) => {
-                self.mail.iter_mut().for_each(|mail| mail.body(&octets));
-                milter::Decision::Continue.into()
+                let goes_on = self.mail.as_mut().is_none_or(|mail| mail.body(&octets));
+                let decision =
+                    if goes_on { milter::Decision::Continue } else { milter::Decision::Skip };
+                decision.into()
             }
             (Command::EndOfMessage(_), Some(owed)) => {
                 self.close(decided(&owed), Some(&reason(&owed)));
@@ -210,7 +213,7 @@ impl Dialogue {
         else {
             return syntax("the sender's address", &path.address);
         };
-        let mail = Mail::new(sender.clone(), self.advisor.processor(), self.sends_content);
+        let mail = Mail::new(sender.clone(), self.advisor.processor(), self.sent);
         let mail = self.mail.insert(mail);
         let accepted = Accepted { sender: Some(&sender), ..Accepted::default() };
         match self.advisor.ask(event, accepted, &mut mail.record).await {
@@ -314,7 +317,7 @@ impl Dialogue {
 
     /// Content that services can't look at: the failure policy decides, and the log says why.
     fn without_content(&mut self, error: &NoContent) -> Concluded {
-        let nothing = Collector::new(0).finish();
+        let nothing = Collector::new(0).finish(false);
         let shown = self.shown(&nothing);
         let Some(mail) = &mut self.mail else { return accept() };
         let accepted = accepted(&mail.sender, &mail.recipients);
@@ -396,7 +399,7 @@ impl Dialogue {
         let verdicts = advice.as_ref().map_or(&[][..], |advice| &advice.verdicts);
         let mut adapted = match advice.as_ref().map(|advice| &advice.answer) {
             Some(Answer::Message(adapted)) => adapted.clone(),
-            _ => Adapted { header: vec![shown.header.clone()], body: shown.body.pieces().to_vec() },
+            _ => Adapted { header: vec![shown.header.clone()], body: shown.body.clone() },
         };
         let id = self.advisor.trace_id();
         if let Some(pass) = self.advisor.pass(&id) {

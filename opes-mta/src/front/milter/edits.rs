@@ -51,8 +51,11 @@ pub fn edits(original: &Original, adapted: &Adapted) -> Result<Vec<Modification>
         let (header, fields) = read(&adapted.header.concat())?;
         edit_fields(&old, &Section { header: &header, fields: &fields }, &mut edits)?;
     }
-    if !is_same(&adapted.body, original.message.body.pieces()) {
-        replace_body(&adapted.body, &mut edits)?;
+    if adapted.body != original.message.body {
+        if adapted.body.is_cut() {
+            return Err(Unfit::BodyNotSent);
+        }
+        replace_body(adapted.body.pieces(), &mut edits)?;
     }
     Ok(edits)
 }

@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Broken, Connection, Stream, wanted};
+use super::sent::Sent;
 use crate::config::Config;
 use crate::milter::packet::MAXIMUM_PACKET;
 use crate::milter::{Command, Decoder, Packet, Stage, Steps, negotiate};
@@ -152,7 +153,9 @@ fn check(processor: &Processor, octets: &[u8], served: &Served) {
     let Some((Command::Negotiate(offered), commands)) = commands.split_first() else {
         panic!("an answer to no offer");
     };
-    let steps = negotiate(offered, &wanted(processor)).expect("it was agreed on").steps;
+    let steps = negotiate(offered, &wanted(processor, Sent::wanted(processor)))
+        .expect("it was agreed on")
+        .steps;
     let mut awaited = awaited(commands, steps).peekable();
     for answer in answers {
         let stage = awaited.peek().copied();

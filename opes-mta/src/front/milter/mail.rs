@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ocp_proto::smtp::{Address, Envelope, SideEffect};
 
 use super::message::{Collector, MessageError, Original};
+use super::sent::Sent;
 use crate::event::carry_out;
 use crate::milter::Decision;
 use crate::processor::Processor;
@@ -27,6 +28,7 @@ pub(super) struct Mail {
     /// The last refusal of a recipient.
     pub(super) refused: Option<Decision>,
     pub(super) record: Record,
+    sent: Sent,
     collector: Collector,
     room: Room,
     /// Of the content, and of the list of recipients.
@@ -49,8 +51,8 @@ pub(super) enum NoContent {
 }
 
 impl Mail {
-    /// A message of this sender, of which the MTA sends the content or does not.
-    pub(super) fn new(sender: Address, processor: &Arc<Processor>, sends_content: bool) -> Self {
+    /// A message of this sender, of which the MTA sends that much.
+    pub(super) fn new(sender: Address, processor: &Arc<Processor>, sent: Sent) -> Self {
         Self {
             sender,
             recipients: Vec::new(),
@@ -58,11 +60,12 @@ impl Mail {
             done: false,
             refused: None,
             record: Record::default(),
+            sent,
             collector: Collector::new(processor.config().limits.message_octets as usize),
             room: processor.room(),
             octets: 0,
             listed: 0,
-            broken: (!sends_content).then_some(NoContent::NotSent),
+            broken: (sent == Sent::Nothing).then_some(NoContent::NotSent),
         }
     }
 
@@ -90,9 +93,22 @@ impl Mail {
         self.take(name.len() + value.len(), |collector| collector.field(name, value));
     }
 
-    /// A piece of the body.
-    pub(super) fn body(&mut self, octets: &Bytes) {
+    /// A piece of the body. Whether the next one is wanted; if the MTA can skip none, they all are.
+    pub(super) fn body(&mut self, octets: &Bytes) -> bool {
         self.take(octets.len(), |collector| collector.body(octets));
+        match self.sent {
+            Sent::Front(most) => self.broken.is_none() && self.collector.body_octets() <= most,
+            Sent::Nothing | Sent::Header | Sent::Whole => true,
+        }
+    }
+
+    /// Whether the MTA has octets of the body that it was not to send.
+    fn is_cut(&self) -> bool {
+        match self.sent {
+            Sent::Front(most) => self.collector.body_octets() > most,
+            Sent::Header => true,
+            Sent::Nothing | Sent::Whole => false,
+        }
     }
 
     /// Once something is missing, nothing more is kept.
@@ -124,7 +140,9 @@ impl Mail {
         if let Some(error) = self.broken.take() {
             return Err(error);
         }
-        let original = std::mem::replace(&mut self.collector, Collector::new(0)).finish();
+        let is_cut = self.is_cut();
+        let collector = std::mem::replace(&mut self.collector, Collector::new(0));
+        let original = collector.finish(is_cut);
         self.record.octets(original.message.len());
         Ok(original)
     }
@@ -155,11 +173,11 @@ mod tests {
         let config = Config::parse(text, Path::new("test.toml")).unwrap();
         let processor = Processor::start(config, &crate::front::milter::offer());
         let address = |length: usize| Address::new(format!("<{}@b>", "x".repeat(length))).unwrap();
-        let mut mail = Mail::new(Address::null(), &processor, true);
+        let mut mail = Mail::new(Address::null(), &processor, Sent::Whole);
         let accepted = (0..100).take_while(|_| mail.accept(address(996)).is_ok()).count();
         assert_eq!(accepted, 8192 / (1000 + size_of::<Address>()));
         assert_eq!(mail.recipients.len(), accepted);
-        let mut other = Mail::new(Address::null(), &processor, true);
+        let mut other = Mail::new(Address::null(), &processor, Sent::Whole);
         assert_eq!(other.accept(address(996)), Err(NoContent::NoRoom));
         drop(mail);
         assert_eq!(other.accept(address(996)), Ok(()));

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::event::Message;
+use crate::event::{Body, Message};
 use crate::front::pieces::Pieces;
 
 /// Octets that a field costs besides its own: its ranges are kept.
@@ -86,10 +86,17 @@ impl Collector {
         self.check()
     }
 
-    /// The message, of which nothing is copied. The empty line behind the header section is added here: milter does not send it.
-    pub fn finish(mut self) -> Original {
+    /// Octets of the body so far.
+    pub(super) fn body_octets(&self) -> usize {
+        self.body.octets()
+    }
+
+    /// The message, of which nothing is copied, or its front, if its body is cut. The empty line behind the header
+    /// section is added here: milter does not send it.
+    pub fn finish(mut self, is_cut: bool) -> Original {
         self.header.extend_from_slice(b"\r\n");
-        let message = Message { header: self.header.freeze(), body: self.body.finish().into() };
+        let body = Body::from(self.body.finish()).cut(is_cut);
+        let message = Message { header: self.header.freeze(), body };
         Original { message, fields: self.fields }
     }
 
@@ -169,7 +176,7 @@ mod tests {
         for octets in body {
             collector.body(&Bytes::copy_from_slice(octets.as_bytes()))?;
         }
-        Ok(collector.finish())
+        Ok(collector.finish(false))
     }
 
     #[test]

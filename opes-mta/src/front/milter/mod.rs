@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod listen;
 mod mail;
 pub mod message;
+mod sent;
 mod unfit;
 mod words;
 

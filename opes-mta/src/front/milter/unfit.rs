@@ -33,6 +33,12 @@ pub enum Unfit {
         /// How many there may be.
         most: usize,
     },
+    /// A change in front of octets that the mail server was told not to send.
+    #[error(
+        "the body was changed before its end, and the mail server has not sent all of it, which no \
+         service wanted: set whole-body = true for the group"
+    )]
+    BodyNotSent,
     /// Octets that are not in memory, and can't be read.
     #[error("octets of the body can't be read: {0}")]
     Unreadable(String),

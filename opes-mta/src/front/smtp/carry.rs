@@ -159,7 +159,8 @@ mod tests {
     fn part(fate: Fate) -> Part {
         let recipients = vec![Address::new("<b@b.example>").unwrap()];
         let envelope = Envelope { sender: None, recipients: recipients.clone() };
-        let message = Adapted { header: vec!["A: b\r\n\r\n".into()], body: Vec::new() };
+        let message =
+            Adapted { header: vec!["A: b\r\n\r\n".into()], body: crate::event::Body::default() };
         Part { recipients, envelope, message, fate }
     }
 

@@ -94,7 +94,7 @@ async fn transfer(
     for piece in &message.header {
         transfer.write(piece).await?;
     }
-    for piece in &message.body {
+    for piece in message.body.pieces() {
         match piece {
             Octets::Memory(octets) => transfer.write(octets).await?,
             Octets::Stored(stored) => {
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_size_that_is_said_again_is_that_of_the_message() {
         let message =
-            Adapted { header: vec!["A: b\r\n".into(), "\r\n".into()], body: vec!["body".into()] };
+            Adapted { header: vec!["A: b\r\n".into(), "\r\n".into()], body: "body".into() };
         for (said, expected) in [
             ("<a@b> size=1 RET=HDRS", "MAIL FROM:<a@b> SIZE=12 RET=HDRS"),
             ("<a@b> RET=FULL", "MAIL FROM:<a@b> RET=FULL"),

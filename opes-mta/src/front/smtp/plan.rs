@@ -167,10 +167,8 @@ impl Part {
             Answer::Reply(reply) => (None, Some(reply).filter(|reply| !reply.is_success())),
             Answer::Unchanged | Answer::Line(_) | Answer::Several(_) => (None, None),
         };
-        let unchanged = || Adapted {
-            header: vec![message.header.clone()],
-            body: message.body.pieces().to_vec(),
-        };
+        let unchanged =
+            || Adapted { header: vec![message.header.clone()], body: message.body.clone() };
         let message = adapted.unwrap_or_else(unchanged);
         let fate = match refused {
             Some(reply) => Fate::Refuse(reply),
@@ -275,7 +273,10 @@ mod tests {
     }
 
     fn message(header: &'static str) -> Answer {
-        Answer::Message(Adapted { header: vec![header.into()], body: Vec::new() })
+        Answer::Message(Adapted {
+            header: vec![header.into()],
+            body: crate::event::Body::default(),
+        })
     }
 
     fn plan(names: &str, earlier: &[SideEffect], answer: &Answer, effects: &[SideEffect]) -> Plan {

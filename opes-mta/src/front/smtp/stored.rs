@@ -254,7 +254,10 @@ mod tests {
         Part {
             envelope: Envelope { sender: None, recipients: recipients.clone() },
             recipients,
-            message: Adapted { header: vec!["A: b\r\n\r\n".into()], body: Vec::new() },
+            message: Adapted {
+                header: vec!["A: b\r\n\r\n".into()],
+                body: crate::event::Body::default(),
+            },
             fate,
         }
     }

@@ -72,7 +72,8 @@ impl Driver {
             let most = room.min(allowed.max(1));
             let Some((part, next)) = transaction.answer.kept().next(sending.offset, most) else {
                 transaction.sent = true;
-                let all = sending.offset == transaction.answer.kept().octets();
+                let kept = transaction.answer.kept();
+                let all = sending.offset == kept.octets() && !kept.is_cut();
                 let result = if all { OcpResult::ok() } else { OcpResult::partial() };
                 // Both fail only if the transaction has ended, which its dialog is told of.
                 let _ = self.connection.end_original(xid, result);

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::event::Body;
 use crate::front::milter::message::Collector;
 
 /// An MTA: its own Received field is on top, and milters don't see it.
@@ -98,7 +99,7 @@ fn original(header: &str, body: &'static str) -> Original {
         collector.field(field.name(&octets), field.value(&octets)).unwrap();
     }
     collector.body(&Bytes::from_static(body.as_bytes())).unwrap();
-    collector.finish()
+    collector.finish(false)
 }
 
 /// The octets of the body.
@@ -108,7 +109,7 @@ fn body(original: &Original) -> Bytes {
 }
 
 fn adapted(header: &str, body: &'static str) -> Adapted {
-    Adapted { header: vec![format!("{header}\r\n").into()], body: vec![body.into()] }
+    Adapted { header: vec![format!("{header}\r\n").into()], body: body.into() }
 }
 
 fn header_edits(old: &str, new: &str) -> Vec<Modification> {
@@ -204,7 +205,8 @@ fn what_is_no_field_is_unfit() {
         unfit(&format!("A:{}\r\nB: 2\r\n", "x".repeat(65_534))),
         Unfit::Length { field: "A".to_owned(), octets: 65_536, most: 65_535 }
     );
-    let octets = |header: &'static str| Adapted { header: vec![header.into()], body: Vec::new() };
+    let octets =
+        |header: &'static str| Adapted { header: vec![header.into()], body: Body::default() };
     for header in ["A: 1\r\nB: 3\r\n", "A: 1", "", "\r\nA: 1\r\n\r\n"] {
         let found = edits(&original("A: 1\nB: 2\n", ""), &octets(header));
         assert_eq!(found, Err(Unfit::HeaderEnd), "{header:?}");
@@ -217,10 +219,10 @@ fn what_came_in_stays_even_if_nobody_may_make_it() {
     for (name, value) in [("\u{e9}", " x"), ("A", " b\rc"), ("B", " d")] {
         collector.field(name.as_bytes(), value.as_bytes()).unwrap();
     }
-    let old = collector.finish();
+    let old = collector.finish(false);
     let new = Adapted {
         header: vec![old.message.header.slice(..old.fields[1].range().end), "\r\n".into()],
-        body: vec![],
+        body: Body::default(),
     };
     assert_eq!(edits(&old, &new).unwrap(), [change(1, "B", "")]);
 }
@@ -229,7 +231,8 @@ fn what_came_in_stays_even_if_nobody_may_make_it() {
 fn a_body_is_replaced_only_if_it_changed() {
     let old = original("A: 1\n", "one\r\ntwo\r\n");
     let with = |body: Vec<Octets>| {
-        edits(&old, &Adapted { header: vec![old.message.header.clone()], body }).unwrap()
+        edits(&old, &Adapted { header: vec![old.message.header.clone()], body: body.into() })
+            .unwrap()
     };
     let slice = |range: Range<usize>| old.message.body.pieces()[0].slice(range);
     assert_eq!(with(vec![slice(0..3), slice(3..10)]), []);
@@ -287,7 +290,7 @@ proptest! {
         let new = new.concat();
         let changed = body.is_some();
         let body: Bytes = body.map_or_else(|| self::body(&old), Bytes::from);
-        let adapted = Adapted { header: vec![format!("{new}\n").into()], body: vec![body.clone().into()] };
+        let adapted = Adapted { header: vec![format!("{new}\n").into()], body: body.clone().into() };
         let edits = edits(&old, &adapted).unwrap();
         let expected = [format!("{new}\n").replace('\n', "\r\n").as_bytes(), &body].concat();
         for counts_deleted in [false, true] {
@@ -307,7 +310,7 @@ proptest! {
         let at = cut.index(message.header.len());
         let adapted = Adapted {
             header: vec![message.header.slice(..at), Bytes::copy_from_slice(&message.header[at..])],
-            body: vec![body(&old).into()],
+            body: body(&old).into(),
         };
         prop_assert_eq!(edits(&old, &adapted).unwrap(), []);
     }

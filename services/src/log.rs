@@ -2,8 +2,8 @@
 //!
 //! Records go to [`tracing`] with the target `opes::log`. All of them hold the event and what is
 //! known of the client and the envelope; a command adds its line, a message its sizes and
-//! identifying fields, which takes its header section alone: no body travels to the server for it. Control characters are replaced, texts are cut at 200 characters, and of
-//! AUTH only the mechanism is shown. In a group for replies a record holds the next hop's reply and the
+//! identifying fields, which takes its header section alone: no body travels to the server for it. Control
+//! characters are replaced, texts are cut at 200 characters, and of AUTH only the mechanism is shown. In a group for replies a record holds the next hop's reply and the
 //! command that it answers. The server only watches: nobody waits for these records. It wants
 //! to see every event: where it is asked no envelope is done early, and no answer is used again.
 //!
@@ -17,6 +17,7 @@
 //! parts = false
 //! ```
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -123,20 +124,21 @@ impl Log {
         let reply = request.reply();
         let line = request.line().or(reply.and_then(|(_, line)| line));
         let line = line.map(|line| match request.command {
-            Command::Auth => printable(&mechanism_only(line.as_bytes())),
+            Command::Auth => Cow::Owned(printable(&mechanism_only(line.as_bytes())).into_owned()),
             _ => printable(line.as_bytes()),
         });
         record!(
             self.level,
             event = request.command.name(),
-            client = dialog.client_address.as_deref().map(printable),
-            client_name = dialog.client_name.as_deref().map(printable),
-            helo = dialog.helo.as_deref().map(printable),
-            user = dialog.auth.as_ref().map(|auth| printable(&auth.identity)),
-            queue_id = dialog.queue_id.as_deref().map(printable),
-            line,
-            reply = reply.map(|(reply, _)| printable(reply.to_string().as_bytes())),
-            sender = request.envelope.sender.as_ref().map(|sender| printable(sender.path())),
+            client = dialog.client_address.as_deref().map(printable).as_deref(),
+            client_name = dialog.client_name.as_deref().map(printable).as_deref(),
+            helo = dialog.helo.as_deref().map(printable).as_deref(),
+            user = dialog.auth.as_ref().map(|auth| printable(&auth.identity)).as_deref(),
+            queue_id = dialog.queue_id.as_deref().map(printable).as_deref(),
+            line = line.as_deref(),
+            reply = reply.map(|(reply, _)| printable(&reply.to_string().into_bytes()).into_owned()),
+            sender =
+                request.envelope.sender.as_ref().map(|sender| printable(sender.path())).as_deref(),
             recipient_count = (!recipients.is_empty()).then_some(recipients.len()),
             recipients = (!recipients.is_empty()).then(|| paths(recipients)),
             header_octets = message.as_ref().map(|message| message.header_octets),
@@ -204,7 +206,8 @@ struct Message {
 
 impl Message {
     fn of(mail: &Mail) -> Self {
-        let field = |name| mail.field(name).map(|field| printable(field.text().as_bytes()));
+        let field =
+            |name| mail.field(name).map(|field| printable(field.text().as_bytes()).into_owned());
         Self {
             header_octets: mail.header().len(),
             body_octets: mail.whole_len().map(|octets| octets - mail.header().len()),
@@ -231,20 +234,30 @@ fn replied(event: &Command) -> Command {
 }
 
 fn paths(recipients: &[Address]) -> String {
-    let shown = recipients.iter().take(MOST_RECIPIENTS);
-    shown.map(|recipient| printable(recipient.path())).collect::<Vec<_>>().join(" ")
+    let mut paths = String::new();
+    for recipient in recipients.iter().take(MOST_RECIPIENTS) {
+        if !paths.is_empty() {
+            paths.push(' ');
+        }
+        paths.push_str(&printable(recipient.path()));
+    }
+    paths
 }
 
 /// Text that can stand in a log: control characters replaced, cut.
-fn printable(octets: &[u8]) -> String {
+fn printable(octets: &[u8]) -> Cow<'_, str> {
     let octets = octets.get(..LONGEST_TEXT * 4).unwrap_or(octets);
     let text = String::from_utf8_lossy(octets);
+    if text.len() <= LONGEST_TEXT && text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+        // Nearly all of them, and a record has many.
+        return text;
+    }
     let replaced = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     let mut shown: String = text.chars().take(LONGEST_TEXT).map(replaced).collect();
     if text.chars().nth(LONGEST_TEXT).is_some() {
         shown.push('\u{2026}');
     }
-    shown
+    shown.into()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod content;
 #[cfg(test)]
 mod fixtures;
+pub mod footer;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod log;

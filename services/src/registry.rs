@@ -9,7 +9,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::service::Service;
 use crate::temporary::TemporaryFolder;
-use crate::{log, mail_from, mime_strip, recipient_retry, reply_filter, spam_score, virus_scan};
+use crate::{
+    footer, log, mail_from, mime_strip, recipient_retry, reply_filter, spam_score, virus_scan,
+};
 
 /// A kind of service.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +40,7 @@ impl Registry {
             spam_score::KIND,
             virus_scan::KIND,
             mime_strip::KIND,
+            footer::KIND,
             reply_filter::KIND,
             recipient_retry::KIND,
         ])

@@ -50,6 +50,9 @@ pub struct Notice<'a> {
     pub filename: Option<&'a str>,
 }
 
+/// How the names of the fields begin that describe a content (RFC 2045 section 3).
+const CONTENT: &[u8] = b"Content-";
+
 impl Edits {
     /// No edits.
     pub fn new() -> Self {
@@ -135,6 +138,59 @@ impl Edits {
         let at = mail.fields().last().filter(|_| missing.is_empty()).map_or(0, |f| f.whole.end);
         self.insert(at, header.into());
         self.replace(part.body.clone(), format!("{missing}{text}{end}").into());
+        Ok(())
+    }
+
+    /// Makes the content of a message, octet for octet, a part of a `multipart/mixed`, with other parts
+    /// before and behind it: entities, each with its own fields and without the end of its last line. The
+    /// fields that describe the content go with it.
+    ///
+    /// # Errors
+    /// If the octets of the fields can't be read.
+    pub fn wrap(
+        &mut self,
+        mail: &Mail,
+        before: Option<&str>,
+        behind: Option<&str>,
+    ) -> Result<(), SpoolError> {
+        let end = mail.line_ending();
+        // By chance no line of the message.
+        let boundary = format!("=_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let mut missing = missing_line_ends(mail.header());
+        let mut content = Vec::new();
+        for field in mail.fields() {
+            let name = field.raw_name().get(..CONTENT.len()).unwrap_or_default();
+            if !name.eq_ignore_ascii_case(CONTENT) {
+                continue;
+            }
+            let octets = mail.octets(field.whole.clone());
+            content.extend_from_slice(&octets.read(0..octets.len())?);
+            self.delete(field.whole.clone());
+            if field.whole.end == mail.header().len() {
+                missing = 1;
+            }
+        }
+        if !content.is_empty() && !content.ends_with(b"\n") {
+            content.extend_from_slice(end.as_bytes());
+        }
+        let mut header = String::new();
+        if mail.field("MIME-Version").is_none() {
+            header.push_str(&format!("MIME-Version: 1.0{end}"));
+        }
+        header.push_str(&format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"{end}"));
+        let missing = end.repeat(missing);
+        // An insertion at the end of the header section would be one in the body.
+        let at = mail.fields().last().filter(|_| missing.is_empty()).map_or(0, |f| f.whole.end);
+        self.insert(at, header.into());
+        let entity = |entity: &str| format!("--{boundary}{end}{entity}{end}");
+        let before = before.map(entity).unwrap_or_default();
+        let opening = format!("{missing}{before}--{boundary}{end}");
+        self.insert(
+            mail.header().len(),
+            [opening.as_bytes(), &content, end.as_bytes()].concat().into(),
+        );
+        let behind = behind.map(entity).unwrap_or_default();
+        self.insert(mail.len(), format!("{end}{behind}--{boundary}--{end}").into());
         Ok(())
     }
 

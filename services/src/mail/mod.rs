@@ -23,7 +23,7 @@ pub(crate) use decode::decoder;
 pub use decode::{Decoded, Decoder, Transfer, decode_base64};
 pub use edit::{Edit, EditError, Edits, Notice};
 pub use embedded::{Embedded, data_uris, uuencoded};
-pub(crate) use encode::encode_base64;
+pub(crate) use encode::{encode_base64, encode_quoted_printable};
 pub use field::{Field, decode_words, unfold};
 pub use octets::{Octets, SpoolError};
 pub(crate) use structure::header_of;

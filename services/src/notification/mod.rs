@@ -7,6 +7,7 @@ use ocp_proto::smtp::{Address, Part};
 use ocp_proto::wire::Atom;
 
 pub use self::text::TextMail;
+pub(crate) use self::text::text_entity;
 use crate::mail::{Field, Mail, header_length};
 use crate::service::ServiceError;
 

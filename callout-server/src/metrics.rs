@@ -7,6 +7,8 @@
 //! Every label is a word of this program or of its configuration. What peers send is none, so they can't
 //! add series: there are at the most some 200, and 5 for each service and 61 for each event that it wants.
 
+mod told;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -432,7 +434,8 @@ impl Collector for Collected {
         families.connections(server)?;
         families.octets(server)?;
         families.events(&server.metrics)?;
-        families.services(server)
+        families.services(server)?;
+        families.told(server)
     }
 }
 

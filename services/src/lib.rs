@@ -13,6 +13,7 @@ pub mod fuzzing;
 pub mod log;
 pub mod mail;
 pub mod mail_from;
+mod measure;
 pub mod mime_strip;
 mod notification;
 mod outcome;
@@ -27,6 +28,7 @@ pub mod virus_scan;
 
 pub use content::{FileKind, Limits, Policy};
 pub use mail_from::AddressList;
+pub use measure::{Measure, MeasureKind};
 pub use notification::{Notification, NotificationError, TextMail};
 pub use outcome::{Change, Finding, Outcome};
 pub use registry::{Kind, Registry, Settings, SettingsError};

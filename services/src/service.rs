@@ -14,6 +14,7 @@ use ocp_proto::wire::Structure;
 use tokio::sync::Semaphore;
 
 use crate::mail::{Mail, SpoolError};
+use crate::measure::Measure;
 use crate::outcome::Outcome;
 
 /// A module that looks at events of SMTP dialogs and may change them.
@@ -80,6 +81,11 @@ pub trait Service: Send + Sync + 'static {
     /// all that it works on at a time; `callout-server check` adds them up.
     fn worst_case_memory(&self) -> usize {
         0
+    }
+
+    /// What the service tells of itself. It is asked whenever somebody reads the metrics: it waits for nothing.
+    fn measures(&self) -> Vec<Measure> {
+        Vec::new()
     }
 
     /// What an operator should know about this configuration, such as signature lines that are not

@@ -126,6 +126,38 @@ fn what_stays_with_the_processor_is_counted() {
     assert_eq!(left, body.len() as f64, "all of the body: {came} octets came");
 }
 
+/// Of clamd and plugins, which are beyond the server.
+#[test]
+fn services_tell_of_themselves() {
+    let (_folder, server, admin) = started(
+        "[services.scan]\nkind = \"virus-scan\"\n[services.scan.settings]\nclamd = \"unix:/nonexistent/clamd\"\n\
+         [services.odd]\nkind = \"plugin\"\n[services.odd.settings]\naddress = \"unix:/nonexistent/plugin\"\n\
+         command = [\"false\"]\nfailures = 2\nrevive-seconds = 60\n\
+         [services.odd.settings.grants]\nevents = [\"MESSAGE\"]\n",
+    );
+    let of = |result: &str| format!("clamd_scans_total{{service=\"scan\",result=\"{result}\"}}");
+    let before =
+        metrics_when(&admin, |metrics| metrics.value("plugin_starts_total{service=\"odd\"}") > 0.0);
+    assert_eq!(before.value("plugin_left_alone{service=\"odd\"}"), 0.0);
+    assert_eq!(before.value(&of("failed")), 0.0);
+    let ask = |service: &str| {
+        server.adapt(
+            ["--services", service].map(Into::into).iter().chain([&fixtures().join("plain.eml")]),
+        )
+    };
+    for (service, count) in [("scan", 1.0), ("odd", 0.0), ("odd", 1.0)] {
+        assert_eq!(ask(service).only()["decision"], "reject");
+        let metrics = Metrics::of(&admin);
+        assert_eq!(metrics.value(&of("failed")), 1.0);
+        assert_eq!(metrics.value(&of("clean")) + metrics.value(&of("found")), 0.0);
+        let left_alone = metrics.value("plugin_left_alone{service=\"odd\"}");
+        assert_eq!(left_alone, if service == "odd" { count } else { 0.0 }, "after {service}");
+    }
+    let after = Metrics::of(&admin);
+    assert_eq!(after.value("clamd_open_scans{service=\"scan\"}"), 0.0);
+    assert_eq!(after.value("plugin_open_events{service=\"odd\"}"), 0.0);
+}
+
 #[test]
 fn failures_are_counted_by_service_and_stage() {
     let config = "[services.virus-scan.settings]\nclamd = \"unix:/nonexistent/clamd.ctl\"\n";

@@ -29,7 +29,11 @@ struct Told {
 /// What a server tells after its first mail.
 fn told() -> Told {
     let folder = tempdir().unwrap();
-    let config = "[admin]\nlisten = \"127.0.0.1:0\"\n[services.spam-score]\nbypassable = true\n";
+    let config = "[admin]\nlisten = \"127.0.0.1:0\"\n[services.spam-score]\nbypassable = true\n\
+                  [services.scan]\nkind = \"virus-scan\"\n[services.scan.settings]\nclamd = \"unix:/nonexistent/clamd\"\n\
+                  [services.odd]\nkind = \"plugin\"\n[services.odd.settings]\n\
+                  address = \"unix:/nonexistent/plugin\"\ncommand = [\"/nonexistent\"]\n\
+                  [services.odd.settings.grants]\nevents = [\"MESSAGE\"]\n";
     let mut server = CalloutServer::start(folder.path(), config, &[]);
     let admin = server.admin();
     let adapted = server.adapt([fixtures().join("plain.eml")]);

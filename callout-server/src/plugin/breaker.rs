@@ -49,6 +49,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it is left alone, or on trial after that.
+    pub(super) fn is_open(&self) -> bool {
+        self.until.is_some()
+    }
+
     /// It answered; whether it was left alone before.
     pub(super) fn answered(&mut self) -> bool {
         let is_back = self.until.take().is_some();

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -19,8 +20,8 @@ const STEADY: Duration = Duration::from_secs(60);
 /// The longest line of its output that is logged, in octets.
 const LONGEST_LINE: usize = 1_024;
 
-/// Starts the program whenever it does not run. Never ends; the program ends when this is dropped.
-pub(super) async fn keep(settings: Arc<PluginSettings>) {
+/// Starts the program whenever it does not run, and counts that. Never ends; the program ends when this is dropped.
+pub(super) async fn keep(settings: Arc<PluginSettings>, starts: Arc<AtomicU64>) {
     let Some([program, arguments @ ..]) = settings.command.as_deref() else { return };
     let mut pause = SHORTEST;
     loop {
@@ -40,7 +41,10 @@ pub(super) async fn keep(settings: Arc<PluginSettings>) {
             .kill_on_drop(true)
             .spawn();
         let cause = match started {
-            Ok(child) => run(program, child).await,
+            Ok(child) => {
+                starts.fetch_add(1, Ordering::Relaxed);
+                run(program, child).await
+            }
             Err(error) => format!("it can't be started: {error}"),
         };
         if begin.elapsed() >= STEADY {

@@ -113,6 +113,16 @@ impl Link {
         asked.map_err(|failure| failure.error)
     }
 
+    /// Events that it works on.
+    pub(super) fn open_events(&self) -> u64 {
+        (self.settings.open - self.places.available_permits()) as u64
+    }
+
+    /// Whether it has failed so often that it is left alone, or tried again.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.breaker().is_open()
+    }
+
     async fn attempt(&self, request: &Request) -> Result<Outcome, Failure> {
         let place = self.places.acquire().await;
         let _place = place.map_err(|error| ServiceError::new("plugin", error))?;

@@ -44,11 +44,13 @@ mod link;
 mod settings;
 mod wire;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use services::{
-    Declaration, Kind, Outcome, Request, Service, ServiceError, Settings, SettingsError,
+    Declaration, Kind, Measure, MeasureKind, Outcome, Request, Service, ServiceError, Settings,
+    SettingsError,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -74,6 +76,8 @@ pub struct Plugin {
     settings: Arc<PluginSettings>,
     link: Link,
     child: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// How often its program was started.
+    starts: Arc<AtomicU64>,
 }
 
 impl Plugin {
@@ -84,7 +88,7 @@ impl Plugin {
     pub fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
         let settings = Arc::new(PluginSettings::read(settings)?);
         let link = Link::new(Arc::clone(&settings)).map_err(SettingsError::new)?;
-        Ok(Self { settings, link, child: Mutex::default() })
+        Ok(Self { settings, link, child: Mutex::default(), starts: Arc::default() })
     }
 }
 
@@ -103,9 +107,34 @@ impl Service for Plugin {
         self.link.ask(request).boxed()
     }
 
+    fn measures(&self) -> Vec<Measure> {
+        let gauge = |name, help, value| Measure {
+            name,
+            help,
+            kind: MeasureKind::Gauge,
+            label: None,
+            value,
+        };
+        let help = "Events that a plugin works on";
+        let mut measures = vec![gauge("plugin_open_events", help, self.link.open_events())];
+        let help = "1: a plugin is left alone, since it failed several times in a row";
+        measures.push(gauge("plugin_left_alone", help, self.link.is_left_alone().into()));
+        if self.settings.command.is_some() {
+            measures.push(Measure {
+                name: "plugin_starts",
+                help: "How often the program of a plugin was started",
+                kind: MeasureKind::Counter,
+                label: None,
+                value: self.starts.load(Ordering::Relaxed),
+            });
+        }
+        measures
+    }
+
     fn start(&self) {
         if self.settings.command.is_some() {
-            let child = tokio::spawn(child::keep(Arc::clone(&self.settings)));
+            let starts = Arc::clone(&self.starts);
+            let child = tokio::spawn(child::keep(Arc::clone(&self.settings), starts));
             *self.child.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(AbortOnDropHandle::new(child));
         }

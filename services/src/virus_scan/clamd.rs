@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::mail::{Mail, Octets};
+use crate::measure::{Measure, MeasureKind};
 use crate::service::ServiceError;
 
 /// How long connecting may take.
@@ -37,6 +40,22 @@ enum Address {
 pub(super) struct Clamd {
     address: Address,
     timeout: Duration,
+    counts: Arc<Counts>,
+}
+
+/// What has come of scans.
+#[derive(Debug, Default)]
+struct Counts {
+    open: AtomicU64,
+    clean: AtomicU64,
+    found: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// A scan that is under way. One that is given up counts as failed.
+struct Scan<'a> {
+    counts: &'a Counts,
+    result: &'a AtomicU64,
 }
 
 /// What clamd says of a message.
@@ -67,7 +86,7 @@ impl FromStr for Address {
 impl Clamd {
     /// A clamd at this address, or why it is none.
     pub(super) fn new(address: &str, timeout: Duration) -> Result<Self, String> {
-        Ok(Self { address: address.parse()?, timeout })
+        Ok(Self { address: address.parse()?, timeout, counts: Arc::default() })
     }
 
     /// Asks about a message.
@@ -78,6 +97,7 @@ impl Clamd {
     /// Asks about octets, in pieces. A connection that breaks before there is an answer is tried once
     /// more: clamd ends connections when it restarts.
     pub(super) async fn scan(&self, pieces: &[Octets]) -> Result<Answer, ServiceError> {
+        let mut scan = Scan::new(&self.counts);
         let attempts = async {
             match self.attempt(pieces).await {
                 Err(_) => self.attempt(pieces).await,
@@ -90,7 +110,32 @@ impl Clamd {
         });
         pieces.iter().try_for_each(Octets::check)?;
         let answer = answered.map_err(|error| self.error(error))?;
-        parse_answer(&answer).map_err(|error| self.error(error))
+        let answer = parse_answer(&answer).map_err(|error| self.error(error))?;
+        scan.result = match answer {
+            Answer::Clean => &self.counts.clean,
+            Answer::Found(_) => &self.counts.found,
+        };
+        Ok(answer)
+    }
+
+    /// How many scans there are and were.
+    pub(super) fn measures(&self) -> Vec<Measure> {
+        let Counts { open, clean, found, failed } = &*self.counts;
+        let counter = |result, count: &AtomicU64| Measure {
+            name: "clamd_scans",
+            help: "Scans by clamd, by their result",
+            kind: MeasureKind::Counter,
+            label: Some(("result", result)),
+            value: count.load(Ordering::Relaxed),
+        };
+        let open = Measure {
+            name: "clamd_open_scans",
+            help: "Scans that clamd is at work on, or connecting for",
+            kind: MeasureKind::Gauge,
+            label: None,
+            value: open.load(Ordering::Relaxed),
+        };
+        vec![open, counter("clean", clean), counter("found", found), counter("failed", failed)]
     }
 
     async fn attempt(&self, pieces: &[Octets]) -> io::Result<Vec<u8>> {
@@ -126,6 +171,20 @@ impl Clamd {
             Address::Unix(path) => path.display().to_string(),
         };
         ServiceError::new("clamd", format!("{address}: {}", cause.to_string()))
+    }
+}
+
+impl<'a> Scan<'a> {
+    fn new(counts: &'a Counts) -> Self {
+        counts.open.fetch_add(1, Ordering::Relaxed);
+        Self { counts, result: &counts.failed }
+    }
+}
+
+impl Drop for Scan<'_> {
+    fn drop(&mut self) {
+        self.result.fetch_add(1, Ordering::Relaxed);
+        self.counts.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -52,6 +52,7 @@ pub use settings::{Action, VirusScanSettings};
 
 use crate::content::{Policy, Room, Scans, applied, fill, part_labels, printable, stored_part};
 use crate::mail::{Edits, Mail, Notice, PartKind, SpoolError};
+use crate::measure::Measure;
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError, compute};
@@ -264,6 +265,10 @@ impl Service for VirusScan {
 
     fn worst_case_memory(&self) -> usize {
         self.settings.limits.worst_case(self.settings.scans)
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        self.clamd.as_ref().map(Clamd::measures).unwrap_or_default()
     }
 
     fn notes(&self) -> Vec<String> {

@@ -525,6 +525,14 @@ async fn a_real_clamd() {
     let large = mail(with_attachment("a.com", &vec![b'x'; 3_000_000]));
     let error = asked.scan_mail(&large).await.unwrap_err();
     assert_eq!(error.stage, "clamd");
+    // Given up before it is answered.
+    assert_eq!(asked.scan_mail(&clean).now_or_never(), None);
+    let counted: Vec<_> = asked
+        .measures()
+        .iter()
+        .map(|m| (m.label.map_or("open", |(_, name)| name), m.value))
+        .collect();
+    assert_eq!(counted, [("open", 0), ("clean", 1), ("found", 1), ("failed", 2)]);
     let settings = format!("clamd = \"{}\"", clamd.address());
     let error = service(&settings).handle(&request(&large, &[])).await.unwrap_err();
     assert_eq!(error.stage, "clamd");

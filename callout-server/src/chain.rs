@@ -1,5 +1,6 @@
 //! Runs the services of a group over one event, one after the other.
 
+mod concluding;
 mod replies;
 mod shadow;
 
@@ -20,6 +21,7 @@ use services::mail::{Edits, Mail};
 use services::{Change, Content, Finding, Input, Notification, Outcome, Request, ServiceError};
 use tracing::{debug, warn};
 
+use self::concluding::Conclusions;
 use self::replies::{failure_reply, may_reply, refusable, replace};
 use crate::branch::{self, Abilities, Branch};
 use crate::bypass::{Bypass, Decision};
@@ -109,9 +111,15 @@ impl Chain {
         };
         let measure = Measure { observed: event.observed, original };
         let recipients = std::mem::take(&mut request.envelope.recipients);
+        let command = request.command.clone();
+        let mut conclusions = Conclusions::default();
+        for link in self.interested(profile, &command).filter(|link| link.concludes()) {
+            if event.bypass.of(&link.entry) != Some(Decision::Bypassed) {
+                conclusions.add(link, &event.input);
+            }
+        }
         let mut branches = vec![Branch::new(recipients, event.input)];
         let (mut verdicts, mut notifications) = (Vec::new(), Vec::new());
-        let command = request.command.clone();
         let mut agreement = Agreement::among(self.waiting(&command).count());
         for link in self.interested(profile, &command) {
             if let Some(bypass) = event.bypass.of(&link.entry) {
@@ -122,6 +130,11 @@ impl Chain {
                     agreement.add(Terms::default(), link.waits(&command));
                     continue;
                 }
+            }
+            if link.concludes() {
+                // What is said at the end holds for this event alone.
+                agreement.add(Terms::default(), link.waits(&command));
+                continue;
             }
             let named = link.entry.recipients.as_ref();
             if let Some(named) = named.filter(|_| event.abilities.variants) {
@@ -137,6 +150,7 @@ impl Chain {
                 let started = Instant::now();
                 let (finding, terms) =
                     link.work(&mut request, branch, &mut notifications, &measure, started).await;
+                conclusions.found(&link.entry.name, &finding);
                 verdicts.push(verdict(link.entry.uri(), finding, started.elapsed()));
                 said = Some(match said {
                     Some(said) => said.and(terms),
@@ -160,11 +174,17 @@ impl Chain {
         if branches.iter().any(|branch| !branch.effects.is_empty()) {
             terms.validity = None;
         }
+        conclusions.ask(request, &branches, may_notify, &mut verdicts, &mut notifications).await;
         Answer { branches, notifications, verdicts, terms }
     }
 }
 
 impl Link {
+    /// Whether it is told what the others have made of an event.
+    fn concludes(&self) -> bool {
+        self.entry.declaration.concludes
+    }
+
     /// Whether the service is for one of the branch's recipients; commands before the first
     /// recipient are for all services.
     fn is_for(&self, branch: &Branch) -> bool {

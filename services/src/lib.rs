@@ -4,6 +4,7 @@
 //! A service gets a [`Request`] and answers with an [`Outcome`]: octets that change, side effects, new
 //! messages, and what it found. It knows the SMTP profile's plain data, never a connection.
 
+mod conclusion;
 mod content;
 #[cfg(test)]
 mod fixtures;
@@ -16,6 +17,7 @@ pub mod mail_from;
 mod measure;
 pub mod mime_strip;
 mod notification;
+pub mod notify;
 mod outcome;
 pub mod recipient_retry;
 mod registry;
@@ -26,6 +28,7 @@ pub mod spam_score;
 mod temporary;
 pub mod virus_scan;
 
+pub use conclusion::{Conclusion, Fate, Found};
 pub use content::{FileKind, Limits, Policy};
 pub use mail_from::AddressList;
 pub use measure::{Measure, MeasureKind};

@@ -10,7 +10,8 @@ use toml::de::{DeTable, DeValue};
 use crate::service::Service;
 use crate::temporary::TemporaryFolder;
 use crate::{
-    footer, log, mail_from, mime_strip, recipient_retry, reply_filter, spam_score, virus_scan,
+    footer, log, mail_from, mime_strip, notify, recipient_retry, reply_filter, spam_score,
+    virus_scan,
 };
 
 /// A kind of service.
@@ -41,6 +42,7 @@ impl Registry {
             virus_scan::KIND,
             mime_strip::KIND,
             footer::KIND,
+            notify::KIND,
             reply_filter::KIND,
             recipient_retry::KIND,
         ])

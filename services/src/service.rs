@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use ocp_proto::MAXIMUM;
 use ocp_proto::smtp::{
     Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, ProfileKind, Reply,
@@ -13,9 +13,10 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Structure;
 use tokio::sync::Semaphore;
 
+use crate::conclusion::Conclusion;
 use crate::mail::{Mail, SpoolError};
 use crate::measure::Measure;
-use crate::outcome::Outcome;
+use crate::outcome::{Finding, Outcome};
 
 /// A module that looks at events of SMTP dialogs and may change them.
 ///
@@ -73,6 +74,19 @@ pub trait Service: Send + Sync + 'static {
     /// When the service could not do its work; the configured failure policy decides then.
     fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>>;
 
+    /// Says what should be told of an event, once all services of the group have answered. Only services are asked
+    /// that [declare](Declaration::concludes) it, instead of [`handle`](Self::handle), and under the same deadline. The
+    /// outcome changes nothing and asks for no effects: it may have notifications.
+    ///
+    /// # Errors
+    /// When the service could not do its work. The event is what it is all the same.
+    fn conclude<'a>(
+        &'a self,
+        _conclusion: &'a Conclusion<'a>,
+    ) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        ready(Ok(Outcome::unchanged(Finding::new("unchanged")))).boxed()
+    }
+
     /// The server begins to serve; called once, in its runtime. What the service needs for its whole life begins
     /// here, and ends when it is dropped.
     fn start(&self) {}
@@ -120,6 +134,8 @@ pub struct Declaration {
     pub notifies: bool,
     /// What happens to the mail when the service fails, unless configured otherwise.
     pub on_failure: FailurePolicy,
+    /// Whether it is told what the group has made of an event ([`Service::conclude`]), and not asked about it.
+    pub concludes: bool,
     /// Whether it answers within microseconds, for content of at most 64 KiB, and waits for nothing:
     /// then it is asked on the spot. All others get a task for each event, since they would hold up
     /// their connection's other transactions.
@@ -143,6 +159,7 @@ impl Declaration {
             effects: Vec::new(),
             notifies: false,
             on_failure: FailurePolicy::Tempfail,
+            concludes: false,
             immediate: false,
             indispensable: false,
         }

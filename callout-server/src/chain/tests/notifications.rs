@@ -208,3 +208,77 @@ proptest! {
         prop_assert_eq!(said(&answer), expected);
     }
 }
+
+/// A service that is told at the end what the others have made of it.
+struct Concluder(&'static str);
+
+impl Service for Concluder {
+    fn declaration(&self) -> Declaration {
+        Declaration { concludes: true, notifies: true, ..Declaration::on([Command::Message]) }
+    }
+
+    fn handle<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        async { panic!("it is not asked") }.boxed()
+    }
+
+    fn conclude<'a>(
+        &'a self,
+        conclusion: &'a services::Conclusion<'a>,
+    ) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        async move {
+            assert_eq!(conclusion.request.mail().unwrap().header(), "A: b\r\n\r\n");
+            let found = conclusion.found.iter();
+            let found = found.map(|found| format!("{}={}", found.service, found.finding.verdict));
+            let fates = conclusion.fates.iter().map(|fate| match &fate.reply {
+                Some(reply) => format!("{} for {}", reply.code(), fate.recipients.len()),
+                None => format!("changed: {} for {}", fate.is_changed, fate.recipients.len()),
+            });
+            let said = found.chain(fates).collect::<Vec<_>>().join(", ");
+            match self.0 {
+                "panics" => panic!("on purpose"),
+                "hangs" => std::future::pending().await,
+                "changes" => Ok(refused()),
+                "many" => Ok((0..9).fold(clean(), |all, _| all.with_notification(new("x")))),
+                _ => Ok(notifies(said)),
+            }
+        }
+        .boxed()
+    }
+}
+
+fn concluder(how: &'static str) -> (Arc<dyn Service>, FailurePolicy) {
+    (Arc::new(Concluder(how)), FailurePolicy::Tempfail)
+}
+
+#[tokio::test]
+async fn who_concludes_is_told_what_all_others_made_of_it() {
+    let prepends =
+        (Arc::new(Scripted(prepend("X: 1\r\n"))) as Arc<dyn Service>, FailurePolicy::Tempfail);
+    let services = vec![concluder("tells"), prepends, notifier(|_| Ok(refused()))];
+    let answer = chain(services).run(content()).await;
+    assert_eq!(said(&answer), ["s1=marked, s2=spam, 550 for 2"]);
+    assert_eq!(reply_of(&answer).unwrap(), "550 5.7.1 no");
+    let verdicts: Vec<_> = answer.verdicts.iter().map(|verdict| &verdict.service[..]).collect();
+    assert_eq!(verdicts, [&b"ocp://service/s1"[..], b"ocp://service/s2", b"ocp://service/s0"]);
+}
+
+/// However it fails, and whatever is configured for that.
+#[tokio::test(start_paused = true)]
+async fn who_concludes_changes_nothing() {
+    for (how, why) in [
+        ("panics", "panic: on purpose; policy: accept"),
+        ("hangs", "deadline: no answer within 5 s; policy: accept"),
+        ("changes", "answer: a change of what has been concluded; policy: accept"),
+        ("many", "answer: 9 notifications, more than 8; policy: accept"),
+    ] {
+        let services = vec![concluder(how), notifier(|_| Ok(notifies("one")))];
+        let answer = chain(services).run(content()).await;
+        assert_eq!(said(&answer), ["one"], "{how}");
+        assert!(matches!(answer.branches[..], [Branch { adapted: Adapted::Unchanged, .. }]));
+        let verdict = answer.verdicts.last().unwrap();
+        assert_eq!(
+            (&verdict.verdict[..], verdict.reason.as_deref()),
+            (&b"failed"[..], Some(why.as_bytes()))
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! Services that change what people read, behind real mail servers: what arrives is compared with what should.
+
+#![allow(missing_docs, clippy::indexing_slicing)]
+
+use tests::gateway::{Gateway, told};
+use tests::smtp::{Client, NextHop};
+use tests::{CalloutServer, Milter};
+
+const SERVER: &str = "[services.legal]\nkind = \"footer\"\n[services.legal.settings]\n\
+    text = \"Example Ltd\\n1 Stra\u{df}e\"\nhtml = \"<i>Example Ltd</i>\"\n\
+    [services.notify.settings]\nfrom = \"filter@b.example\"\n\
+    [[services.notify.settings.rules]]\nfound = [\"virus-scan=infected\"]\n\
+    to = [\"security@b.example\", \"recipients\"]\nsubject = \"{verdict}\"\n\
+    text = \"{from} {recipients}: {fate}, {reason}\"\n";
+
+fn config(server: &CalloutServer, services: &str) -> String {
+    let address = server.address();
+    format!("[[group]]\nname = \"g\"\nservices = [{services}]\nservers = [\"{address}\"]\n")
+}
+
+fn text_of(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).into_owned()
+}
+
+const PLAIN: &str = "Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=C3=BC=C3=9Fe\r\n";
+const ALTERNATIVE: &str = "Subject: x\r\nMIME-Version: 1.0\r\n\
+    Content-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\
+    Content-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: base64\r\n\r\nR3L83w==\r\n\
+    --b\r\nContent-Type: text/html\r\n\r\n<body>Hi</body>\r\n--b--\r\n";
+const SIGNED: &str = "Subject: x\r\nMIME-Version: 1.0\r\n\
+    Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nsigned\r\n--s\r\n\
+    Content-Type: application/pgp-signature\r\n\r\nx\r\n--s--\r\n";
+
+/// Mails, and what they are with the text behind them; `B` is a boundary that nobody knows before.
+fn footers() -> [(&'static str, String); 3] {
+    let alternative = ALTERNATIVE
+        .replace("R3L83w==", "R3L8\r\n3w0KDQpFeGFtcGxlIEx0ZA0KMSBTdHJh32U=")
+        .replace("</body>", "\r\n<i>Example Ltd</i>\r\n</body>");
+    let signed = SIGNED.split_once("\r\nContent-Type: multipart/signed; boundary=s\r\n\r\n");
+    let (header, sealed) = signed.expect("it has a type");
+    let signed = format!(
+        "{header}\r\nContent-Type: multipart/mixed; boundary=\"B\"\r\n\r\n--B\r\n\
+         Content-Type: multipart/signed; boundary=s\r\n\r\n{sealed}\r\n--B\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: inline\r\n\
+         Content-Transfer-Encoding: base64\r\n\r\nRXhhbXBsZSBMdGQNCjEgU3RyYcOfZQ0K\r\n--B--\r\n"
+    );
+    [
+        (PLAIN, format!("{PLAIN}\r\nExample Ltd\r\n1 Stra=C3=9Fe\r\n")),
+        (ALTERNATIVE, alternative),
+        (SIGNED, signed),
+    ]
+}
+
+fn with_known_boundary(octets: &[u8]) -> String {
+    let text = text_of(octets);
+    match text.find("=_").and_then(|at| text.get(at..at + 34)) {
+        Some(boundary) => text.replace(boundary, "B"),
+        None => text,
+    }
+}
+
+#[test]
+fn footers_behind_postfix() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = CalloutServer::start(folder.path(), SERVER, &[]);
+    let config = config(&server, "\"legal\"");
+    let Some(mut gateway) = Gateway::start("footers through Postfix", &config, &[]) else { return };
+    for (mail, expected) in footers() {
+        let mut client = Client::greeted(gateway.port());
+        let reply = client.mail("a@a.example", &["b@b.example"], mail.as_bytes());
+        assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "{reply}");
+        let delivered = gateway.hop.wait_for(1).remove(0);
+        assert_eq!(with_known_boundary(delivered.without_received()), expected);
+        let told = gateway.told();
+        assert!(
+            told.starts_with("modify <a@a.example> -> <b@b.example>\nverdicts: legal="),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn footers_and_notifications_by_the_proxy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = CalloutServer::start(folder.path(), SERVER, &[]);
+    let hop = NextHop::start();
+    let (spool, next_hop) =
+        (folder.path().join("spool").display().to_string(), format!("127.0.0.1:{}", hop.port));
+    let arguments = ["--listen", "127.0.0.1:0", "--next-hop", &next_hop, "--spool", &spool];
+    let config = config(&server, "\"notify\", \"virus-scan\", \"legal\"");
+    let mut proxy = Milter::start_proxy_with(&arguments, folder.path(), &config);
+    for (mail, expected) in footers() {
+        let mut client = Client::greeted(proxy.port());
+        let reply = client.mail("a@a.example", &["b@b.example"], mail.as_bytes());
+        assert!(reply.starts_with("250 "), "{reply}");
+        assert_eq!(with_known_boundary(&hop.wait_for(1).remove(0).octets), expected);
+        let told = told(&proxy.wait_for("message"));
+        assert!(told.contains("virus-scan=clean, legal="), "{told}");
+        assert!(told.ends_with("notify=quiet"), "{told}");
+    }
+    let eicar =
+        [r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-", "STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"].concat();
+    let infected = format!("Subject: x\r\n\r\n{eicar}\r\n");
+    let mut client = Client::greeted(proxy.port());
+    let reply = client.mail("a@a.example", &["b@b.example"], infected.as_bytes());
+    assert!(reply.starts_with("554 5.7.1 "), "{reply}");
+    let told = told(&proxy.wait_for("message"));
+    assert!(told.contains("notify=notified (<security@b.example> <b@b.example>)"), "{told}");
+    let mut notified = hop.wait_for(1);
+    let notified = notified.remove(0);
+    assert_eq!(notified.sender, "");
+    assert_eq!(notified.recipients, ["security@b.example", "b@b.example"]);
+    let text = text_of(&notified.octets);
+    assert!(text.contains("\r\nSubject: infected\r\n"), "{text}");
+    let body = "\r\n\r\n<a@a.example> <b@b.example>: refused, Eicar-Test-Signature in part 1\r\n";
+    assert!(text.ends_with(body), "{text}");
+}

@@ -109,7 +109,7 @@ enum Listener {
 const REFUSALS: usize = 64;
 
 /// After an error of `accept` that concerns the whole process, such as too many open files.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Listeners {
     /// Binds all addresses. A unix socket that nobody listens on any more is replaced.

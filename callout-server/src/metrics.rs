@@ -1,7 +1,7 @@
 //! What is counted, and how it is told.
 //!
 //! What happens on a mail's way is counted by atomic numbers, which lie where it happens: in [`Metrics`],
-//! one for the server, and in [`ServiceMetrics`], one for each service. [`Exposition`] reads them when
+//! one for the server, and in [`ServiceMetrics`], one for each service. [`exposition`] reads them when
 //! somebody asks, and what the server knows anyway: dialogs and budgets.
 //!
 //! Every label is a word of this program or of its configuration. What peers send is none, so they can't
@@ -11,19 +11,17 @@ mod told;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ocp_proto::smtp::{Command, ProfileKind};
 use ocp_proto::wire::Atom;
+use opes_mta::instruments::{Exposition, Histogram, Open, Table};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 use services::{Change, Declaration, ServiceError};
 
 use crate::server::Server;
@@ -34,10 +32,6 @@ type Kind = (ProfileKind, Command);
 /// The event of a transaction that has none with a name of its own: another verb, or nothing before it
 /// ended. No verb of a peer has lower-case letters.
 const OTHER: &[u8] = b"other";
-
-/// Seconds that a service may take for an event; the default deadline is one of them.
-const BOUNDS: [f64; 13] =
-    [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, f64::INFINITY];
 
 /// What the server counts, without its services.
 #[derive(Debug)]
@@ -80,10 +74,6 @@ pub(crate) enum EventResult {
     /// The processor gave it up, broke a rule, or went away before there was an answer.
     Unanswered,
 }
-
-/// One that is open, and counted by a gauge until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Open(Gauge);
 
 /// A transaction that is open. Its event is counted when it is dropped: as unanswered, unless something
 /// else was said.
@@ -129,18 +119,6 @@ enum FailedStage {
     Spool,
     /// What the service itself reports.
     Service,
-}
-
-/// A metric for each of a few keys.
-#[derive(Debug)]
-struct Table<K, V>(Vec<(K, V)>);
-
-/// How often it took how long. Observing takes no lock.
-#[derive(Debug, Default)]
-struct Histogram {
-    /// One for each of [`BOUNDS`].
-    buckets: [AtomicU64; BOUNDS.len()],
-    nanoseconds: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -204,19 +182,6 @@ impl Drop for OpenTransaction {
         if let Some(results) = &self.results {
             results.count(self.result);
         }
-    }
-}
-
-impl Open {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
@@ -336,90 +301,9 @@ impl FailedStage {
     }
 }
 
-impl<K: PartialEq, V> Table<K, V> {
-    /// One for each key, however often that is named.
-    fn new(keys: impl IntoIterator<Item = K>, value: impl Fn() -> V) -> Self {
-        let mut table = Self(Vec::new());
-        for key in keys {
-            if table.get(&key).is_none() {
-                table.0.push((key, value()));
-            }
-        }
-        table
-    }
-
-    fn get(&self, key: &K) -> Option<&V> {
-        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &(K, V)> {
-        self.0.iter()
-    }
-}
-
-impl<K: PartialEq> Table<K, Counter> {
-    fn count(&self, key: K) {
-        if let Some(counter) = self.get(&key) {
-            counter.inc();
-        }
-    }
-}
-
-impl Histogram {
-    fn observe(&self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let mut buckets = BOUNDS.iter().zip(&self.buckets);
-        if let Some((_, bucket)) = buckets.find(|(bound, _)| seconds <= **bound) {
-            bucket.fetch_add(1, Ordering::Relaxed);
-        }
-        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.buckets.iter().all(|bucket| bucket.load(Ordering::Relaxed) == 0)
-    }
-}
-
-impl EncodeMetric for Histogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-        let buckets: Vec<(f64, u64)> = BOUNDS.into_iter().zip(counts).collect();
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let nanoseconds = self.nanoseconds.load(Ordering::Relaxed);
-        let sum = Duration::from_nanos(nanoseconds).as_secs_f64();
-        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
-
 /// All metrics of a server as text.
-#[derive(Debug)]
-pub(crate) struct Exposition(Registry);
-
-impl Exposition {
-    /// The media type of the text: OpenMetrics 1.0.
-    pub(crate) const MEDIA_TYPE: &'static str =
-        "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-    pub(crate) fn new(server: Arc<Server>) -> Self {
-        let mut registry = Registry::with_prefix("callout_server");
-        registry.register_collector(Box::new(Collected(server)));
-        Self(registry)
-    }
-
-    /// How things stand now.
-    ///
-    /// # Errors
-    /// None: a string takes whatever is written to it.
-    pub(crate) fn text(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        text::encode(&mut text, &self.0)?;
-        Ok(text)
-    }
+pub(crate) fn exposition(server: Arc<Server>) -> Exposition {
+    Exposition::new("callout_server", Collected(server))
 }
 
 /// The server, as it is asked for its metrics.
@@ -546,7 +430,7 @@ impl Families<'_> {
         let mut durations = self.encoder.encode_descriptor(name, help, unit, histogram)?;
         for entry in entries() {
             for ((profile, command), event) in entry.metrics.events.iter() {
-                let durations_by = event.durations.iter().filter(|(_, took)| !took.is_empty());
+                let durations_by = event.durations.iter().filter(|(_, took)| took.count() > 0);
                 for (result, took) in durations_by {
                     let labels = [
                         ("service", entry.name.as_str()),
@@ -617,8 +501,7 @@ mod tests {
             for ((profile, command), event) in self.events.iter() {
                 let event_name = format!("{} {command}", profile_name(*profile));
                 for (result, took) in event.durations.iter() {
-                    let buckets = took.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-                    count(format!("{event_name} {}", result.name()), buckets.sum());
+                    count(format!("{event_name} {}", result.name()), took.count());
                 }
                 count(format!("{event_name} bypassed"), event.bypassed.get());
             }
@@ -677,41 +560,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn durations_are_told_in_seconds_by_their_bounds() {
-        let histogram = Histogram::default();
-        assert!(histogram.is_empty());
-        for milliseconds in [1, 2, 61_000, 100_000] {
-            histogram.observe(Duration::from_millis(milliseconds));
-        }
-        assert!(!histogram.is_empty());
-        let mut registry = Registry::default();
-        registry.register("took", "", histogram);
-        let mut said = String::new();
-        text::encode(&mut said, &registry).unwrap();
-        let series: Vec<&str> = said.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(
-            series,
-            [
-                "took_sum 161.003",
-                "took_count 4",
-                "took_bucket{le=\"0.0001\"} 0",
-                "took_bucket{le=\"0.0005\"} 0",
-                "took_bucket{le=\"0.001\"} 1",
-                "took_bucket{le=\"0.005\"} 2",
-                "took_bucket{le=\"0.01\"} 2",
-                "took_bucket{le=\"0.05\"} 2",
-                "took_bucket{le=\"0.1\"} 2",
-                "took_bucket{le=\"0.5\"} 2",
-                "took_bucket{le=\"1.0\"} 2",
-                "took_bucket{le=\"5.0\"} 2",
-                "took_bucket{le=\"15.0\"} 2",
-                "took_bucket{le=\"60.0\"} 2",
-                "took_bucket{le=\"+Inf\"} 4",
-            ]
-        );
-    }
-
     /// Names and events are the configuration's: whatever it says, each series stands there once, and on
     /// a line of its own.
     #[test]
@@ -728,7 +576,7 @@ mod tests {
                 }
             }
         }
-        let told = Exposition::new(server).text().unwrap();
+        let told = exposition(server).text().unwrap();
         let (told, end) = told.split_at(told.len() - "# EOF\n".len());
         assert_eq!(end, "# EOF\n");
         let mut known = HashSet::new();

@@ -20,12 +20,14 @@
 //! - [`report`], [`record`]: what became of a mail. [`trace`]: what the mail says of it.
 //! - [`spool`]: mail that waits, safe on disk. [`quarantine`]: mail that was stopped. [`store`]: what both are
 //!   made of.
-//! - [`service_manager`], [`manual`]: what the programs tell systemd, and their man pages.
+//! - [`service_manager`], [`manual`]: what the programs tell systemd, and their man pages. [`admin`], [`http`],
+//!   [`instruments`]: how they tell of themselves.
 //! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
 //! effect before it has committed the whole answer.
 
+pub mod admin;
 pub mod apply;
 mod attempt;
 pub mod bypass;
@@ -36,7 +38,9 @@ pub mod disclosure;
 pub mod event;
 pub mod front;
 pub mod group;
+pub mod http;
 mod input;
+pub mod instruments;
 pub mod kept;
 pub mod manual;
 pub mod milter;

@@ -158,7 +158,7 @@ pub(crate) async fn processor(
     // What the servers want decides what a mail server is asked for.
     processor.tried().await;
     if let Some(page) = page {
-        tracing::info!(address = %page.address()?, "serving the disclosure page");
+        tracing::info!(address = %page.address(), "serving the disclosure page");
         tokio::spawn(page.serve(stop.clone()));
     }
     Ok(processor)

@@ -1,0 +1,89 @@
+//! HTTP beside the way of mail: what operators, monitoring and readers of a page ask for.
+//!
+//! It shares nothing with mail but the threads: whoever asks, and however slowly, has one of [`CONNECTIONS`] places
+//! for [`PATIENCE`] at the most, for one request. It knows no passwords and no TLS: those are the matter of a web
+//! server in front of it.
+
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+/// Connections at a time; more wait in the system's queue. Worst case: so many times [`HEADER_OCTETS`] and the
+/// longest answer.
+pub const CONNECTIONS: usize = 64;
+
+/// Octets of a request's header section.
+pub const HEADER_OCTETS: usize = 16 * 1024;
+
+/// For a request's header section.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// For a connection from its beginning to its end, which is one request.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After an error of `accept` that concerns the whole process, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound address.
+#[derive(Debug)]
+pub struct Listener(TcpListener);
+
+impl Listener {
+    /// Binds an address with a port.
+    ///
+    /// # Errors
+    /// If it can't be bound, with the address and why.
+    pub async fn bind(address: impl ToSocketAddrs + Display) -> io::Result<Self> {
+        let bound = TcpListener::bind(&address).await;
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("{address} can't be listened on: {error}"))
+        };
+        bound.map(Self).map_err(named)
+    }
+
+    /// Where it listens, with the port that the system chose.
+    pub fn address(&self) -> String {
+        self.0.local_addr().map(|address| address.to_string()).unwrap_or_default()
+    }
+
+    /// Answers until it is dropped.
+    pub async fn serve(self, router: Router) {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEADER_PATIENCE)
+            .max_buf_size(HEADER_OCTETS)
+            .keep_alive(false);
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        // Without a place nothing is accepted. The places are never closed.
+        while let Ok(place) = places.clone().acquire_owned().await {
+            let stream = match self.0.accept().await {
+                Ok((stream, _)) => TokioIo::new(stream),
+                Err(error) => {
+                    warn!(%error, "no connection for HTTP could be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let service = TowerToHyperService::new(router.clone());
+            let served = timeout(PATIENCE, http.serve_connection(stream, service));
+            tokio::spawn(async move {
+                match served.await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(%error, "HTTP connection"),
+                    Err(_) => debug!(seconds = PATIENCE.as_secs(), "HTTP connection: too slow"),
+                }
+                drop(place);
+            });
+        }
+    }
+}

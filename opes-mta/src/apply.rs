@@ -92,6 +92,8 @@ pub struct Checked {
     pub envelope_done: bool,
     /// How long the answer may be used again; `None` if it may not.
     pub validity: Option<Validity>,
+    /// Octets of the original that it refers to (DUY): they did not come back.
+    pub preserved: u64,
 }
 
 /// Why an answer is void.
@@ -180,6 +182,8 @@ pub(crate) struct Assembly {
     /// Stretches of all of them.
     pieces: usize,
     octets: usize,
+    /// Octets of them that are the original's.
+    preserved: u64,
     /// Octets of each message.
     limit: usize,
     /// Octets of all messages that may be fresh without taking room.
@@ -236,6 +240,7 @@ impl Assembly {
             messages: Vec::new(),
             pieces: 0,
             octets: 0,
+            preserved: 0,
             limit,
             free,
             room,
@@ -291,6 +296,7 @@ impl Assembly {
         let end = usize::try_from(range.end).map_err(|_| not_kept())?;
         self.count(end.saturating_sub(start))?;
         let slices: Vec<_> = self.kept.slices(start..end).ok_or_else(not_kept)?.collect();
+        self.preserved += (end - start) as u64;
         for (own, octets) in slices {
             self.push(id, part.unwrap_or(own), Stretch::Kept(octets))?;
         }
@@ -313,7 +319,7 @@ impl Assembly {
 
     /// The answer, once the server has committed it with TE 200.
     pub(crate) fn finish(self, event: &Event) -> Result<Checked, AnswerError> {
-        let Self { fresh, messages, room, .. } = self;
+        let Self { fresh, messages, room, preserved, .. } = self;
         let fresh = match (fresh.freeze(), room.is_empty()) {
             (fresh, true) => fresh,
             (octets, false) => Bytes::from_owner(Fresh { octets, _room: room }),
@@ -325,6 +331,7 @@ impl Assembly {
             notifications: Vec::new(),
             envelope_done: false,
             validity: None,
+            preserved,
         };
         check_coverage(&messages, &event.envelope.recipients)?;
         let (mut variants, mut is_one) = (Vec::new(), true);

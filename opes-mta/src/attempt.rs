@@ -236,11 +236,13 @@ fn void(error: AnswerError) -> Cause {
 
 /// Of an event that is only watched nothing changes.
 fn watched(checked: Checked) -> Adaptation {
-    Adaptation { verdicts: checked.verdicts, ..Adaptation::unchanged() }
+    let Checked { verdicts, preserved, .. } = checked;
+    Adaptation { verdicts, preserved, ..Adaptation::unchanged() }
 }
 
 fn adaptation(checked: Checked) -> Adaptation {
-    let Checked { answer, effects, verdicts, notifications, envelope_done, validity } = checked;
+    let Checked { answer, effects, verdicts, notifications, envelope_done, validity, preserved } =
+        checked;
     Adaptation {
         answer,
         effects,
@@ -248,6 +250,7 @@ fn adaptation(checked: Checked) -> Adaptation {
         notifications,
         envelope_done,
         validity,
+        preserved,
         ..Adaptation::unchanged()
     }
 }

@@ -71,6 +71,10 @@ fn describe(config: &Config) -> String {
     for listen in &config.listen {
         say!(out, "listener {}: milter at {}", listen.name, listen.milter);
     }
+    match &config.admin {
+        Some(address) => say!(out, "admin: http://{address}: /metrics, /healthz, /readyz"),
+        None => say!(out, "admin: none"),
+    }
     for group in &config.groups {
         describe_group(&mut out, group);
     }

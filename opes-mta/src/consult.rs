@@ -68,6 +68,8 @@ pub struct Adaptation {
     pub asked: Option<Asked>,
     /// What it cost on the wire.
     pub traffic: Traffic,
+    /// Octets of the event that the answer refers to (DUY): they did not come back.
+    pub preserved: u64,
 }
 
 /// An event that could not be adapted; all of the answer is void.
@@ -189,6 +191,7 @@ impl Adaptation {
             reused: false,
             asked: None,
             traffic: Traffic::default(),
+            preserved: 0,
         }
     }
 }

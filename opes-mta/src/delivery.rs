@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::header_end;
+use crate::metrics::{DeliveryMetrics, DeliveryResult};
 use crate::relay::{
     Message, NextHop, NextHopAddress, Options, Outcome, Pool, PoolLimits, RelayError,
 };
@@ -50,6 +51,7 @@ pub struct Delivery {
     routes: Vec<Pool>,
     schedule: Schedule,
     reporter: Arc<Reporter>,
+    metrics: Arc<DeliveryMetrics>,
 }
 
 /// A message as it has to be announced.
@@ -70,7 +72,13 @@ impl Delivery {
         let reporter = Reporter { name: next_hop.name.clone(), most_returned: MOST_RETURNED };
         let pool = |next_hop: &Arc<NextHop>| Pool::new(Arc::clone(next_hop), PoolLimits::default());
         let routes = routes.iter().map(pool).collect();
-        Self { spool, pool: pool(&next_hop), routes, schedule, reporter: Arc::new(reporter) }
+        let (reporter, metrics) = (Arc::new(reporter), Arc::default());
+        Self { spool, pool: pool(&next_hop), routes, schedule, reporter, metrics }
+    }
+
+    /// What is counted of it.
+    pub fn metrics(&self) -> &Arc<DeliveryMetrics> {
+        &self.metrics
     }
 
     /// Delivers what is due until `stop` is cancelled; what is under way then is brought to its end.
@@ -185,11 +193,11 @@ impl Delivery {
         match outcome {
             Outcome::Delivered { reply, notifies } => {
                 let reply = reply.to_string();
-                log(entry, place, "delivered", &reply);
+                self.tried(entry, place, DeliveryResult::Delivered, &reply);
                 let event = (!notifies).then(|| Event::Relayed { reply: reply.clone() });
                 Settled { place, settlement: Settlement::Delivered { reply }, event }
             }
-            Outcome::Failed(error) => give_up(entry, place, said(&error)),
+            Outcome::Failed(error) => self.give_up(entry, place, said(&error)),
             Outcome::Deferred(error) => self.put_off(entry, place, said(&error)),
         }
     }
@@ -200,16 +208,30 @@ impl Delivery {
         let attempts = recipient.map_or(0, |recipient| recipient.state.attempts()) + 1;
         match self.schedule.next(entry.begins().into(), attempts, SystemTime::now()) {
             Some(until) => {
-                log(entry, place, "deferred", &reply);
+                self.tried(entry, place, DeliveryResult::Deferred, &reply);
                 Settled { place, settlement: Settlement::Deferred { until, reply }, event: None }
             }
-            None => give_up(entry, place, reply),
+            None => self.give_up(entry, place, reply),
         }
+    }
+
+    fn give_up(&self, entry: &Entry, place: usize, reply: String) -> Settled {
+        self.tried(entry, place, DeliveryResult::Failed, &reply);
+        let event = Some(Event::Failed { reply: reply.clone() });
+        Settled { place, settlement: Settlement::Failed { reply }, event }
+    }
+
+    /// An attempt is over for a recipient.
+    fn tried(&self, entry: &Entry, place: usize, result: DeliveryResult, reply: &str) {
+        self.metrics.tried(result);
+        let recipient = entry.recipients.get(place).map(|recipient| &recipient.address);
+        let (recipient, outcome) = (recipient.map(tracing::field::display), result.name());
+        tracing::info!(id = %entry.id, sender = %entry.sender, recipient, outcome, reply, "delivery");
     }
 
     /// Notes it all, with one report.
     async fn note(&self, mut claim: Claim, settled: Vec<Settled>) -> Result<(), StoreError> {
-        let reporter = Arc::clone(&self.reporter);
+        let (reporter, metrics) = (Arc::clone(&self.reporter), Arc::clone(&self.metrics));
         blocking(move || {
             let now = SystemTime::now();
             let events: Vec<_> =
@@ -231,6 +253,8 @@ impl Delivery {
             if noted.is_err() {
                 // Nobody else may have it in between.
                 claim.put_off(now + NOT_NOTED);
+            } else if report.is_some() {
+                metrics.reported();
             }
             noted
         })
@@ -291,18 +315,6 @@ fn said(error: &RelayError) -> String {
         Some(reply) => reply.to_string(),
         None => format!("{} {error}", error.status()),
     }
-}
-
-fn give_up(entry: &Entry, place: usize, reply: String) -> Settled {
-    log(entry, place, "failed", &reply);
-    let event = Some(Event::Failed { reply: reply.clone() });
-    Settled { place, settlement: Settlement::Failed { reply }, event }
-}
-
-fn log(entry: &Entry, place: usize, outcome: &str, reply: &str) {
-    let recipient = entry.recipients.get(place).map(|recipient| &recipient.address);
-    let recipient = recipient.map(tracing::field::display);
-    tracing::info!(id = %entry.id, sender = %entry.sender, recipient, outcome, reply, "delivery");
 }
 
 impl Octets {

@@ -21,7 +21,7 @@
 //! - [`spool`]: mail that waits, safe on disk. [`quarantine`]: mail that was stopped. [`store`]: what both are
 //!   made of.
 //! - [`service_manager`], [`manual`]: what the programs tell systemd, and their man pages. [`admin`], [`http`],
-//!   [`instruments`]: how they tell of themselves.
+//!   [`instruments`]: how they tell of themselves; [`metrics`]: what is counted here.
 //! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
@@ -43,6 +43,7 @@ mod input;
 pub mod instruments;
 pub mod kept;
 pub mod manual;
+pub mod metrics;
 pub mod milter;
 pub mod ocp;
 pub mod octets;

@@ -170,6 +170,16 @@ impl Processor {
         Passage::new(Arc::clone(self), listen, origin, facts, number)
     }
 
+    /// Octets of messages that are worked on, in memory.
+    pub(crate) fn content(&self) -> &Budget {
+        &self.room
+    }
+
+    /// Octets of what waits for groups that only watch.
+    pub(crate) fn shadow_content(&self) -> &Budget {
+        &self.shadow_room
+    }
+
     /// Where octets of messages go that are not held in memory.
     pub fn temporary(&self) -> &TemporaryFiles {
         &self.temporary

@@ -3,6 +3,7 @@
 mod timeouts;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use ocp_proto::smtp::Activation;
 use opes_mta::config::{Clients, Config, MilterAddress};
 use opes_mta::delivery::Delivery;
 use opes_mta::front::smtp::{Introduce, Listeners, Settings, Stores, Trust};
+use opes_mta::metrics::{NextHopMetrics, Proxied, Subject};
 use opes_mta::octets::TemporaryFiles;
 use opes_mta::quarantine::Quarantine;
 use opes_mta::relay::{NextHop, NextHopAddress};
@@ -149,7 +151,7 @@ Examples:
     --next-hop mail.internal:25 --next-hop-tls require --next-hop-tls-ca internal.pem
   opes-mta smtp --protocol lmtp --listen unix:/run/opes/lmtp --next-hop unix:/run/dovecot/lmtp
 
-Of the configuration, groups, rules, limits, temporary files, the system and bypass count here; [[listen]] is for the milter. \
+Of the configuration, groups, rules, limits, temporary files, the system, bypass and admin count here; [[listen]] is for the milter. \
 Log lines go to the standard error, as JSON unless that is a terminal; one line a message says what became \
 of it and why. RUST_LOG replaces the level, which is info; at debug a line says where a message goes before \
 anybody has it, so that one which arrives twice because a process was killed in between is found.
@@ -209,9 +211,11 @@ pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "localhost" } else { name.trim() };
-    let server = |address: NextHopAddress| -> anyhow::Result<_> {
+    let mut counted = BTreeMap::<String, Arc<NextHopMetrics>>::new();
+    let mut server = |address: NextHopAddress| -> anyhow::Result<_> {
         let (tls, timeouts) = (tls.policy(&address)?, timeouts.next_hop());
-        Ok(Arc::new(NextHop { protocol, tls, timeouts, ..NextHop::new(address, name) }))
+        let metrics = Arc::clone(counted.entry(address.to_string()).or_default());
+        Ok(Arc::new(NextHop { protocol, tls, timeouts, metrics, ..NextHop::new(address, name) }))
     };
     let settings = Settings {
         placement: placement.into(),
@@ -271,15 +275,24 @@ async fn serve(
     let tls = settings.tls.clone();
     serve::on_hangup(move || tls::reload(tls.as_deref()))?;
     let listeners = Listeners::bind(&listen).await?;
+    let admin = serve::bind_admin(&config).await?;
     let processor = serve::processor(config, settings.offers(), &stop).await?;
     for address in listeners.addresses() {
         let address = address.without_kind();
         tracing::info!(address, next_hop = %settings.next_hop.address, "listening");
     }
     let Settings { next_hop, routes, stores, .. } = &settings;
-    let deliver =
-        |spool| Delivery::new(spool, Arc::clone(next_hop), routes, schedule).run(stop.clone());
+    let deliver = |spool| Delivery::new(spool, Arc::clone(next_hop), routes, schedule);
     let delivery = stores.spool.clone().map(deliver);
+    let proxied = Proxied {
+        next_hops: std::iter::once(next_hop).chain(routes).cloned().collect(),
+        stores: stores.clone(),
+        delivery: delivery.as_ref().map(Delivery::metrics).cloned(),
+    };
+    let metrics = listeners.metrics();
+    let subject = Subject::new(&processor, metrics.clone(), Some(proxied));
+    serve::tell(admin, &metrics, subject, &stop);
+    let delivery = delivery.map(|delivery| delivery.run(stop.clone()));
     let expiry = stores.quarantine.clone().map(|quarantine| expire(quarantine, stop.clone()));
     let waiting = [delivery.map(tokio::spawn), expiry.map(tokio::spawn)];
     service_manager::ready();

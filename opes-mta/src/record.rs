@@ -68,7 +68,19 @@ pub enum Decision {
 }
 
 impl Decision {
-    fn name(self) -> &'static str {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Accept,
+        Self::Modify,
+        Self::Quarantine,
+        Self::Hold,
+        Self::Delay,
+        Self::Discard,
+        Self::Reject,
+        Self::Tempfail,
+        Self::Abandoned,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Accept => "accept",
             Self::Modify => "modify",

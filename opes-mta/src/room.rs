@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Octets of which everybody who needs some takes a share.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<AtomicU64>);
+pub struct Budget {
+    free: Arc<AtomicU64>,
+    most: u64,
+}
 
 /// A share of a budget, given back when dropped.
 #[derive(Debug)]
@@ -17,12 +20,22 @@ pub struct Room {
 impl Budget {
     /// So many octets.
     pub fn new(octets: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(octets)))
+        Self { free: Arc::new(AtomicU64::new(octets)), most: octets }
     }
 
     /// A share that is nothing yet.
     pub fn room(&self) -> Room {
         Room { budget: self.clone(), octets: 0 }
+    }
+
+    /// All of its octets.
+    pub fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// Those in use.
+    pub fn used(&self) -> u64 {
+        self.most.saturating_sub(self.free.load(Ordering::Relaxed))
     }
 }
 
@@ -32,7 +45,7 @@ impl Room {
         let more = octets.saturating_sub(self.octets);
         let order = Ordering::Relaxed;
         let take = |free: u64| free.checked_sub(more);
-        let taken = more == 0 || self.budget.0.fetch_update(order, order, take).is_ok();
+        let taken = more == 0 || self.budget.free.fetch_update(order, order, take).is_ok();
         self.octets += if taken { more } else { 0 };
         taken
     }
@@ -44,7 +57,7 @@ impl Room {
 
     /// Gives all of it back.
     pub fn clear(&mut self) {
-        self.budget.0.fetch_add(std::mem::take(&mut self.octets), Ordering::Relaxed);
+        self.budget.free.fetch_add(std::mem::take(&mut self.octets), Ordering::Relaxed);
     }
 }
 

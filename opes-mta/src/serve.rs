@@ -8,9 +8,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::ValueEnum;
 use ocp_proto::smtp::FailurePolicy;
-use opes_mta::config::{Config, ConfigError, Group, Listen, MilterAddress};
+use opes_mta::admin;
+use opes_mta::config::{Config, ConfigError, Group, Listen, MilterAddress, admin_address};
 use opes_mta::disclosure;
 use opes_mta::front::milter::{self, Listeners};
+use opes_mta::http;
+use opes_mta::metrics::{ListenerMetrics, Subject};
 use opes_mta::ocp::{ServerAddress, service_uri};
 use opes_mta::processor::{Offers, Processor};
 use opes_mta::service_manager;
@@ -54,6 +57,9 @@ pub(crate) struct Services {
     /// What happens to mail that could not be adapted, if that is stricter than what the server says
     #[arg(long, value_name = "POLICY", default_value = "tempfail")]
     on_failure: OnFailure,
+    /// Where metrics, health and readiness are told over HTTP, instead of the configuration's: HOST:PORT
+    #[arg(long, value_name = "ADDR", value_parser = admin_address)]
+    admin: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -103,10 +109,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = stopped_by_signals()?;
     on_hangup(nothing_to_read_again)?;
     let listeners = Listeners::bind(&config.listen).await?;
+    let admin = bind_admin(&config).await?;
     let processor = processor(config, &milter::offer(), &stop).await?;
     for address in listeners.addresses() {
         tracing::info!(%address, "listening");
     }
+    let metrics = listeners.metrics();
+    tell(admin, &metrics, Subject::new(&processor, metrics.clone(), None), &stop);
     service_manager::ready();
     listeners.serve(Arc::clone(&processor), stop).await;
     processor.end().await;
@@ -164,6 +173,34 @@ pub(crate) async fn processor(
     Ok(processor)
 }
 
+/// Where those who operate it ask, if that is configured.
+pub(crate) async fn bind_admin(config: &Config) -> anyhow::Result<Option<http::Listener>> {
+    Ok(match &config.admin {
+        Some(address) => Some(http::Listener::bind(address).await?),
+        None => None,
+    })
+}
+
+/// Tells them how it is until the process ends. It accepts until `stop` is cancelled.
+pub(crate) fn tell(
+    admin: Option<http::Listener>,
+    listeners: &[Arc<ListenerMetrics>],
+    subject: Subject,
+    stop: &CancellationToken,
+) {
+    let Some(admin) = admin else { return };
+    tracing::info!(address = admin.address(), "admin listening");
+    let (listeners, stop) = (listeners.to_vec(), stop.clone());
+    let readiness = move || {
+        if stop.is_cancelled() {
+            let open: u64 = listeners.iter().map(|each| each.open_connections()).sum();
+            return Err(format!("draining: opes-mta is stopping, open connections: {open}"));
+        }
+        Ok(())
+    };
+    tokio::spawn(admin.serve(admin::routes(subject.exposition(), readiness)));
+}
+
 /// Runs it with a line in the log for each message; a configuration that is wrong is shown.
 pub(crate) fn run<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
     config: Result<Config, ConfigError>,
@@ -189,17 +226,23 @@ pub(crate) fn run<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
 impl Services {
     /// The configuration that says so.
     pub(crate) fn config(self) -> Result<Config, ConfigError> {
-        match &self.config {
-            Some(file) => Config::load(file),
+        let mut config = match &self.config {
+            Some(file) => Config::load(file)?,
             None => {
-                let mut group = Group::new("services".to_owned(), self.server, self.services);
+                let mut servers = Vec::new();
+                for server in self.server {
+                    servers.extend((!servers.contains(&server)).then_some(server));
+                }
+                let mut group = Group::new("services".to_owned(), servers, self.services);
                 group.on_failure = match self.on_failure {
                     OnFailure::Accept => FailurePolicy::Accept,
                     OnFailure::Tempfail => FailurePolicy::Tempfail,
                     OnFailure::Reject => FailurePolicy::Reject,
                 };
-                Ok(Config::of(group))
+                Config::of(group)
             }
-        }
+        };
+        config.admin = self.admin.or(config.admin);
+        Ok(config)
     }
 }

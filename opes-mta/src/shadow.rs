@@ -38,7 +38,8 @@ const EVENT: u64 = 4 * 1024;
 /// One dialog, as it is shown to a group.
 #[derive(Debug)]
 pub(crate) struct Shadow {
-    group: String,
+    name: String,
+    group: Group,
     /// `None` once something was left out.
     shown: Option<Sender<Shown>>,
     left_out: Arc<AtomicBool>,
@@ -67,7 +68,8 @@ impl Shadow {
         let (sender, mut shown) = channel(MOST_WAITING);
         let left_out = Arc::new(AtomicBool::new(false));
         let mut watcher = Watcher {
-            group: settings.name.clone(),
+            name: settings.name.clone(),
+            group: group.clone(),
             fallback: settings.recipients_differ,
             consultation: Consultation::new(group, facts),
             traced,
@@ -89,7 +91,8 @@ impl Shadow {
                 watcher.conclude();
             }
         });
-        Self { group: settings.name.clone(), shown: Some(sender), left_out }
+        let group = group.clone();
+        Self { name: settings.name.clone(), group, shown: Some(sender), left_out }
     }
 
     /// Shows it an event of the message that the log calls so, if there is room for it.
@@ -118,7 +121,8 @@ impl Shadow {
         // What is told of a message has to be whole.
         self.left_out.store(true, Ordering::Relaxed);
         if self.shown.take().is_some() {
-            let group = self.group.as_str();
+            self.group.metrics().shadow_missed.inc();
+            let group = self.name.as_str();
             tracing::warn!(
                 group,
                 cause,
@@ -130,7 +134,8 @@ impl Shadow {
 
 /// The group's end of a dialog.
 struct Watcher {
-    group: String,
+    name: String,
+    group: Group,
     /// What becomes of a message of which recipients get different versions.
     fallback: RecipientsDiffer,
     consultation: Consultation,
@@ -177,9 +182,9 @@ impl Watcher {
         {
             (*answer, *effects) = one_for_all(std::mem::take(variants), self.fallback);
         }
-        let group = &self.group;
+        let name = &self.name;
         let is_client = matches!(event.command, Command::Connect | Command::Helo);
-        let watched = self.watched.get_or_insert_with(|| Watched::new(group, id));
+        let watched = self.watched.get_or_insert_with(|| Watched::new(name, id));
         watched.is_message |= !is_client;
         watched.add(event, asked, begin.elapsed());
         if is_client && let Some(refusal) = &watched.refused {
@@ -197,7 +202,8 @@ impl Watcher {
     fn conclude(&mut self) {
         let watched = self.watched.take();
         if let Some(watched) = watched.filter(|it| it.is_message || it.refused.is_some()) {
-            watched.log(self.consultation.facts(), self.client.as_ref());
+            let decision = watched.log(self.consultation.facts(), self.client.as_ref());
+            self.group.metrics().shadow_message(decision);
         }
     }
 }
@@ -275,7 +281,8 @@ impl Watched {
         }
     }
 
-    fn log(self, facts: &DialogFacts, client: Option<&(Decision, String)>) {
+    /// The line in the log; what it says.
+    fn log(self, facts: &DialogFacts, client: Option<&(Decision, String)>) -> Decision {
         let nobody = self.recipient.filter(|_| !self.taken);
         let refused = client.cloned().or(self.refused).or(nobody);
         let (decision, reason) = match refused {
@@ -284,6 +291,7 @@ impl Watched {
         };
         let sender = self.sender.as_ref();
         self.record.log(facts, sender, &self.recipients, decision, reason.as_deref());
+        decision
     }
 }
 

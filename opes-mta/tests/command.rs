@@ -182,6 +182,7 @@ good.toml: valid
 system https://opes.example.org/, this processor is mx1
   services    named in the log only
 listener mx: milter at unix:/run/opes-mta.sock
+admin: none
 group clean
   servers     127.0.0.1:4037, unix:/run/ocp.sock
   services    ocp://service/virus-scan

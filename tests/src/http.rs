@@ -52,7 +52,7 @@ pub fn request(address: &str, method: &str, path: &str) -> Response {
     Response { status, header: header.to_owned(), body: body.to_owned() }
 }
 
-/// What a server counts: the series and their values.
+/// What a program counts: the series, without the program's name before theirs, and their values.
 #[derive(Clone, Debug)]
 pub struct Metrics(pub BTreeMap<String, f64>);
 
@@ -69,23 +69,26 @@ impl Metrics {
         let text = response.body.strip_suffix("# EOF\n").expect("the text is whole");
         let series = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
             let (series, value) = line.rsplit_once(' ').expect("a value");
+            let prefixes = ["callout_server_", "opes_mta_"];
+            let without = prefixes.iter().find_map(|prefix| series.strip_prefix(prefix));
+            let series = without.expect("the program's name");
             (series.to_owned(), value.parse().expect("a number"))
         });
         Self(series.collect())
     }
 
-    /// The value of a series, without the prefix of its name.
+    /// The value of a series.
     ///
     /// # Panics
     /// If there is no such series.
     pub fn value(&self, series: &str) -> f64 {
-        let value = self.0.get(&format!("callout_server_{series}"));
+        let value = self.0.get(series);
         *value.unwrap_or_else(|| panic!("no {series} in {:#?}", self.0.keys()))
     }
 
     /// The series of a family whose value is not 0, by their labels.
     pub fn nonzero(&self, family: &str) -> Vec<(&str, f64)> {
-        let prefix = format!("callout_server_{family}{{");
+        let prefix = format!("{family}{{");
         let series = self.0.iter().filter(|(_, value)| **value != 0.0);
         let labels = series.filter_map(|(series, value)| {
             Some((series.strip_prefix(&prefix)?.strip_suffix('}')?, *value))

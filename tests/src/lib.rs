@@ -90,6 +90,14 @@ impl Running {
         self.next(start, begins)
     }
 
+    /// Where its admin listener is, which its configuration has to ask for.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn admin(&mut self) -> String {
+        text(&self.wait_for("admin listening"), "address")
+    }
+
     fn next(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -208,14 +216,6 @@ impl CalloutServer {
     /// The TCP address.
     pub fn address(&self) -> &str {
         &self.addresses[0]
-    }
-
-    /// Where its admin listener is, which its configuration has to ask for.
-    ///
-    /// # Panics
-    /// If there is none.
-    pub fn admin(&mut self) -> String {
-        text(&self.wait_for("admin listening"), "address")
     }
 
     /// The first log line with this message about the connection of this peer.

@@ -1,4 +1,4 @@
-//! The dashboard and the alerts of `deploy/` ask for what a running server tells, and for all of it.
+//! The dashboards and the alerts of `deploy/` ask for what running programs tell, and for all of it.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -9,7 +9,9 @@ use regex::Regex;
 use serde_json::Value;
 use tempfile::tempdir;
 use tests::http::get;
-use tests::{CalloutServer, fixtures};
+use tests::smtp::{Client, NextHop};
+use tests::stores::Stores;
+use tests::{CalloutServer, Milter, fixtures};
 use yaml_rust2::{Yaml, YamlLoader};
 
 fn deployed(file: &str) -> String {
@@ -27,7 +29,7 @@ struct Told {
 }
 
 /// What a server tells after its first mail.
-fn told() -> Told {
+fn told_by_server() -> Told {
     let folder = tempdir().unwrap();
     let config = "[admin]\nlisten = \"127.0.0.1:0\"\n[services.spam-score]\nbypassable = true\n\
                   [services.scan]\nkind = \"virus-scan\"\n[services.scan.settings]\nclamd = \"unix:/nonexistent/clamd\"\n\
@@ -38,18 +40,45 @@ fn told() -> Told {
     let admin = server.admin();
     let adapted = server.adapt([fixtures().join("plain.eml")]);
     assert_eq!(adapted.only()["decision"], "accept", "{}", adapted.stderr);
-    let text = get(&admin, "/metrics").body;
-    let series = Regex::new(r"(?m)^(\w+)(?:\{(.*)\})? \S+$").unwrap();
-    let label = Regex::new(r#"(\w+)=""#).unwrap();
-    let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for series in series.captures_iter(&text) {
-        let of_series = series.get(2).map_or("", |labels| labels.as_str());
-        let of_metric = labels.entry(series[1].to_owned()).or_default();
-        of_metric.extend(label.captures_iter(of_series).map(|label| label[1].to_owned()));
+    Told::of(&get(&admin, "/metrics").body)
+}
+
+/// What `opes-mta smtp` tells after its first mail, and `opes-mta milter` besides.
+fn told_by_mta() -> Told {
+    let folder = tempdir().unwrap();
+    let server = CalloutServer::start(folder.path(), "", &[]);
+    let group = |name: &str, rest: &str| {
+        let address = server.address();
+        format!(
+            "[[group]]\nname = \"{name}\"\nservers = [\"{address}\"]\nservices = [\"log\"]\n{rest}\n"
+        )
+    };
+    let admin = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let config = format!("{admin}{}{}", group("now", ""), group("next", "shadow = true"));
+    let hop = NextHop::start();
+    let mut proxy = Stores::new(folder.path()).start_proxy("127.0.0.1:0", hop.port, &config);
+    let reply =
+        Client::greeted(proxy.port()).mail("a@a.example", &["b@b.example"], b"A: b\r\n\r\n");
+    assert!(reply.starts_with("250 "), "{reply}");
+    let mut milter = Milter::start(folder.path(), &config);
+    let texts = [&mut proxy, &mut milter].map(|program| get(&program.admin(), "/metrics").body);
+    Told::of(&texts.concat())
+}
+
+impl Told {
+    fn of(text: &str) -> Self {
+        let series = Regex::new(r"(?m)^(\w+)(?:\{(.*)\})? \S+$").unwrap();
+        let label = Regex::new(r#"(\w+)=""#).unwrap();
+        let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for series in series.captures_iter(text) {
+            let of_series = series.get(2).map_or("", |labels| labels.as_str());
+            let of_metric = labels.entry(series[1].to_owned()).or_default();
+            of_metric.extend(label.captures_iter(of_series).map(|label| label[1].to_owned()));
+        }
+        let family = Regex::new(r"(?m)^# TYPE (\w+) ").unwrap();
+        let families = family.captures_iter(text).map(|family| family[1].to_owned()).collect();
+        Self { labels, families }
     }
-    let family = Regex::new(r"(?m)^# TYPE (\w+) ").unwrap();
-    let families = family.captures_iter(&text).map(|family| family[1].to_owned()).collect();
-    Told { labels, families }
 }
 
 /// What an expression asks for.
@@ -122,8 +151,18 @@ fn expressions_are_understood() {
 
 #[test]
 fn the_dashboard_shows_all_that_a_server_tells_and_nothing_else() {
-    let told = told();
-    let dashboard: Value = serde_json::from_str(&deployed("grafana/callout-server.json")).unwrap();
+    shows_all("callout-server", &told_by_server(), 15);
+}
+
+#[test]
+fn the_dashboard_shows_all_that_opes_mta_tells_and_nothing_else() {
+    shows_all("opes-mta", &told_by_mta(), 40);
+}
+
+/// The dashboard of a program shows all of these families, of which there are so many at least.
+fn shows_all(program: &str, told: &Told, least: usize) {
+    let dashboard = deployed(&format!("grafana/{program}.json"));
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
@@ -134,18 +173,19 @@ fn the_dashboard_shows_all_that_a_server_tells_and_nothing_else() {
         for target in panel["targets"].as_array().unwrap() {
             let expression = target["expr"].as_str().unwrap();
             let asked = Asked::by(expression);
-            asked.check(&told, expression);
+            asked.check(told, expression);
             let legend = target["legendFormat"].as_str().unwrap();
             let labels = named.captures_iter(legend).map(|name| name[1].to_owned()).collect();
-            Asked { labels, metrics: asked.metrics.clone() }.check(&told, legend);
+            Asked { labels, metrics: asked.metrics.clone() }.check(told, legend);
             shown.extend(asked.metrics);
         }
     }
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let of_instance = variables.iter().find(|variable| variable["name"] == "instance").unwrap();
-    assert_eq!(of_instance["query"], "label_values(callout_server_build_info, instance)");
+    let build = format!("{}_build_info", program.replace('-', "_"));
+    assert_eq!(of_instance["query"], format!("label_values({build}, instance)"));
 
-    assert!(told.families.len() >= 15, "{:?}", told.families);
+    assert!(told.families.len() >= least, "{:?}", told.families);
     let suffixes = ["", "_total", "_info", "_bucket"];
     let is_shown = |family: &&String| {
         suffixes.iter().any(|suffix| shown.contains(&format!("{family}{suffix}")))
@@ -155,13 +195,14 @@ fn the_dashboard_shows_all_that_a_server_tells_and_nothing_else() {
 }
 
 #[test]
-fn alerts_ask_for_what_a_server_tells() {
-    let told = told();
+fn alerts_ask_for_what_programs_tell() {
+    let mut told = told_by_server();
+    told.labels.extend(told_by_mta().labels);
     let rules = YamlLoader::load_from_str(&deployed("prometheus/alerts.yml")).unwrap();
     let groups = rules[0]["groups"].as_vec().unwrap();
     let rules: Vec<&Yaml> =
         groups.iter().flat_map(|group| group["rules"].as_vec().unwrap()).collect();
-    assert!(rules.len() >= 5, "{rules:?}");
+    assert!(rules.len() >= 15, "{rules:?}");
     let names: BTreeSet<&str> = rules.iter().map(|rule| rule["alert"].as_str().unwrap()).collect();
     assert_eq!(names.len(), rules.len(), "each alert has a name of its own");
     let named = Regex::new(r"\$labels\.(\w+)").unwrap();

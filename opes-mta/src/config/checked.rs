@@ -13,12 +13,14 @@ use super::address::AddressPattern;
 use super::clients::{Clients, Origin};
 use super::error::{ConfigError, closest};
 use super::group::{Group, seconds};
-use super::listen::Listen;
+use super::listen::{Listen, admin_address};
 use super::raw::{Raw, RawBypass, RawLimits, RawList, RawListen, RawRule, RawTemporary};
 use super::rules::{Rule, Rules};
 use super::system::{System, text};
 use crate::consult;
 use crate::front::smtp::LONGEST_HEADER;
+use crate::http;
+use crate::metrics;
 use crate::ocp::MOST_READS;
 use crate::octets::BLOCK;
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub temporary_folder: PathBuf,
     /// Who may ask for services to be skipped.
     pub bypass: Bypass,
+    /// Where to answer those who operate it, `HOST:PORT`; nowhere if `None`.
+    pub admin: Option<String>,
 }
 
 /// Bounds on what mail servers and callout servers can make us use. Worst case in memory:
@@ -93,6 +97,7 @@ impl Config {
             limits: Limits::default(),
             temporary_folder: std::env::temp_dir(),
             bypass: Bypass::default(),
+            admin: None,
         }
     }
 
@@ -127,7 +132,9 @@ impl Config {
         let rules = checker.rules(&raw.rule, &listen, &groups)?;
         let bypass = checker.bypass(&raw.bypass)?;
         let temporary_folder = checker.temporary_folder(&raw.temporary)?;
-        Ok(Self { system, listen, groups, rules, limits, temporary_folder, bypass })
+        let admin = raw.admin.as_ref();
+        let admin = admin.map(|admin| checker.value(&admin.listen, admin_address)).transpose()?;
+        Ok(Self { system, listen, groups, rules, limits, temporary_folder, bypass, admin })
     }
 
     /// What peers can make us hold in memory at the most: what it is for, and octets.
@@ -153,6 +160,10 @@ impl Config {
                 shadow_octets,
             ));
             uses.push(("what callout servers make of that".to_owned(), shadow_octets));
+        }
+        if self.admin.is_some() {
+            let one = http::HEADER_OCTETS + metrics::longest_text(self);
+            uses.push(("the admin listener".to_owned(), (http::CONNECTIONS * one) as u64));
         }
         uses
     }

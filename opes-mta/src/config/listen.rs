@@ -24,6 +24,17 @@ pub enum MilterAddress {
     Unix(PathBuf),
 }
 
+/// An address for those who operate it: `HOST:PORT`.
+///
+/// # Errors
+/// If it is none, or of another kind.
+pub fn admin_address(text: &str) -> Result<String, String> {
+    match text.parse() {
+        Ok(ServerAddress::Tcp(address)) => Ok(address),
+        _ => Err(format!("{text} is no address of the admin listener: write HOST:PORT")),
+    }
+}
+
 impl FromStr for MilterAddress {
     type Err = String;
 

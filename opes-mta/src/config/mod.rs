@@ -19,6 +19,6 @@ pub use checked::{Bypass, Config, Limits};
 pub use clients::{Clients, Origin};
 pub use error::ConfigError;
 pub use group::{Group, RecipientsDiffer};
-pub use listen::{Listen, MilterAddress};
+pub use listen::{Listen, MilterAddress, admin_address};
 pub use rules::{Known, Rule, Rules, Selection};
 pub use system::{Disclosure, System};

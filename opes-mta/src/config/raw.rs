@@ -19,6 +19,13 @@ pub(super) struct Raw {
     pub(super) limits: RawLimits,
     pub(super) temporary: RawTemporary,
     pub(super) bypass: RawBypass,
+    pub(super) admin: Option<RawAdmin>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    pub(super) listen: Spanned<String>,
 }
 
 #[derive(Debug, Deserialize)]

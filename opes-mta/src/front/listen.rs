@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::config::MilterAddress;
+use crate::metrics::{FrontEnd, ListenerMetrics};
 
 /// After an error of `accept` that concerns the whole process, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -30,7 +31,7 @@ const DRAIN: Duration = Duration::from_secs(300);
 
 /// Bound sockets. A unix socket's file goes with them.
 #[derive(Debug)]
-pub(super) struct Sockets(Vec<(Arc<str>, Listener)>);
+pub(super) struct Sockets(Vec<(Arc<ListenerMetrics>, Listener)>);
 
 #[derive(Debug)]
 enum Listener {
@@ -70,6 +71,7 @@ impl Sockets {
     /// # Errors
     /// The address that can't be bound, and why.
     pub(super) async fn bind(
+        front_end: FrontEnd,
         listen: impl IntoIterator<Item = (&str, &MilterAddress)>,
     ) -> io::Result<Self> {
         let mut listeners = Vec::new();
@@ -83,7 +85,12 @@ impl Sockets {
             let bound = bound.map_err(|error| {
                 io::Error::new(error.kind(), format!("{address} can't be listened on: {error}"))
             })?;
-            listeners.push((Arc::from(name), bound));
+            // Those of one name count together: ports that the system chooses have one.
+            let known =
+                listeners.iter().find(|(known, _): &&(Arc<ListenerMetrics>, _)| known.name == name);
+            let metrics = known.map(|(metrics, _)| Arc::clone(metrics));
+            let new = || Arc::new(ListenerMetrics::new(name, front_end));
+            listeners.push((metrics.unwrap_or_else(new), bound));
         }
         Ok(Self(listeners))
     }
@@ -99,20 +106,30 @@ impl Sockets {
         self.0.iter().map(|(_, listener)| address(listener)).collect()
     }
 
+    /// What is counted of each of them.
+    pub(super) fn metrics(&self) -> Vec<Arc<ListenerMetrics>> {
+        let mut all: Vec<Arc<ListenerMetrics>> = Vec::new();
+        for (metrics, _) in &self.0 {
+            let is_known = all.iter().any(|known| Arc::ptr_eq(known, metrics));
+            all.extend((!is_known).then(|| Arc::clone(metrics)));
+        }
+        all
+    }
+
     /// Serves who connects until `stop` is cancelled, at most so many at a time, then lets messages that are
-    /// under way end. `serve` gets the name of the socket; who is one too many gets this and is left.
+    /// under way end. `serve` gets the name of the socket, and what is counted of it; who is one too many gets this and is left.
     pub(super) async fn serve<F: Future<Output = ()> + Send + 'static>(
         self,
         most: usize,
         one_too_many: &[u8],
         stop: CancellationToken,
-        serve: impl Fn(Accepted, Arc<str>) -> F,
+        serve: impl Fn(Accepted, Arc<ListenerMetrics>) -> F,
     ) {
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(most));
-        let accepting = self.0.into_iter().map(|(name, listener)| {
+        let accepting = self.0.into_iter().map(|(metrics, listener)| {
             let acceptor = Acceptor {
-                name,
+                metrics,
                 stop: stop.clone(),
                 connections: connections.clone(),
                 places: Arc::clone(&places),
@@ -153,7 +170,7 @@ async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
 
 /// Takes connections from one listener.
 struct Acceptor<'a, S> {
-    name: Arc<str>,
+    metrics: Arc<ListenerMetrics>,
     stop: CancellationToken,
     connections: TaskTracker,
     places: Arc<Semaphore>,
@@ -162,7 +179,11 @@ struct Acceptor<'a, S> {
     serve: &'a S,
 }
 
-impl<S: Fn(Accepted, Arc<str>) -> F, F: Future<Output = ()> + Send + 'static> Acceptor<'_, S> {
+impl<S, F> Acceptor<'_, S>
+where
+    S: Fn(Accepted, Arc<ListenerMetrics>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
     async fn accept(mut self, listener: Listener) {
         loop {
             let accepted = tokio::select! {
@@ -185,17 +206,19 @@ impl<S: Fn(Accepted, Arc<str>) -> F, F: Future<Output = ()> + Send + 'static> Ac
 
     fn serve(&mut self, accepted: Accepted) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.metrics.turned_away();
             let peer = accepted.peer();
             if let Some(refused) = self.turned_away.count(Instant::now()) {
-                warn!(listen = &*self.name, peer, refused, "too many connections");
+                warn!(listen = self.metrics.name, peer, refused, "too many connections");
             }
             // A mail server does what it is configured to do without us.
             return accepted.leave(self.one_too_many);
         };
-        let serving = (self.serve)(accepted, Arc::clone(&self.name));
+        let open = self.metrics.connected();
+        let serving = (self.serve)(accepted, Arc::clone(&self.metrics));
         self.connections.spawn(async move {
             serving.await;
-            drop(place);
+            drop((open, place));
         });
     }
 }

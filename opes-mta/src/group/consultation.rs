@@ -12,6 +12,7 @@ use super::{Group, NoServer};
 use crate::attempt::{Blame, Broken, Deadline, attempt, conclude, is_enough, open_dialog, show};
 use crate::consult::{Adaptation, Cause, Failure, Stage};
 use crate::event::Event;
+use crate::metrics::{AttemptResult, GroupMetrics};
 use crate::ocp::{Asked, Dialog, learn};
 
 /// One SMTP dialog, wherever its server is.
@@ -119,10 +120,13 @@ impl Consultation {
             Ok(mut adaptation) => {
                 adaptation.traffic.sent += attempts.traffic.sent;
                 adaptation.traffic.received += attempts.traffic.received;
+                self.group.metrics().moved(adaptation.traffic, adaptation.preserved);
                 Ok(adaptation)
             }
             Err(cause) => {
                 let failure = self.failure(event, attempts, cause);
+                self.group.metrics().moved(failure.traffic, 0);
+                self.group.metrics().failed(&failure);
                 failure.log(self.group.services());
                 Err(failure)
             }
@@ -144,6 +148,11 @@ impl Consultation {
                 Ok(adaptation) => {
                     if adaptation.asked.is_some() {
                         roster.answered(server);
+                        roster.metrics.attempted(server, AttemptResult::Answered);
+                    }
+                    if adaptation.asked.is_some() || adaptation.reused {
+                        let waited = attempts.deadline.begin.elapsed();
+                        roster.metrics.adapted(event, &adaptation, waited);
                     }
                     return Ok(adaptation);
                 }
@@ -154,6 +163,9 @@ impl Consultation {
                 Blame::Refused if !place.link.client.is_usable() => Blame::Lost,
                 blame => blame,
             };
+            if broken.cause != Cause::BodyNotSent {
+                roster.metrics.attempted(server, blame.into());
+            }
             if blame > Blame::Answered {
                 self.current = None;
             }
@@ -211,7 +223,7 @@ impl Consultation {
         let preferred = self.current.as_ref().map(|current| &current.seat);
         let place = match roster.place_now(preferred, &[]) {
             Ok(place) => place,
-            Err(cause) => return Ok(unseen(event, &cause.to_string())),
+            Err(cause) => return Ok(self.unseen(event, &cause.to_string())),
         };
         if !place.link.client.profile().observed().contains(&event.command) {
             // This server does more than watch, or does not want it at all.
@@ -219,18 +231,22 @@ impl Consultation {
             return self.consult(event, attempts).await;
         }
         let Some(watching) = self.room_to_watch(deadline).await else {
-            return Ok(unseen(event, "too many events of the dialog are under way"));
+            return Ok(self.unseen(event, "too many events of the dialog are under way"));
         };
         let policy = self.group.settings().policy.clone();
         let current = match self.begin(&place, deadline).await {
             Ok(current) => current,
-            Err(broken) => return Ok(unseen(event, &broken.cause.to_string())),
+            Err(broken) => {
+                let cause = broken.cause.to_string();
+                return Ok(self.unseen(event, &cause));
+            }
         };
         if !is_enough(&current.dialog, event) {
-            return Ok(unseen(event, &Cause::BodyNotSent.to_string()));
+            return Ok(self.unseen(event, &Cause::BodyNotSent.to_string()));
         }
         let mut transaction = show(&current.dialog, event, &policy);
         let (asked, outcome) = Asked::later();
+        roster.metrics.watched(event, deadline.begin.elapsed());
         let event = event.clone();
         tokio::spawn(async move {
             let concluded = conclude(&mut transaction, &event, deadline).await;
@@ -239,12 +255,18 @@ impl Consultation {
             match concluded {
                 Ok(adaptation) => {
                     roster.answered(server);
+                    roster.metrics.attempted(server, AttemptResult::Answered);
+                    roster.metrics.moved(adaptation.traffic, adaptation.preserved);
                     // Without an outcome, nobody has told us.
                     if let (Some(asked), Ok((result, reply))) = (adaptation.asked, outcome.await) {
                         asked.report(result, reply);
                     }
                 }
-                Err(broken) => drop(unseen(&event, &broken.cause.to_string())),
+                Err(broken) => {
+                    roster.metrics.attempted(server, broken.blame().into());
+                    roster.metrics.moved(broken.traffic, 0);
+                    unseen(&roster.metrics, &event, &broken.cause.to_string());
+                }
             }
         });
         Ok(Adaptation { asked: Some(asked), ..Adaptation::unchanged() })
@@ -261,6 +283,12 @@ impl Consultation {
         }
         let room = Arc::clone(&self.watching).acquire_owned();
         timeout_at(deadline.end, room).await.ok()?.ok()
+    }
+
+    /// An event that is only watched, and that the watcher did not see.
+    fn unseen(&self, event: &Event, cause: &str) -> Adaptation {
+        unseen(self.group.metrics(), event, cause);
+        Adaptation::unchanged()
     }
 
     /// What came of it: of the last attempt, unless it is a server that is missing.
@@ -293,10 +321,9 @@ impl Consultation {
     }
 }
 
-/// An event that is only watched, and that the watcher did not see.
-fn unseen(event: &Event, cause: &str) -> Adaptation {
+fn unseen(metrics: &GroupMetrics, event: &Event, cause: &str) {
+    metrics.unwatched.inc();
     tracing::warn!(event = %event.command, cause, "an event was not watched");
-    Adaptation::unchanged()
 }
 
 impl Attempts {

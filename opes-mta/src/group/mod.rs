@@ -35,7 +35,9 @@ use tokio::task::JoinSet;
 
 pub use self::consultation::Consultation;
 use self::roster::Roster;
+pub(crate) use self::roster::ServerStanding;
 pub use self::settings::{GroupSettings, Overload};
+use crate::metrics::GroupMetrics;
 use crate::ocp::Target;
 
 /// Callout servers with the same services. Clones share them; connections end when the last clone and
@@ -104,6 +106,16 @@ impl Group {
     /// URIs of the services, in their order.
     pub fn services(&self) -> &[String] {
         &self.0.services
+    }
+
+    /// What is counted of it.
+    pub(crate) fn metrics(&self) -> &GroupMetrics {
+        &self.0.roster.metrics
+    }
+
+    /// How its servers are now, by their position.
+    pub(crate) fn servers(&self) -> Vec<ServerStanding> {
+        self.0.roster.servers()
     }
 
     /// How it is used.

@@ -12,11 +12,13 @@ use super::health::Health;
 use super::settings::{GroupSettings, Overload};
 use super::union::{union, without_policy};
 use crate::attempt::Deadline;
+use crate::metrics::{GroupMetrics, LostConnection};
 use crate::ocp::{Client, ConnectError, ServerAddress, Target};
 
 /// All servers of a group.
 #[derive(Debug)]
 pub(super) struct Roster {
+    pub(super) metrics: GroupMetrics,
     settings: GroupSettings,
     state: Mutex<State>,
     /// Something may be there for those that wait.
@@ -71,6 +73,19 @@ pub(super) struct Seat {
     link: Arc<Link>,
 }
 
+/// How a server is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ServerStanding {
+    /// Whether it gets events: it is not ejected, and has a connection.
+    pub(crate) is_up: bool,
+    /// Connections that take new dialogs.
+    pub(crate) connections: usize,
+    /// Events that are open.
+    pub(crate) events: usize,
+    /// Dialogs that are open.
+    pub(crate) dialogs: usize,
+}
+
 /// What there is to do about a server's connections.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -97,8 +112,10 @@ impl Roster {
         let nothing = || Profile::Command(CommandProfile::default());
         let offer = targets.first().map_or_else(nothing, |target| target.offer.clone());
         let profile = Arc::new(without_policy(&offer));
+        let metrics = GroupMetrics::new(offer.commands(), targets.len());
         let state = Mutex::new(State { servers, offer, profile });
-        Self { settings, state, changed: Notify::new(), queue: tokio::sync::Mutex::default() }
+        let (changed, queue) = (Notify::new(), tokio::sync::Mutex::default());
+        Self { metrics, settings, state, changed, queue }
     }
 
     /// Room for an event, at that connection if that is possible; otherwise at the one of two random
@@ -116,6 +133,7 @@ impl Roster {
         if self.settings.overload != Overload::Wait {
             return found();
         }
+        let mut has_waited = false;
         // One that can't go everywhere is not to hold up the others.
         let queued = match refused {
             [] => match timeout_at(deadline.end, self.queue.lock()).await {
@@ -130,6 +148,9 @@ impl Roster {
             changed.as_mut().enable();
             match found() {
                 Err(NoServer::Busy | NoServer::Away(_)) if !deadline.has_passed() => {
+                    if !std::mem::replace(&mut has_waited, true) {
+                        self.metrics.waited.inc();
+                    }
                     // What is there at the deadline is seen by the last look.
                     let _ = timeout_at(deadline.end, changed).await;
                 }
@@ -183,8 +204,11 @@ impl Roster {
         let mut state = self.state();
         let now = Instant::now();
         let Some(known) = state.servers.get_mut(server) else { return Step::Rest };
-        let lost = known.sweep();
+        let lost = known.sweep(|why| self.metrics.lost(server, why));
         let ejected = (0..lost).any(|_| known.health.failed(now));
+        if ejected {
+            self.metrics.ejected(server);
+        }
         let step = match known.health.tried_at() {
             Some(at) if now < at => Step::Wait(at),
             None if known.links.len() >= self.settings.connections.max(1) as usize => Step::Rest,
@@ -233,7 +257,11 @@ impl Roster {
         let mut state = self.state();
         let Some(known) = state.servers.get_mut(server) else { return };
         let first = known.cause.is_none();
-        if known.health.unreachable(Instant::now()) || first {
+        let was_in = known.health.unreachable(Instant::now());
+        if was_in {
+            self.metrics.ejected(server);
+        }
+        if was_in || first {
             tracing::warn!(server = %known.address, cause = %error, "the server is away");
         }
         known.cause = Some(error.to_string());
@@ -248,6 +276,7 @@ impl Roster {
         known.cause = Some(cause.to_owned());
         if known.health.failed(Instant::now()) {
             tracing::warn!(server = %known.address, cause, "ejected: too many failures");
+            self.metrics.ejected(server);
             known.keeper.notify_one();
             state.agree();
         }
@@ -258,6 +287,11 @@ impl Roster {
         if let Some(known) = self.state().servers.get_mut(server) {
             known.health.answered();
         }
+    }
+
+    /// How they are now.
+    pub(super) fn servers(&self) -> Vec<ServerStanding> {
+        self.state().servers.iter().map(Server::standing).collect()
     }
 
     /// What the servers want.
@@ -318,8 +352,8 @@ impl State {
 }
 
 impl Server {
-    /// Forgets connections that take no new dialogs; how many there were.
-    fn sweep(&mut self) -> usize {
+    /// Forgets connections that take no new dialogs, and says why of each; how many there were.
+    fn sweep(&mut self, mut lost: impl FnMut(LostConnection)) -> usize {
         let before = self.links.len();
         if let Some(link) = self.links.iter().find(|link| !link.client.is_usable()) {
             self.cause = Some(match link.client.closed() {
@@ -327,8 +361,24 @@ impl Server {
                 None => "the server takes no new dialogs".to_owned(),
             });
         }
-        self.links.retain(|link| link.client.is_usable());
+        self.links.retain(|link| {
+            let is_usable = link.client.is_usable();
+            if !is_usable {
+                lost(match link.client.closed() {
+                    Some(_) => LostConnection::Lost,
+                    None => LostConnection::Drained,
+                });
+            }
+            is_usable
+        });
         before - self.links.len()
+    }
+
+    fn standing(&self) -> ServerStanding {
+        let (events, dialogs) = self.load();
+        let connections = self.links.iter().filter(|link| link.client.is_usable()).count();
+        let is_up = self.health.is_in() && connections > 0;
+        ServerStanding { is_up, connections, events, dialogs }
     }
 
     fn log_loss(&self, ejected: bool) {

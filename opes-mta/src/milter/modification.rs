@@ -55,3 +55,31 @@ pub enum Modification {
     /// Keep the message for review (`SMFIR_QUARANTINE`).
     Quarantine(Bytes),
 }
+
+impl Modification {
+    /// The words for what there is.
+    pub(crate) const NAMES: [&'static str; 8] = [
+        "add-recipient",
+        "delete-recipient",
+        "change-sender",
+        "add-field",
+        "insert-field",
+        "change-field",
+        "replace-body",
+        "quarantine",
+    ];
+
+    /// The word for what it does.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::AddRecipient { .. } => "add-recipient",
+            Self::DeleteRecipient { .. } => "delete-recipient",
+            Self::ChangeSender { .. } => "change-sender",
+            Self::AddField { .. } => "add-field",
+            Self::InsertField { .. } => "insert-field",
+            Self::ChangeField { .. } => "change-field",
+            Self::ReplaceBody(_) => "replace-body",
+            Self::Quarantine(_) => "quarantine",
+        }
+    }
+}

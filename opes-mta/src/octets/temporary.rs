@@ -41,6 +41,11 @@ impl TemporaryFiles {
         Self { folder: folder.into(), budget: Budget::new(octets) }
     }
 
+    /// What all of them may take, and what they do.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// A new file. Blocks on the disk.
     ///
     /// # Errors

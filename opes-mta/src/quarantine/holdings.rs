@@ -30,6 +30,11 @@ impl Holdings {
         self.usage.give_back(share);
     }
 
+    /// What there is, and what there may be.
+    pub(super) fn now(&self) -> (Share, Limits) {
+        (self.usage.now(), self.limits)
+    }
+
     /// Counts a message.
     pub(super) fn put(&self, kept: &Kept) {
         if self.known().insert(kept.id.clone(), kept.octets).is_none() {

@@ -27,7 +27,7 @@ pub use crate::store::{Broken, Id, Limits, Moment, Recovery, StoreError};
 
 use self::holdings::Holdings;
 use crate::spool::{Awaits, NewEntry, Spool};
-use crate::store::{Folder, Locked, Owner, Record};
+use crate::store::{Folder, Locked, Owner, Record, Share};
 
 /// A quarantine. Its clones are the same quarantine.
 #[derive(Clone, Debug)]
@@ -60,6 +60,11 @@ impl Quarantine {
 
     fn new(folder: Folder<Kept>, limits: Limits, owner: Option<Owner>) -> Self {
         Self(Arc::new(Inner { folder, holdings: Holdings::new(limits), _owner: owner }))
+    }
+
+    /// What it holds now, and what it may.
+    pub(crate) fn usage(&self) -> (Share, Limits) {
+        self.0.holdings.now()
     }
 
     /// Begins to keep a message. The writer refuses what is beyond the limits.

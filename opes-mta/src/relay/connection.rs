@@ -14,6 +14,7 @@ use super::hello::NextHop;
 use super::origin::Origin;
 use super::stage::Stage;
 use super::wire::Wire;
+use crate::instruments::Open;
 use crate::smtp::extensions::Extensions;
 
 /// Octets of a line that answers a challenge of AUTH, at most (RFC 4954 section 4).
@@ -43,10 +44,12 @@ pub struct Connection {
     awaited: VecDeque<(Stage, Instant)>,
     failed: Option<RelayError>,
     is_closing: bool,
+    _open: Open,
 }
 
 impl Connection {
     pub(super) fn new(next_hop: Arc<NextHop>, wire: Wire) -> Self {
+        let open = next_hop.metrics.opened();
         Self {
             next_hop,
             wire,
@@ -58,6 +61,7 @@ impl Connection {
             awaited: VecDeque::new(),
             failed: None,
             is_closing: false,
+            _open: open,
         }
     }
 
@@ -109,6 +113,7 @@ impl Connection {
             Err(_) => return Err(self.fail(stage, since, Cause::Silence(limit))),
         };
         self.awaited.pop_front();
+        self.next_hop.metrics.replied(&reply);
         // RFC 5321 section 3.8: it closes the connection.
         self.is_closing |= reply.code() == 421;
         Ok(reply)

@@ -12,6 +12,7 @@ use super::stage::{Stage, Timeouts};
 use super::tls::TlsPolicy;
 use super::transport::connect;
 use super::wire::Wire;
+use crate::metrics::NextHopMetrics;
 use crate::smtp::Protocol;
 use crate::smtp::extensions::{Extensions, STARTTLS};
 
@@ -28,6 +29,8 @@ pub struct NextHop {
     pub tls: TlsPolicy,
     /// How long it may take.
     pub timeouts: Timeouts,
+    /// What is counted of it; clones count together.
+    pub metrics: Arc<NextHopMetrics>,
 }
 
 impl NextHop {
@@ -39,6 +42,7 @@ impl NextHop {
             name: name.into(),
             tls: TlsPolicy::none(),
             timeouts: Timeouts::default(),
+            metrics: Arc::default(),
         }
     }
 }
@@ -90,6 +94,12 @@ impl Connection {
     /// # Errors
     /// If there is none.
     pub async fn connect(next_hop: &Arc<NextHop>) -> Result<Self, RelayError> {
+        let connected = Self::greeted(next_hop).await;
+        next_hop.metrics.connected(connected.is_ok());
+        connected
+    }
+
+    async fn greeted(next_hop: &Arc<NextHop>) -> Result<Self, RelayError> {
         let since = Instant::now();
         let deadline = since + next_hop.timeouts.of(Stage::Connect);
         let transport = connect(&next_hop.address, deadline)

@@ -11,6 +11,9 @@ pub(super) struct Index {
     slots: HashMap<Id, Slot>,
     /// Entries that are to be delivered and that nobody has claimed.
     due: BTreeSet<(Moment, Id)>,
+    /// Entries that are to be delivered, by the moment from which on their age counts.
+    ages: BTreeSet<(Moment, Id)>,
+    claimed: usize,
     /// How much of what others noted was read.
     pub(super) noted: u64,
 }
@@ -18,8 +21,22 @@ pub(super) struct Index {
 #[derive(Debug)]
 struct Slot {
     octets: u64,
+    begins: Moment,
     due: Option<Moment>,
     claimed: bool,
+}
+
+/// How many entries do what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// They are to be delivered, at once or later.
+    pub(crate) queued: usize,
+    /// They are being delivered.
+    pub(crate) active: usize,
+    /// They wait for somebody.
+    pub(crate) held: usize,
+    /// From when on the age of the oldest one counts that is to be delivered.
+    pub(crate) oldest: Option<Moment>,
 }
 
 /// An entry that somebody else works on is looked at again after this.
@@ -28,53 +45,33 @@ const BUSY: Duration = Duration::from_secs(1);
 impl Index {
     /// Knows an entry as it is now; `true` if it is new.
     pub(super) fn put(&mut self, entry: &Entry) -> bool {
-        let (due, octets) = (entry.due(), entry.octets);
-        let before = self.slots.remove(&entry.id);
+        let before = self.take(&entry.id);
         let claimed = before.as_ref().is_some_and(|slot| slot.claimed);
-        if let Some(moment) = before.as_ref().and_then(|slot| slot.due) {
-            self.due.remove(&(moment, entry.id.clone()));
-        }
-        if let Some(moment) = due.filter(|_| !claimed) {
-            self.due.insert((moment, entry.id.clone()));
-        }
-        self.slots.insert(entry.id.clone(), Slot { octets, due, claimed });
+        let (octets, begins, due) = (entry.octets, entry.begins(), entry.due());
+        self.insert(&entry.id, Slot { octets, begins, due, claimed });
         before.is_none()
     }
 
     /// Forgets an entry; its octets, if it was known.
     pub(super) fn remove(&mut self, id: &Id) -> Option<u64> {
-        let slot = self.slots.remove(id)?;
-        if let Some(moment) = slot.due {
-            self.due.remove(&(moment, id.clone()));
-        }
-        Some(slot.octets)
+        self.take(id).map(|slot| slot.octets)
     }
 
     /// Leaves an entry out of what is due; it counts for the limits still.
     pub(super) fn set_aside(&mut self, id: &Id) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        if let Some(moment) = slot.due.take() {
-            self.due.remove(&(moment, id.clone()));
-        }
+        self.change(id, |slot| slot.due = None);
     }
 
     /// Marks an entry as claimed; `false` if it is already, or unknown.
     pub(super) fn claim(&mut self, id: &Id) -> bool {
-        let Some(slot) = self.slots.get_mut(id).filter(|slot| !slot.claimed) else { return false };
-        slot.claimed = true;
-        if let Some(moment) = slot.due {
-            self.due.remove(&(moment, id.clone()));
-        }
-        true
+        let is_free = self.slots.get(id).is_some_and(|slot| !slot.claimed);
+        self.change(id, |slot| slot.claimed = true);
+        is_free
     }
 
     /// The opposite of [`Self::claim`].
     pub(super) fn unclaim(&mut self, id: &Id) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        slot.claimed = false;
-        if let Some(moment) = slot.due {
-            self.due.insert((moment, id.clone()));
-        }
+        self.change(id, |slot| slot.claimed = false);
     }
 
     /// Somebody else works on an entry.
@@ -84,11 +81,7 @@ impl Index {
 
     /// Gives back an entry that is not due before that, whatever its file says.
     pub(super) fn put_off(&mut self, id: &Id, until: Moment) {
-        self.set_aside(id);
-        if let Some(slot) = self.slots.get_mut(id) {
-            slot.due = Some(until);
-        }
-        self.unclaim(id);
+        self.change(id, |slot| (slot.due, slot.claimed) = (Some(until), false));
     }
 
     pub(super) fn due(&self, now: Moment, most: usize) -> Vec<Id> {
@@ -102,5 +95,44 @@ impl Index {
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Takes as long however many there are.
+    pub(super) fn standing(&self) -> Standing {
+        let (queued, active) = (self.due.len(), self.claimed);
+        Standing {
+            queued,
+            active,
+            held: self.slots.len().saturating_sub(queued + active),
+            oldest: self.ages.first().map(|(moment, _)| *moment),
+        }
+    }
+
+    fn change(&mut self, id: &Id, change: impl FnOnce(&mut Slot)) {
+        if let Some(mut slot) = self.take(id) {
+            change(&mut slot);
+            self.insert(id, slot);
+        }
+    }
+
+    fn insert(&mut self, id: &Id, slot: Slot) {
+        if let Some(moment) = slot.due {
+            self.ages.insert((slot.begins, id.clone()));
+            if !slot.claimed {
+                self.due.insert((moment, id.clone()));
+            }
+        }
+        self.claimed += usize::from(slot.claimed);
+        self.slots.insert(id.clone(), slot);
+    }
+
+    fn take(&mut self, id: &Id) -> Option<Slot> {
+        let slot = self.slots.remove(id)?;
+        if let Some(moment) = slot.due {
+            self.ages.remove(&(slot.begins, id.clone()));
+            self.due.remove(&(moment, id.clone()));
+        }
+        self.claimed -= usize::from(slot.claimed);
+        Some(slot)
     }
 }

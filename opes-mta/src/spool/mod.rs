@@ -76,6 +76,7 @@ pub use crate::store::{Broken, Id, Limits, Moment, Recovery, StoreError};
 use tokio::sync::Notify;
 
 use self::index::Index;
+pub(crate) use self::index::Standing;
 use crate::store::{Folder, Locked, Owner, Share, Usage};
 
 /// A spool. Its clones are the same spool.
@@ -154,6 +155,16 @@ impl Spool {
     /// When the next entry is due that nobody has claimed.
     pub fn next_due(&self) -> Option<SystemTime> {
         self.index().next_due().map(SystemTime::from)
+    }
+
+    /// What it holds now, and what it may.
+    pub(crate) fn usage(&self) -> (Share, Limits) {
+        (self.0.usage.now(), self.0.limits)
+    }
+
+    /// How many entries do what; as its owner knows.
+    pub(crate) fn standing(&self) -> Standing {
+        self.index().standing()
     }
 
     /// Waits until an entry has come or was changed by this process, once for all that has since the last call. For

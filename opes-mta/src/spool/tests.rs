@@ -96,6 +96,36 @@ fn a_message_waits_until_all_have_it() {
 }
 
 #[test]
+fn how_many_entries_do_what_is_known_without_a_look_at_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let standing = |queued, active, held, oldest: Option<u64>| Standing {
+        queued,
+        active,
+        held,
+        oldest: oldest.map(|seconds| at(seconds).into()),
+    };
+    assert_eq!(spool.standing(), Standing::default());
+    let first = put(&spool, to(&["<a@b>"]), "1");
+    let delayed = NewEntry { not_before: Some(at(50)), ..to(&["<a@b>"]) };
+    put(&spool, delayed, "2");
+    let held = NewEntry { hold: Some("odd".to_owned()), ..to(&["<a@b>"]) };
+    let held = put(&spool, held, "3");
+    assert_eq!(spool.standing(), standing(2, 0, 1, Some(0)));
+    let claim = spool.claim(&first, at(0)).unwrap().unwrap();
+    assert_eq!(spool.standing(), standing(1, 1, 1, Some(0)), "its age counts until it is gone");
+    drop(claim);
+    assert_eq!(spool.standing(), standing(2, 0, 1, Some(0)));
+    let mut claim = spool.claim(&first, at(0)).unwrap().unwrap();
+    claim.settle(&[(0, delivered())], None, at(1)).unwrap();
+    drop(claim);
+    assert_eq!(spool.standing(), standing(1, 0, 1, Some(50)));
+    spool.release(&held, at(9)).unwrap();
+    assert_eq!(spool.standing(), standing(2, 0, 0, Some(9)));
+    assert_eq!(spool.usage().0, Share { entries: 2, octets: 2 });
+}
+
+#[test]
 fn one_process_at_a_time_owns_it() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());

@@ -61,6 +61,12 @@ impl Usage {
         self.octets.fetch_add(share.octets, Ordering::Relaxed);
     }
 
+    /// All of it now.
+    pub(crate) fn now(&self) -> Share {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Share { entries: load(&self.entries), octets: load(&self.octets) }
+    }
+
     /// Gives back what was taken or counted.
     pub(crate) fn give_back(&self, share: Share) {
         self.entries.fetch_sub(share.entries, Ordering::Relaxed);

@@ -51,6 +51,7 @@ fn the_commented_example_is_valid_and_says_the_defaults() {
     let system = config.system.as_ref().unwrap();
     assert_eq!((system.name.as_str(), system.services_in_trace), ("mx1", false));
     assert_eq!(system.disclosure.as_ref().unwrap().listen.port(), 8080);
+    assert_eq!(config.admin.as_deref(), Some("127.0.0.1:9038"));
     assert_eq!(config.groups[1].shadow, Some(0.1));
     assert_eq!(config.groups[2].profile, ProfileKind::Reply);
     let rules: Vec<(String, Vec<&str>)> =
@@ -223,6 +224,12 @@ fn what_is_wrong_has_a_line_and_a_column() {
         (with("[bypass]\nclients = [\"all\"]"), (7, 12), "all is no address"),
     ];
     assert_errors(Path::new(""), &cases);
+    let cases = [
+        ("[admin]\nlisten = \"unix:/x\"", (7, 10), "unix:/x is no address of the admin listener"),
+        ("[admin]\nlisten = \"localhost\"", (7, 10), "write HOST:PORT"),
+        ("[admin]", (6, 1), "missing field `listen`"),
+    ];
+    assert_errors(Path::new(""), &cases.map(|(text, at, error)| (with(text), at, error)));
     let error = parse("").unwrap_err();
     assert_eq!(error.to_string(), "there is no [[group]]: nobody would look at any mail");
     assert_eq!(error.line_and_column(), None);

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::dialogue::{Dialogue, Told};
 use super::sent::Sent;
 use crate::input::make_room;
+use crate::metrics::ListenerMetrics;
 use crate::milter::{
     Actions, Agreed, CannotAgree, Command, Decision, Decoder, InvalidCommand, InvalidPacket,
     MacroName, MacroStage, Misuse, OutOfOrder, Session, Stage, Step, Steps, Wanted, negotiate,
@@ -89,11 +90,11 @@ pub(super) struct Connection<S> {
     /// What the MTA lets us change.
     actions: Actions,
     processor: Arc<Processor>,
-    listen: Arc<str>,
+    listen: Arc<ListenerMetrics>,
 }
 
 impl<S: Stream> Connection<S> {
-    pub(super) fn new(stream: S, processor: Arc<Processor>, listen: Arc<str>) -> Self {
+    pub(super) fn new(stream: S, processor: Arc<Processor>, listen: Arc<ListenerMetrics>) -> Self {
         let session = Session::new();
         let (input, output) = (BytesMut::new(), BytesMut::new());
         let actions = Actions::NONE;
@@ -211,6 +212,7 @@ impl<S: Stream> Connection<S> {
                 () = sleep(progress), if answer && stage == Stage::EndOfMessage => {
                     self.session.progress(&mut self.output)?;
                     write(&mut self.stream, &mut self.output).await?;
+                    self.listen.told_of_progress();
                 }
             }
         }
@@ -237,6 +239,7 @@ impl<S: Stream> Connection<S> {
                 return Ok(self.session.decide(&decision, &mut self.output)?);
             }
         }
+        self.listen.modified(&modifications);
         Ok(self.session.decide(&decision, &mut self.output)?)
     }
 

@@ -19,6 +19,7 @@ use crate::bypass::{self, Outcome};
 use crate::config::Origin;
 use crate::event::{Content, Event, Message, address_of};
 use crate::front::advisor::{Abilities, Advisor, Refusal, Said};
+use crate::metrics::ListenerMetrics;
 use crate::milter::{self, Actions, Client, Command, Macros, Modification, Path, Stage};
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
@@ -39,7 +40,7 @@ pub(super) struct Told {
 /// One client, from CONNECT to its end.
 #[derive(Debug)]
 pub(super) struct Dialogue {
-    listen: Arc<str>,
+    listen: Arc<ListenerMetrics>,
     /// What the MTA sends of a message.
     sent: Sent,
     /// What it lets us change.
@@ -63,7 +64,7 @@ impl Dialogue {
     /// A client that has not come yet.
     pub(super) fn new(
         processor: Arc<Processor>,
-        listen: Arc<str>,
+        listen: Arc<ListenerMetrics>,
         sent: Sent,
         actions: Actions,
     ) -> Self {
@@ -121,6 +122,7 @@ impl Dialogue {
         self.owed.to_message = None;
         if let (Some(mail), Some(facts)) = (self.mail.take(), self.advisor.facts()) {
             mail.record.log(facts, Some(&mail.sender), &mail.recipients, decision, why);
+            self.listen.message(decision);
         }
         self.advisor.end_message();
     }
@@ -169,7 +171,7 @@ impl Dialogue {
         let connect = Connect { name: host, address: address.as_deref().map(str::as_bytes), port };
         let macros = std::mem::take(&mut self.macros);
         let facts = facts::start(&connect, macros.iter().flat_map(pairs));
-        self.advisor.begin(&self.listen, origin, facts);
+        self.advisor.begin(&self.listen.name, origin, facts);
         self.client(Event {
             command: smtp::Command::Connect,
             content: Content::Nothing,
@@ -200,6 +202,7 @@ impl Dialogue {
             }
             Said::Refused(Refusal { reply, .. }) => {
                 let decision = decision_of(&reply);
+                self.listen.refused_client(decided(&decision));
                 if let Some(facts) = self.advisor.facts() {
                     record.log(facts, None, &[], decided(&decision), Some(&reason(&decision)));
                 }

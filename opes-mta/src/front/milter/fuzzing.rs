@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Broken, Connection, Stream, wanted};
 use super::sent::Sent;
 use crate::config::Config;
+use crate::metrics::{FrontEnd, ListenerMetrics};
 use crate::milter::packet::MAXIMUM_PACKET;
 use crate::milter::{Command, Decoder, Packet, Stage, Steps, negotiate};
 use crate::processor::Processor;
@@ -102,7 +103,8 @@ struct Served {
 fn serve(runtime: &Runtime, processor: &Arc<Processor>, octets: &[u8], piece: usize) -> Served {
     let output = Arc::new(Mutex::new(Vec::new()));
     let wire = Wire { input: octets.to_vec(), at: 0, piece, output: Arc::clone(&output) };
-    let connection = Connection::new(wire, Arc::clone(processor), "mx".into());
+    let listener = Arc::new(ListenerMetrics::new("mx", FrontEnd::Milter));
+    let connection = Connection::new(wire, Arc::clone(processor), listener);
     let served = runtime.block_on(async {
         let served = connection.serve(CancellationToken::new()).await;
         // What is only watched ends in tasks of its own.

@@ -9,6 +9,7 @@ use tracing::info;
 use super::connection::Connection;
 use crate::config::{Listen, MilterAddress};
 use crate::front::listen::{Accepted, Sockets};
+use crate::metrics::{FrontEnd, ListenerMetrics};
 use crate::processor::Processor;
 
 /// Bound sockets. A unix socket's file goes with them.
@@ -24,7 +25,7 @@ impl Listeners {
     pub async fn bind(listen: &[Listen]) -> io::Result<Self> {
         let named: Vec<_> =
             listen.iter().map(|listen| (&listen.name[..], &listen.milter)).collect();
-        Ok(Self(Sockets::bind(named).await?))
+        Ok(Self(Sockets::bind(FrontEnd::Milter, named).await?))
     }
 
     /// Where they listen, with the ports that the system chose.
@@ -32,25 +33,30 @@ impl Listeners {
         self.0.addresses()
     }
 
+    /// What is counted of each of them.
+    pub fn metrics(&self) -> Vec<Arc<ListenerMetrics>> {
+        self.0.metrics()
+    }
+
     /// Serves MTAs until `stop` is cancelled, then lets messages that are under way end.
     pub async fn serve(self, processor: Arc<Processor>, stop: CancellationToken) {
         let most = processor.config().limits.connections as usize;
         let stopping = stop.clone();
-        let serve = |accepted: Accepted, name: Arc<str>| {
+        let serve = |accepted: Accepted, metrics: Arc<ListenerMetrics>| {
             let (processor, stop, peer) =
                 (Arc::clone(&processor), stopping.clone(), accepted.peer());
             async move {
-                let listen = Arc::clone(&name);
+                let listen = Arc::clone(&metrics);
                 let served = match accepted {
                     Accepted::Inet(stream, _) => {
-                        Connection::new(stream, processor, name).serve(stop).await
+                        Connection::new(stream, processor, metrics).serve(stop).await
                     }
                     Accepted::Unix(stream) => {
-                        Connection::new(stream, processor, name).serve(stop).await
+                        Connection::new(stream, processor, metrics).serve(stop).await
                     }
                 };
                 if let Err(cause) = served {
-                    info!(listen = &*listen, peer, %cause, "the mail server's connection broke");
+                    info!(listen = listen.name, peer, %cause, "the mail server's connection broke");
                 }
             }
         };

@@ -19,6 +19,8 @@ pub(super) struct Carried {
     pub(super) spooled: Vec<Id>,
     /// What the quarantine has taken.
     pub(super) kept: Vec<Id>,
+    /// New messages among what the spool has taken.
+    pub(super) notified: usize,
     /// What went wrong on the way: the client hears what became of each part, and its dialog ends.
     pub(super) lost: Option<Broken>,
 }
@@ -53,6 +55,7 @@ pub(super) async fn carry(
         // First: once a message is kept, nothing may stop the client from hearing so.
         hop.command(&own_line("RSET")).await?;
     }
+    let notified = notifications.len();
     let stored = parts.iter().filter(|part| !is_sent(part));
     let stored = stored.filter_map(|part| Stored::part(part, provenance));
     let notifications = notifications.into_iter().map(|new| Stored::notification(new, provenance));
@@ -102,7 +105,7 @@ pub(super) async fn carry(
     let (kept, spooled) = taken.commit().await;
     carried.kept = kept;
     match spooled {
-        Ok(spooled) => carried.spooled = spooled,
+        Ok(spooled) => (carried.spooled, carried.notified) = (spooled, notified),
         Err(reply) => {
             for (part, answer) in &mut carried.parts {
                 if matches!(part.fate, Fate::Wait(_)) {
@@ -191,7 +194,8 @@ mod tests {
             let provenance = Provenance::default();
             let carried = carry(&mut hop, &stores, plan, &provenance, true, true).await.unwrap();
             let entries = spool.entries().unwrap().0;
-            assert_eq!((carried.spooled.len(), entries.len()), (spooled, spooled), "{fates:?}");
+            let found = (carried.spooled.len(), carried.notified, entries.len());
+            assert_eq!(found, (spooled, spooled, spooled), "{fates:?}");
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::config::Origin;
 use crate::event::{self, Event};
 use crate::front::advisor::{Abilities, Advisor, Refusal, Said};
 use crate::front::facts::text;
+use crate::metrics::ListenerMetrics;
 use crate::passage::{Accepted, Advice};
 use crate::processor::Processor;
 use crate::record::{Decision, Record};
@@ -61,7 +62,7 @@ pub(super) enum Speaks {
 #[derive(Debug)]
 pub(super) struct Dialogue {
     settings: Arc<Settings>,
-    listen: Arc<str>,
+    listen: Arc<ListenerMetrics>,
     advisor: Advisor,
     /// What the connection alone says of the client, and the name that it gave last.
     connected: (DialogFacts, Origin),
@@ -86,7 +87,7 @@ impl Dialogue {
     pub(super) fn new(
         processor: Arc<Processor>,
         settings: Arc<Settings>,
-        listen: Arc<str>,
+        listen: Arc<ListenerMetrics>,
         origin: Origin,
         client_port: u16,
     ) -> Self {
@@ -113,7 +114,7 @@ impl Dialogue {
     pub(super) async fn begin(&mut self) -> Option<Reply> {
         if !self.is_begun {
             self.is_begun = true;
-            self.advisor.begin(&self.listen, self.origin, self.facts.clone());
+            self.advisor.begin(&self.listen.name, self.origin, self.facts.clone());
             let connect = Event {
                 command: Command::Connect,
                 content: event::Content::Nothing,
@@ -195,6 +196,7 @@ impl Dialogue {
                 None
             }
             Err(Refusal { reply, .. }) => {
+                self.listen.refused_client(decision_of(&reply));
                 if let Some(facts) = self.advisor.facts() {
                     record.log(facts, None, &[], decision_of(&reply), Some(&reply.to_string()));
                 }
@@ -263,6 +265,7 @@ impl Dialogue {
     fn close(&mut self, decision: Decision, why: Option<&str>) {
         if let (Some(mail), Some(facts)) = (self.mail.take(), self.advisor.facts()) {
             mail.record.log(facts, Some(&mail.sender), &mail.recipients, decision, why);
+            self.listen.message(decision);
         }
         self.advisor.end_message();
     }

@@ -17,6 +17,7 @@ use super::stored::Stores;
 use super::tls::Tls;
 use crate::config::{MilterAddress, Origin};
 use crate::front::listen::{Accepted, Sockets};
+use crate::metrics::{FrontEnd, ListenerMetrics};
 use crate::processor::Processor;
 use crate::relay::{NextHop, NextHopAddress, Transport};
 
@@ -62,12 +63,17 @@ impl Listeners {
     pub async fn bind(listen: &[MilterAddress]) -> io::Result<Self> {
         let names: Vec<_> = listen.iter().map(MilterAddress::without_kind).collect();
         let named = names.iter().map(String::as_str).zip(listen);
-        Ok(Self(Sockets::bind(named).await?))
+        Ok(Self(Sockets::bind(FrontEnd::Smtp, named).await?))
     }
 
     /// Where they listen, with the ports that the system chose.
     pub fn addresses(&self) -> Vec<MilterAddress> {
         self.0.addresses()
+    }
+
+    /// What is counted of each of them.
+    pub fn metrics(&self) -> Vec<Arc<ListenerMetrics>> {
+        self.0.metrics()
     }
 
     /// Serves clients until `stop` is cancelled, then lets messages that are under way end.
@@ -80,13 +86,13 @@ impl Listeners {
         let most = processor.config().limits.connections as usize;
         let settings = Arc::new(settings);
         let stopping = stop.clone();
-        let serve = |accepted: Accepted, name: Arc<str>| {
+        let serve = |accepted: Accepted, metrics: Arc<ListenerMetrics>| {
             let (settings, stop, peer) = (Arc::clone(&settings), stopping.clone(), accepted.peer());
             let (origin, port) = match &accepted {
                 Accepted::Inet(_, peer) => (Origin::Address(peer.ip()), peer.port()),
                 Accepted::Unix(_) => (Origin::Unix, 0),
             };
-            let (processor, listen) = (Arc::clone(&processor), Arc::clone(&name));
+            let (processor, listen) = (Arc::clone(&processor), Arc::clone(&metrics));
             let dialogue = Dialogue::new(processor, Arc::clone(&settings), listen, origin, port);
             async move {
                 let is_heard = settings.trust.hears(origin);
@@ -97,7 +103,7 @@ impl Listeners {
                 let served = client::serve(stream, &settings, dialogue, is_heard, stop).await;
                 if let Err(cause) = served {
                     let stage = cause.stage();
-                    warn!(listen = &*name, peer, stage, %cause, "the dialog of a client broke");
+                    warn!(listen = metrics.name, peer, stage, %cause, "the dialog of a client broke");
                 }
             }
         };

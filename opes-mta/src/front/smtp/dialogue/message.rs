@@ -165,7 +165,8 @@ impl Dialogue {
 
     /// The plan was carried out: what the client gets.
     pub(in crate::front::smtp) fn carried(&mut self, carried: Carried) -> relay::Answer {
-        let Carried { parts, spooled, kept, .. } = carried;
+        let Carried { parts, spooled, kept, notified, .. } = carried;
+        self.listen.notified(notified);
         let Some(mail) = &mut self.mail else {
             return recipients::for_client(&parts, &[], false);
         };

@@ -5,8 +5,6 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,8 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::mail::{Mail, Octets};
-use crate::measure::{Measure, MeasureKind};
+use crate::mail::Octets;
 use crate::service::ServiceError;
 
 /// How long connecting may take.
@@ -39,23 +36,6 @@ enum Address {
 #[derive(Clone, Debug)]
 pub(super) struct Clamd {
     address: Address,
-    timeout: Duration,
-    counts: Arc<Counts>,
-}
-
-/// What has come of scans.
-#[derive(Debug, Default)]
-struct Counts {
-    open: AtomicU64,
-    clean: AtomicU64,
-    found: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// A scan that is under way. One that is given up counts as failed.
-struct Scan<'a> {
-    counts: &'a Counts,
-    result: &'a AtomicU64,
 }
 
 /// What clamd says of a message.
@@ -85,57 +65,30 @@ impl FromStr for Address {
 
 impl Clamd {
     /// A clamd at this address, or why it is none.
-    pub(super) fn new(address: &str, timeout: Duration) -> Result<Self, String> {
-        Ok(Self { address: address.parse()?, timeout, counts: Arc::default() })
+    pub(super) fn new(address: &str) -> Result<Self, String> {
+        Ok(Self { address: address.parse()? })
     }
 
-    /// Asks about a message.
-    pub(super) async fn scan_mail(&self, mail: &Mail) -> Result<Answer, ServiceError> {
-        self.scan(&[mail.header().clone().into(), mail.body().clone()]).await
-    }
-
-    /// Asks about octets, in pieces. A connection that breaks before there is an answer is tried once
+    /// Asks about octets, in pieces, for so long. A connection that breaks before there is an answer is tried once
     /// more: clamd ends connections when it restarts.
-    pub(super) async fn scan(&self, pieces: &[Octets]) -> Result<Answer, ServiceError> {
-        let mut scan = Scan::new(&self.counts);
+    pub(super) async fn scan(
+        &self,
+        pieces: &[Octets],
+        limit: Duration,
+    ) -> Result<Answer, ServiceError> {
         let attempts = async {
             match self.attempt(pieces).await {
                 Err(_) => self.attempt(pieces).await,
                 answered => answered,
             }
         };
-        let answered = timeout(self.timeout, attempts).await.unwrap_or_else(|_| {
-            let seconds = self.timeout.as_secs();
+        let answered = timeout(limit, attempts).await.unwrap_or_else(|_| {
+            let seconds = limit.as_secs();
             Err(io::Error::new(ErrorKind::TimedOut, format!("no answer within {seconds} s")))
         });
         pieces.iter().try_for_each(Octets::check)?;
         let answer = answered.map_err(|error| self.error(error))?;
-        let answer = parse_answer(&answer).map_err(|error| self.error(error))?;
-        scan.result = match answer {
-            Answer::Clean => &self.counts.clean,
-            Answer::Found(_) => &self.counts.found,
-        };
-        Ok(answer)
-    }
-
-    /// How many scans there are and were.
-    pub(super) fn measures(&self) -> Vec<Measure> {
-        let Counts { open, clean, found, failed } = &*self.counts;
-        let counter = |result, count: &AtomicU64| Measure {
-            name: "clamd_scans",
-            help: "Scans by clamd, by their result",
-            kind: MeasureKind::Counter,
-            label: Some(("result", result)),
-            value: count.load(Ordering::Relaxed),
-        };
-        let open = Measure {
-            name: "clamd_open_scans",
-            help: "Scans that clamd is at work on, or connecting for",
-            kind: MeasureKind::Gauge,
-            label: None,
-            value: open.load(Ordering::Relaxed),
-        };
-        vec![open, counter("clean", clean), counter("found", found), counter("failed", failed)]
+        parse_answer(&answer).map_err(|error| self.error(error))
     }
 
     async fn attempt(&self, pieces: &[Octets]) -> io::Result<Vec<u8>> {
@@ -171,20 +124,6 @@ impl Clamd {
             Address::Unix(path) => path.display().to_string(),
         };
         ServiceError::new("clamd", format!("{address}: {}", cause.to_string()))
-    }
-}
-
-impl<'a> Scan<'a> {
-    fn new(counts: &'a Counts) -> Self {
-        counts.open.fetch_add(1, Ordering::Relaxed);
-        Self { counts, result: &counts.failed }
-    }
-}
-
-impl Drop for Scan<'_> {
-    fn drop(&mut self) {
-        self.result.fetch_add(1, Ordering::Relaxed);
-        self.counts.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -327,6 +266,13 @@ mod tests {
 
     use super::*;
     use crate::fixtures::{spooled, whole};
+    use crate::mail::Mail;
+
+    /// Asks about a whole mail.
+    async fn scan_mail(clamd: &Clamd, mail: &Mail) -> Result<Answer, ServiceError> {
+        let pieces = [mail.header().clone().into(), mail.body().clone()];
+        clamd.scan(&pieces, Duration::from_secs(30)).await
+    }
 
     /// A clamd that reads a whole stream and answers so, as often as there are answers.
     async fn answering(answers: Vec<Vec<u8>>) -> (Clamd, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
@@ -354,14 +300,14 @@ mod tests {
             }
             got
         });
-        (Clamd::new(&address, Duration::from_secs(30)).unwrap(), server)
+        (Clamd::new(&address).unwrap(), server)
     }
 
     async fn ask(answers: &[&[u8]]) -> Result<Answer, String> {
         let (clamd, server) =
             answering(answers.iter().map(|answer| answer.to_vec()).collect()).await;
         let mail = Mail::new("A: b\r\n\r\n".into(), Bytes::from(vec![b'x'; 200_000]));
-        let answer = clamd.scan_mail(&mail).await;
+        let answer = scan_mail(&clamd, &mail).await;
         for content in server.await.unwrap() {
             assert_eq!(content.len(), mail.len());
             assert!(content.starts_with(mail.header()));
@@ -388,12 +334,12 @@ mod tests {
         let (clamd, server) = answering(vec![b"stream: OK\0".to_vec()]).await;
         let body: Vec<u8> = (0..400_000u32).map(|n| n.to_le_bytes()[1]).collect();
         let mail = spooled(&Mail::new("A: b\r\n\r\n".into(), body));
-        assert_eq!(clamd.scan_mail(&mail).await, Ok(Answer::Clean));
+        assert_eq!(scan_mail(&clamd, &mail).await, Ok(Answer::Clean));
         assert!(server.await.unwrap() == [whole(&mail)]);
         let file = tempfile::tempfile().unwrap();
         let unreadable = Mail::new(Bytes::new(), Octets::from_file(Arc::new(file), 9));
         let (clamd, server) = answering(vec![Vec::new(); 2]).await;
-        assert_eq!(clamd.scan_mail(&unreadable).await.unwrap_err().stage, "spool");
+        assert_eq!(scan_mail(&clamd, &unreadable).await.unwrap_err().stage, "spool");
         server.abort();
     }
 
@@ -413,8 +359,8 @@ mod tests {
     async fn a_clamd_that_says_nothing_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let clamd = Clamd::new(&address, Duration::ZERO).unwrap();
-        let error = clamd.scan(&["x".into()]).await.unwrap_err();
+        let clamd = Clamd::new(&address).unwrap();
+        let error = clamd.scan(&["x".into()], Duration::ZERO).await.unwrap_err();
         assert_eq!(error.to_string(), format!("clamd: {address}: no answer within 0 s"));
     }
 

@@ -19,7 +19,7 @@
 //! on-encrypted = "accept"
 //! on-unreadable = "accept"
 //! signatures = "signatures"    # a folder with .hdb, .hsb and .ndb files
-//! clamd = "unix:/run/clamav/clamd.ctl"    # or "127.0.0.1:3310"
+//! clamd = "unix:/run/clamav/clamd.ctl"    # or "127.0.0.1:3310", or a list of several
 //! clamd-timeout = 60           # seconds
 //! clamd-size = 26214400        # octets; no more than clamd's StreamMaxLength
 //! scans = 8                    # messages at the same time
@@ -34,6 +34,7 @@
 //! ```
 
 mod clamd;
+mod clamds;
 mod eicar;
 mod scan;
 mod settings;
@@ -48,7 +49,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt};
 use ocp_proto::smtp::{Command, EffectName};
 
-pub use settings::{Action, VirusScanSettings};
+pub use settings::{Action, ClamdAddresses, VirusScanSettings};
 
 use crate::content::{Policy, Room, Scans, applied, fill, part_labels, printable, stored_part};
 use crate::mail::{Edits, Mail, Notice, PartKind, SpoolError};
@@ -56,7 +57,8 @@ use crate::measure::Measure;
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError, compute};
-use clamd::{Answer, Clamd};
+use clamd::Answer;
+use clamds::Clamds;
 use scan::{Infection, Report, scan};
 use signatures::Signatures;
 
@@ -75,7 +77,7 @@ struct VirusScan {
     settings: VirusScanSettings,
     room: Room,
     signatures: Arc<Signatures>,
-    clamd: Option<Clamd>,
+    clamd: Option<Clamds>,
     scans: Scans,
 }
 
@@ -90,7 +92,8 @@ impl VirusScan {
         };
         let signatures = settings.signatures.as_deref().map(load).transpose()?;
         let clamd_timeout = Duration::from_secs(settings.clamd_timeout);
-        let clamd = settings.clamd.as_deref().map(|address| Clamd::new(address, clamd_timeout));
+        let clamd =
+            settings.clamd.as_ref().map(|clamd| Clamds::new(clamd.addresses(), clamd_timeout));
         Ok(Self {
             signatures: Arc::new(signatures.unwrap_or_default()),
             clamd: clamd.transpose().map_err(SettingsError::new)?,
@@ -116,7 +119,7 @@ impl VirusScan {
 
     async fn ask(
         &self,
-        clamd: &Clamd,
+        clamd: &Clamds,
         mail: &Mail,
         report: &mut Report,
     ) -> Result<(), ServiceError> {
@@ -143,7 +146,7 @@ impl VirusScan {
     /// Finds the parts that clamd means; the message as a whole if it is none alone.
     async fn ask_for_parts(
         &self,
-        clamd: &Clamd,
+        clamd: &Clamds,
         mail: &Mail,
         name: String,
         report: &mut Report,
@@ -268,7 +271,7 @@ impl Service for VirusScan {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        self.clamd.as_ref().map(Clamd::measures).unwrap_or_default()
+        self.clamd.as_ref().map(Clamds::measures).unwrap_or_default()
     }
 
     fn notes(&self) -> Vec<String> {

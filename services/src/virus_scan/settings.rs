@@ -23,9 +23,10 @@ pub struct VirusScanSettings {
     /// A folder with ClamAV signature files (`.hdb`, `.hsb`, `.ndb`), read once; none by default. A
     /// body signature takes about 3 KB of memory: for whole databases there is clamd.
     pub signatures: Option<PathBuf>,
-    /// Where clamd listens, `host:port` or `unix:/path`; none by default.
-    pub clamd: Option<String>,
-    /// Seconds that clamd may take for a message; default 60. While it loads a new database it may
+    /// Where clamd listens, `host:port` or `unix:/path`; none by default. Of several the one that has least to do is
+    /// asked, and the next if it fails.
+    pub clamd: Option<ClamdAddresses>,
+    /// Seconds that clamd may take for a message, all of several together; default 60. While it loads a new database it may
     /// answer nobody for half a minute.
     pub clamd_timeout: u64,
     /// The largest message that clamd gets, in octets; larger ones are beyond a limit. Default 25
@@ -39,6 +40,26 @@ pub struct VirusScanSettings {
     pub notice: String,
     /// Bounds on unpacking.
     pub limits: Limits,
+}
+
+/// One clamd, or several that are worth the same.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum ClamdAddresses {
+    /// `"unix:/run/clamav/clamd.ctl"`.
+    One(String),
+    /// `["192.0.2.1:3310", "192.0.2.2:3310"]`.
+    Several(Vec<String>),
+}
+
+impl ClamdAddresses {
+    /// Each of them.
+    pub fn addresses(&self) -> &[String] {
+        match self {
+            Self::One(address) => std::slice::from_ref(address),
+            Self::Several(addresses) => addresses,
+        }
+    }
 }
 
 /// What happens to infected mail.

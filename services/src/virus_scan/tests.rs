@@ -404,7 +404,7 @@ fn the_example_of_the_documentation_is_read() {
     let read: VirusScanSettings = serde::Deserialize::deserialize(table).unwrap();
     let expected = VirusScanSettings {
         signatures: Some("signatures".into()),
-        clamd: Some("unix:/run/clamav/clamd.ctl".to_owned()),
+        clamd: Some(ClamdAddresses::One("unix:/run/clamav/clamd.ctl".to_owned())),
         notice: read.notice.clone(),
         ..VirusScanSettings::default()
     };
@@ -514,7 +514,7 @@ impl Drop for RunningClamd {
 #[tokio::test]
 async fn a_real_clamd() {
     let Some(clamd) = RunningClamd::start() else { return };
-    let asked = Clamd::new(&clamd.address(), Duration::from_secs(60)).unwrap();
+    let asked = Clamds::new(&[clamd.address()], Duration::from_secs(60)).unwrap();
     let infected = mail(with_attachment("a.com", &eicar::text()));
     // What clamd makes of a name depends on its database: `.UNOFFICIAL` is added.
     let found = "Eicar-Test-Signature.UNOFFICIAL".to_owned();
@@ -532,7 +532,7 @@ async fn a_real_clamd() {
         .iter()
         .map(|m| (m.label.map_or("open", |(_, name)| name), m.value))
         .collect();
-    assert_eq!(counted, [("open", 0), ("clean", 1), ("found", 1), ("failed", 2)]);
+    assert_eq!(counted, [("open", 0), ("open", 1), ("clean", 1), ("found", 1), ("failed", 2)]);
     let settings = format!("clamd = \"{}\"", clamd.address());
     let error = service(&settings).handle(&request(&large, &[])).await.unwrap_err();
     assert_eq!(error.stage, "clamd");

@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::access::Rule;
+use crate::config::{AdminConfig, Document};
 use crate::tls::{ClientCertificates, Tls};
-use crate::{Address, Admin, Config, Entry, Listeners, Server, demo, logging};
+use crate::{Address, Admin, Config, Control, Entry, Listeners, Server, demo, logging};
 
 /// How long a healthy server may take for its answer; a busy one has tasks that wait for a turn.
 const HEALTHY: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ const HEALTHY: Duration = Duration::from_secs(5);
 pub(crate) fn serve(
     registry: &Registry,
     listen: Vec<Address>,
+    control: Option<PathBuf>,
     file: Option<PathBuf>,
 ) -> Result<()> {
     let mut config = load(registry, file)?;
@@ -39,6 +41,7 @@ pub(crate) fn serve(
     if !listen.is_empty() {
         config.listen = listen;
     }
+    config.admin.control = control.or(config.admin.control);
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
         let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
@@ -47,15 +50,12 @@ pub(crate) fn serve(
         for address in listeners.addresses() {
             info!(%address, "listening");
         }
-        let admin = match &config.admin {
-            Some(address) => Some(Admin::bind(address).await.into_diagnostic()?),
-            None => None,
-        };
+        let admin = bind_admin(&config.admin).await.into_diagnostic()?;
         let server = Arc::new(Server::new(config));
         let stop = CancellationToken::new();
-        if let Some(admin) = admin {
+        for admin in admin {
             info!(address = admin.address(), "admin listening");
-            // It ends with the process.
+            // They end with the process.
             tokio::spawn(admin.serve(server.clone(), stop.clone()));
         }
         service_manager::ready();
@@ -76,6 +76,18 @@ pub(crate) fn serve(
         info!("stopped");
         Ok(())
     })
+}
+
+/// Where those who operate the server are answered.
+async fn bind_admin(config: &AdminConfig) -> io::Result<Vec<Admin>> {
+    let mut bound = Vec::new();
+    if let Some(address) = &config.listen {
+        bound.push(Admin::bind(address).await?);
+    }
+    if let Some(path) = &config.control {
+        bound.push(Admin::bind_control(path.clone()).await?);
+    }
+    Ok(bound)
 }
 
 /// Reads the certificates again; broken ones change nothing.
@@ -114,9 +126,15 @@ pub(crate) fn check(registry: &Registry, file: Option<PathBuf>) -> Result<()> {
     say!(out, "{name}: valid");
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     say!(out, "listens on {}", addresses.join(", "));
-    match &config.admin {
-        Some(address) => say!(out, "admin: http://{address}: /metrics, /healthz, /readyz"),
-        None => say!(out, "admin: none"),
+    let AdminConfig { listen, control } = &config.admin;
+    if let Some(address) = listen {
+        say!(out, "admin: http://{address}: /metrics, /healthz, /readyz");
+    }
+    if let Some(path) = control {
+        say!(out, "admin: control socket {}, for its user and root", path.display());
+    }
+    if listen.is_none() && control.is_none() {
+        say!(out, "admin: none");
     }
     describe_security(&mut out, &config);
     let uses = config.worst_case_memory();
@@ -232,6 +250,22 @@ pub(crate) fn demo(registry: &Registry) -> Result<()> {
 /// Asks a running server whether it answers.
 pub(crate) fn healthy(server: ServerAddress) -> Result<()> {
     runtime()?.block_on(probe(server, HEALTHY)).into_diagnostic()
+}
+
+/// Prints the metrics of a running server.
+pub(crate) fn metrics(control: &Control) -> Result<()> {
+    print(&runtime()?.block_on(control.get("/metrics")).into_diagnostic()?)
+}
+
+/// The control socket that was named, or that of a configuration file.
+pub(crate) fn control(path: Option<PathBuf>, file: Option<PathBuf>) -> Result<Control> {
+    match (path, file) {
+        (Some(path), _) => Ok(Control::new(path)),
+        (None, Some(file)) => Ok(Control::new(Document::load(&file)?.control()?)),
+        (None, None) => Err(miette!(
+            "which server? Name its control socket (--control) or its configuration (--config)"
+        )),
+    }
 }
 
 /// Writes the man pages.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`Config`] says what to listen on and which services there are; [`Server`] is what all
-//! connections share; [`Listeners`] serve it until they are told to stop. [`Admin`] tells how it is.
+//! connections share; [`Listeners`] serve it until they are told to stop. [`Admin`] tells how it is;
+//! [`Control`] asks it from another process.
 
 pub mod access;
 mod adapt;
@@ -17,6 +18,7 @@ mod bypass;
 mod chain;
 mod commands;
 pub mod config;
+mod control;
 mod demo;
 mod driver;
 pub mod filter;
@@ -32,10 +34,12 @@ mod session;
 mod spool;
 mod terms;
 pub mod tls;
+mod unix;
 
 pub use admin::Admin;
 pub use branch::Fallback;
 pub use config::{Config, ConfigError};
+pub use control::{Control, ControlError};
 pub use listen::{Address, Listeners};
 pub use router::{Entry, Router};
 pub use server::Server;

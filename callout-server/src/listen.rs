@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +16,7 @@ use tracing::{Instrument, field, info, info_span, warn};
 use crate::access::{Origin, Peer};
 use crate::driver;
 use crate::server::Server;
+use crate::unix::{UnixSocket, Users};
 
 /// Where to listen: `HOST:PORT`, `tls:HOST:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub struct Listeners(Vec<Listener>);
 enum Listener {
     Tcp(TcpListener),
     Tls(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixSocket),
 }
 
 /// Connections beyond the limit that are told so at a time. Worst case: as many open sockets more.
@@ -122,7 +123,9 @@ impl Listeners {
             let listener = match address {
                 Address::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
                 Address::Tls(address) => TcpListener::bind(address).await.map(Listener::Tls),
-                Address::Unix(path) => bind_unix(path.clone()).await,
+                Address::Unix(path) => {
+                    UnixSocket::bind(path.clone(), Users::OfUmask).await.map(Listener::Unix)
+                }
             };
             listeners.push(listener.map_err(|error| {
                 io::Error::new(error.kind(), format!("{address} can't be listened on: {error}"))
@@ -139,7 +142,7 @@ impl Listeners {
         let address = |listener: &Listener| match listener {
             Listener::Tcp(listener) => Address::Tcp(port(listener)),
             Listener::Tls(listener) => Address::Tls(port(listener)),
-            Listener::Unix(_, path) => Address::Unix(path.clone()),
+            Listener::Unix(socket) => Address::Unix(socket.path().into()),
         };
         self.0.iter().map(address).collect()
     }
@@ -165,22 +168,6 @@ impl Listeners {
         connections.close();
         connections.wait().await;
     }
-}
-
-async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
-    let listener = match UnixListener::bind(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            match UnixStream::connect(&path).await {
-                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(&path)?;
-                    UnixListener::bind(&path)?
-                }
-                _ => return Err(error),
-            }
-        }
-        bound => bound?,
-    };
-    Ok(Listener::Unix(listener, path))
 }
 
 /// Takes connections from one listener.
@@ -212,9 +199,6 @@ impl Acceptor {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-        }
-        if let Listener::Unix(_, path) = &listener {
-            let _ = std::fs::remove_file(path);
         }
     }
 
@@ -286,9 +270,8 @@ impl Listener {
                 let stream = if tls { Stream::Tls(stream) } else { Stream::Tcp(stream) };
                 Ok((stream, Origin::Tcp(peer)))
             }
-            Self::Unix(listener, path) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Origin::Unix(path.clone())))
+            Self::Unix(socket) => {
+                Ok((Stream::Unix(socket.accept().await?), Origin::Unix(socket.path().into())))
             }
         }
     }

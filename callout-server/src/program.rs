@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use opes_mta::ocp::ServerAddress;
 use services::Registry;
 
-use crate::{Address, commands};
+use crate::{Address, Control, commands};
 
 /// An OPES callout server for mail.
 ///
@@ -61,6 +61,8 @@ enum Command {
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4037")]
         server: ServerAddress,
     },
+    /// Print the metrics of a running server, as OpenMetrics text.
+    Metrics(ControlArguments),
     /// Write the man pages into a folder.
     #[command(hide = true)]
     Man { folder: PathBuf },
@@ -75,10 +77,31 @@ struct ServeArguments {
     /// configuration says. Without both: 127.0.0.1:4037.
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Address>,
+    /// A unix socket at which the server can be asked, and told what to do, by its user and root.
+    /// Replaces [admin] control of the configuration.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// A configuration file (TOML). Without one the embedded defaults hold, which need no network
     /// and no other service. deploy/callout-server.toml is a commented example.
     #[arg(long, value_name = "FILE", env = "CALLOUT_SERVER_CONFIG")]
     config: Option<PathBuf>,
+}
+
+/// Which running server is asked, over its control socket: `[admin] control`.
+#[derive(Args)]
+struct ControlArguments {
+    /// The control socket of the server.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// The server's configuration file, which says where its control socket is.
+    #[arg(long, value_name = "FILE", env = "CALLOUT_SERVER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ControlArguments {
+    fn find(self) -> miette::Result<Control> {
+        commands::control(self.control, self.config)
+    }
 }
 
 /// Does what the command line says, with these kinds of services; the exit code. `deploy/plugin-template` is a program
@@ -86,13 +109,14 @@ struct ServeArguments {
 pub fn main(registry: &Registry) -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(ServeArguments { listen, config }) => {
-            commands::serve(registry, listen, config)
+        Command::Serve(ServeArguments { listen, control, config }) => {
+            commands::serve(registry, listen, control, config)
         }
         Command::Check { file } => commands::check(registry, file),
         Command::Services { config } => commands::services(registry, config),
         Command::Demo => commands::demo(registry),
         Command::Healthy { server } => commands::healthy(server),
+        Command::Metrics(server) => server.find().and_then(|control| commands::metrics(&control)),
         Command::Man { folder } => commands::man(Cli::command(), &folder),
         Command::Completions { shell, folder } => {
             commands::completions(Cli::command(), shell, &folder)

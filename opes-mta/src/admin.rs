@@ -18,7 +18,7 @@ use axum::routing::get;
 
 use crate::instruments::Exposition;
 
-/// The answers, for [`Listener::serve`](crate::http::Listener::serve). `readiness` says why the program is not ready.
+/// The answers, for [`serve`](crate::http::serve). `readiness` says why the program is not ready.
 pub fn routes(
     exposition: Exposition,
     readiness: impl Fn() -> Result<(), String> + Clone + Send + Sync + 'static,

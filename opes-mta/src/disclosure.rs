@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Disclosure, System};
-use crate::http::Listener;
+use crate::http::{self, Listener};
 
 /// The page, about to be served.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Server {
     /// Serves the page until `stop` is cancelled.
     pub async fn serve(self, stop: CancellationToken) {
         let Self { listener, site } = self;
-        stop.run_until_cancelled(listener.serve(site.router())).await;
+        stop.run_until_cancelled(http::serve(&listener, site.router())).await;
     }
 }
 

@@ -13,7 +13,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -55,35 +56,52 @@ impl Listener {
     pub fn address(&self) -> String {
         self.0.local_addr().map(|address| address.to_string()).unwrap_or_default()
     }
+}
 
-    /// Answers until it is dropped.
-    pub async fn serve(self, router: Router) {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(HEADER_PATIENCE)
-            .max_buf_size(HEADER_OCTETS)
-            .keep_alive(false);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        // Without a place nothing is accepted. The places are never closed.
-        while let Ok(place) = places.clone().acquire_owned().await {
-            let stream = match self.0.accept().await {
-                Ok((stream, _)) => TokioIo::new(stream),
-                Err(error) => {
-                    warn!(%error, "no connection for HTTP could be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let service = TowerToHyperService::new(router.clone());
-            let served = timeout(PATIENCE, http.serve_connection(stream, service));
-            tokio::spawn(async move {
-                match served.await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!(%error, "HTTP connection"),
-                    Err(_) => debug!(seconds = PATIENCE.as_secs(), "HTTP connection: too slow"),
-                }
-                drop(place);
-            });
-        }
+/// Something that connections come to.
+pub trait Accept: Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next one.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for Listener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        self.0.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Answers until it is dropped.
+pub async fn serve(listener: &impl Accept, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .max_buf_size(HEADER_OCTETS)
+        .keep_alive(false);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    // Without a place nothing is accepted. The places are never closed.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok(stream) => TokioIo::new(stream),
+            Err(error) => {
+                warn!(%error, "no connection for HTTP could be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let served = timeout(PATIENCE, http.serve_connection(stream, service));
+        tokio::spawn(async move {
+            match served.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "HTTP connection"),
+                Err(_) => debug!(seconds = PATIENCE.as_secs(), "HTTP connection: too slow"),
+            }
+            drop(place);
+        });
     }
 }

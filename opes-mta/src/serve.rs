@@ -198,7 +198,8 @@ pub(crate) fn tell(
         }
         Ok(())
     };
-    tokio::spawn(admin.serve(admin::routes(subject.exposition(), readiness)));
+    let routes = admin::routes(subject.exposition(), readiness);
+    tokio::spawn(async move { http::serve(&admin, routes).await });
 }
 
 /// Runs it with a line in the log for each message; a configuration that is wrong is shown.

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 use tempfile::{TempDir, tempdir};
 use tests::http::{Metrics, connect, get, request};
@@ -348,4 +349,60 @@ fn an_admin_address_that_is_taken_is_named_and_check_says_where_it_is() {
         "{said}"
     );
     assert!(check(&[]).contains("admin: none\n"));
+}
+
+/// What `callout-server metrics` says of the server with this configuration: whether it worked, and what was printed.
+fn asked(arguments: &[&std::ffi::OsStr]) -> (bool, String) {
+    let output = program("callout-server").arg("metrics").args(arguments).output().unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(printed).unwrap())
+}
+
+/// It needs no port, is its user's alone, and goes with the server; what a killed one leaves behind is replaced.
+#[test]
+fn a_control_socket_answers_its_user() {
+    let folder = tempdir().unwrap();
+    let config = "[admin]\ncontrol = \"control\"\n";
+    let mut server = CalloutServer::start(folder.path(), config, &[]);
+    let socket = folder.path().join("control");
+    assert_eq!(server.admin(), format!("unix:{}", socket.display()));
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let file = folder.path().join("callout-server.toml");
+    for arguments in
+        [["--config".as_ref(), file.as_os_str()], ["--control".as_ref(), socket.as_ref()]]
+    {
+        let (worked, metrics) = asked(&arguments);
+        assert!(worked && metrics.contains("callout_server_open_connections 0\n"), "{metrics}");
+    }
+
+    let second = program("callout-server")
+        .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(error.contains("control can't be listened on") && !second.status.success(), "{error}");
+
+    server.kill();
+    assert!(socket.exists(), "killed, it removes nothing");
+    let (worked, error) = asked(&["--control".as_ref(), socket.as_ref()]);
+    assert!(!worked && error.contains("the server can't be asked at"), "{error}");
+    let server = CalloutServer::start(folder.path(), config, &[]);
+    assert!(asked(&["--control".as_ref(), socket.as_ref()]).0);
+    server.terminate();
+    assert_eq!(server.ended().0, Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn who_asks_a_server_without_a_control_socket_is_told_what_is_missing() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("without.toml");
+    std::fs::write(&file, "[admin]\nlisten = \"127.0.0.1:0\"\n").unwrap();
+    let (worked, error) = asked(&["--config".as_ref(), file.as_ref()]);
+    assert!(!worked && error.contains("control in [admin] is missing"), "{error}");
+    assert!(error.contains("without.toml:1:1"), "{error}");
+    let (worked, error) = asked(&[]);
+    assert!(!worked && error.contains("(--control)"), "{error}");
 }

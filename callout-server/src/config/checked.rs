@@ -1,7 +1,6 @@
 //! From the file to values that can be relied on.
 
 use std::ops::Range;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +13,8 @@ use services::{AddressList, Kind, Registry, Settings, TemporaryFolder};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
-use super::ConfigError;
-use super::raw::{Raw, RawLimits, RawService, RawSpool, RawTimeouts};
+use super::raw::{Raw, RawAdmin, RawLimits, RawService, RawSpool, RawTimeouts};
+use super::{ConfigError, Document};
 use crate::access::Rules;
 use crate::branch::Fallback;
 use crate::listen::Address;
@@ -35,8 +34,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// What is logged, and how.
     pub log: LogConfig,
-    /// Where to answer those who operate the server, `HOST:PORT`; nowhere if `None`.
-    pub admin: Option<String>,
+    /// Where to answer those who operate the server.
+    pub admin: AdminConfig,
     /// What happens where some recipients are refused and the processor has one reply for all.
     pub recipients_differ: Fallback,
     /// Certificates, if there is TLS.
@@ -107,6 +106,15 @@ pub struct SpoolConfig {
     pub octets: usize,
 }
 
+/// Where to answer those who operate the server; nowhere by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// `HOST:PORT`, for everybody who gets there.
+    pub listen: Option<String>,
+    /// A unix socket for the user of the process, and root.
+    pub control: Option<PathBuf>,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -150,15 +158,8 @@ impl Config {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn load(path: &Path, registry: &Registry) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            ConfigError::new(path, "", format!("{} can't be read: {error}", path.display()), None)
-        })?;
-        if is_open_to_all(path) {
-            let path_shown = path.display();
-            let cause = format!("everybody can change {path_shown}: chmod o-w {path_shown}");
-            return Err(ConfigError::new(path, "", cause, None));
-        }
-        Self::parse(&text, path, registry)
+        let document = Document::load(path)?;
+        Self::parse(document.text(), document.path(), registry)
     }
 
     /// Checks the text of a file; relative paths in it start at the folder of `path`.
@@ -182,9 +183,7 @@ impl Config {
         };
         let level = raw.log.level.as_ref();
         let level = level.map(|level| checker.value(level, log_directives)).transpose()?;
-        let admin = raw.admin.as_ref();
-        let admin =
-            admin.map(|admin| checker.value(&admin.listen, Address::of_admin)).transpose()?;
+        let admin = raw.admin.as_ref().map(|admin| checker.admin(admin)).transpose()?;
         let spool = checker.spool(&raw.spool)?;
         let router = checker.router(services, &spool.folder.clone().into())?;
         Ok(Self {
@@ -196,7 +195,7 @@ impl Config {
                 format: raw.log.format.unwrap_or_default(),
                 level: level.unwrap_or_else(|| "info".to_owned()),
             },
-            admin,
+            admin: admin.unwrap_or_default(),
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
             access: checker.access(&raw.access, tls.as_ref(), &router)?,
             tls,
@@ -312,6 +311,19 @@ impl Checker<'_> {
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<T, ConfigError> {
         parse(text.get_ref()).map_err(|error| self.error(error, Some(text.span())))
+    }
+
+    fn admin(&self, raw: &Spanned<RawAdmin>) -> Result<AdminConfig, ConfigError> {
+        let RawAdmin { listen, control } = raw.get_ref();
+        if listen.is_none() && control.is_none() {
+            let message = "admin has neither listen nor control: it would answer nobody";
+            return Err(self.error(message, Some(raw.span())));
+        }
+        let listen =
+            listen.as_ref().map(|listen| self.value(listen, Address::of_admin)).transpose()?;
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let control = control.as_ref().map(|control| folder.join(control.get_ref()));
+        Ok(AdminConfig { listen, control })
     }
 
     fn spool(&self, raw: &RawSpool) -> Result<SpoolConfig, ConfigError> {
@@ -443,14 +455,6 @@ impl Checker<'_> {
     }
 }
 
-/// Whether every user of this machine may write to a file: it says who may do what, and whose mail goes
-/// where (RFC 3837 section 3).
-fn is_open_to_all(path: &Path) -> bool {
-    const WRITABLE_BY_OTHERS: u32 = 0o002;
-    let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
-    mode.is_ok_and(|mode| mode & WRITABLE_BY_OTHERS != 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -506,7 +510,7 @@ mod tests {
                 "unix:/x is no address of the admin listener",
             ),
             ("[admin]\nlisten = \"localhost\"\n", (2, 10), "write HOST:PORT"),
-            ("[admin]\n", (1, 1), "missing field `listen`"),
+            ("[admin]\n", (1, 1), "admin has neither listen nor control"),
             ("services = 3\n", (1, 12), "services is a table"),
             ("[services.nothing]\n", (1, 1), "there is no kind of service nothing"),
             ("[services.log]\nkind = \"nothing\"\n", (2, 8), "there is no kind"),

@@ -3,9 +3,11 @@
 //! Only `checked.rs` and `security.rs` see what stands in the file; the rest of the server sees [`Config`].
 
 mod checked;
+mod document;
 mod error;
 mod raw;
 mod security;
 
-pub use checked::{Config, Limits, LogConfig, LogFormat, SpoolConfig, Timeouts};
+pub use checked::{AdminConfig, Config, Limits, LogConfig, LogFormat, SpoolConfig, Timeouts};
+pub(crate) use document::Document;
 pub use error::ConfigError;

@@ -17,7 +17,7 @@ pub(super) struct Raw {
     pub(super) timeouts: RawTimeouts,
     pub(super) spool: RawSpool,
     pub(super) log: RawLog,
-    pub(super) admin: Option<RawAdmin>,
+    pub(super) admin: Option<Spanned<RawAdmin>>,
     pub(super) recipients_differ: Option<crate::branch::Fallback>,
     pub(super) tls: Option<RawTls>,
     pub(super) access: Vec<Spanned<RawRule>>,
@@ -66,10 +66,11 @@ pub(super) struct RawLog {
     pub(super) level: Option<Spanned<String>>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct RawAdmin {
-    pub(super) listen: Spanned<String>,
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) control: Option<Spanned<PathBuf>>,
 }
 
 /// A service without its settings.

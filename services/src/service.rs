@@ -102,6 +102,12 @@ pub trait Service: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// How the service is at this moment, in a few words, if those who operate the server should know: a plugin that
+    /// is left alone says so, and why.
+    fn condition(&self) -> Option<String> {
+        None
+    }
+
     /// What an operator should know about this configuration, such as signature lines that are not
     /// supported; `callout-server check` prints it.
     fn notes(&self) -> Vec<String> {

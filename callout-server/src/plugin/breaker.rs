@@ -54,6 +54,13 @@ impl Breaker {
         self.until.is_some()
     }
 
+    /// That the plugin is left alone at this moment, for how long, and why.
+    pub(super) fn condition(&self, now: Instant) -> Option<String> {
+        let Self { until, failures, last, .. } = self;
+        let left = until.as_ref()?.saturating_duration_since(now).as_secs_f64().ceil();
+        Some(format!("left alone for {left} s more after {failures} failures, the last: {last}"))
+    }
+
     /// It answered; whether it was left alone before.
     pub(super) fn answered(&mut self) -> bool {
         let is_back = self.until.take().is_some();
@@ -100,6 +107,8 @@ mod tests {
         assert_eq!(breaker.failed("a".to_owned(), now), None, "an answer in between counts");
         assert_eq!(breaker.failed("b".to_owned(), now), Some(SECOND));
         assert_eq!(breaker.admit(now), Err("left alone after 2 failures, the last: b".to_owned()));
+        let condition = "left alone for 1 s more after 2 failures, the last: b";
+        assert_eq!(breaker.condition(now).as_deref(), Some(condition));
         // Those that were under way fail as well; the pause is not longer for that.
         assert_eq!(breaker.failed("c".to_owned(), now), None);
         assert_eq!(breaker.admit(now + SECOND), Ok(()), "one on trial");
@@ -108,6 +117,7 @@ mod tests {
         assert!(breaker.admit(now + 2 * SECOND).is_err());
         assert_eq!(breaker.admit(now + 3 * SECOND), Ok(()));
         assert!(breaker.answered(), "it is back");
+        assert_eq!(breaker.condition(now), None);
         assert_eq!(breaker.admit(now + 3 * SECOND), Ok(()));
         assert_eq!(breaker.failed("e".to_owned(), now), None);
         assert_eq!(breaker.failed("e".to_owned(), now), Some(SECOND), "the pause begins anew");

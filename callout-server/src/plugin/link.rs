@@ -89,6 +89,11 @@ impl Link {
         })
     }
 
+    /// That it is left alone now, and why.
+    pub(super) fn condition(&self) -> Option<String> {
+        self.breaker().condition(Instant::now())
+    }
+
     /// Asks the plugin about an event.
     ///
     /// # Errors

@@ -140,6 +140,10 @@ impl Service for Plugin {
         }
     }
 
+    fn condition(&self) -> Option<String> {
+        self.link.condition()
+    }
+
     /// Answers, in the form in which they come and as they are used.
     fn worst_case_memory(&self) -> usize {
         self.settings.open.saturating_mul(self.settings.answer_octets).saturating_mul(2)

@@ -25,6 +25,11 @@ impl Verdict {
         verdicts.iter().map(Self::to_string).collect::<Vec<_>>().join(", ")
     }
 
+    /// The service's name: the end of its URI.
+    pub fn service_name(&self) -> &[u8] {
+        self.service.rsplit(|octet| *octet == b'/').next().unwrap_or_default()
+    }
+
     /// The verdict in a value, or `None` if it is none.
     pub fn from_value(value: &Value) -> Option<Self> {
         let structure = value.as_structure()?;
@@ -62,11 +67,10 @@ impl Verdict {
 }
 
 impl fmt::Display for Verdict {
-    /// The service's name, which is the end of its URI, the verdict, and what there is of score and reason.
+    /// The service's name, the verdict, and what there is of score and reason.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.service.rsplit(|octet| *octet == b'/').next().unwrap_or_default();
         let text = String::from_utf8_lossy;
-        write!(f, "{}={}", text(name), text(&self.verdict))?;
+        write!(f, "{}={}", text(self.service_name()), text(&self.verdict))?;
         for detail in [&self.score, &self.reason].into_iter().flatten() {
             write!(f, " ({})", text(detail))?;
         }

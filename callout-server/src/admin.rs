@@ -1,27 +1,28 @@
 //! The admin listener and the control socket: how the server is, over HTTP, for those who operate it.
 //!
-//! What they answer, and that they are apart from the way of mail, says [`opes_mta::admin`]: `opes-mta` has the same
-//! listener. It is a TCP port: it knows no passwords and changes nothing. The control socket is the server's user's and
-//! root's alone, so it needs no passwords either.
-//!
-//! Worst case of each: [`CONNECTIONS`] times [`HEADER_OCTETS`] and the text of the metrics, 30 KiB, and 300 KiB once
-//! every service has had every result; 20 MiB in all.
-//!
-//! [`CONNECTIONS`]: opes_mta::http::CONNECTIONS
-//! [`HEADER_OCTETS`]: opes_mta::http::HEADER_OCTETS
+//! What both answer, and that they are apart from the way of mail, says [`opes_mta::admin`]: `opes-mta` has the same
+//! listener. It is a TCP port, and asks for no passwords but for the pages of [`status`]. The control socket is the
+//! server's user's and root's alone, so it needs none; it has `/history` too. Neither changes anything.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use axum::routing::get;
 use opes_mta::admin;
-use opes_mta::http::{self, Listener};
+use opes_mta::http::{self, CONNECTIONS, HEADER_OCTETS, Listener};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::AdminConfig;
+use crate::history;
 use crate::metrics::exposition;
 use crate::server::Server;
+use crate::status;
 use crate::unix::{UnixSocket, Users};
+
+/// Octets of the metrics, at the most: 30 KiB, and 300 KiB once every service has had every result.
+const METRICS_OCTETS: usize = 300 * 1024;
 
 /// A bound admin listener, or a bound control socket.
 #[derive(Debug)]
@@ -67,17 +68,23 @@ impl Admin {
     /// Answers for a server until it is dropped. The server accepts until `stop` is cancelled.
     pub async fn serve(self, server: Arc<Server>, stop: CancellationToken) {
         let exposition = exposition(server.clone());
+        let (subject, stopping) = (server.clone(), stop.clone());
         let readiness = move || {
-            if stop.is_cancelled() {
-                let dialogs = server.open_dialogs();
+            if stopping.is_cancelled() {
+                let dialogs = subject.open_dialogs();
                 return Err(format!("draining: the server is stopping, open dialogs: {dialogs}"));
             }
             Ok(())
         };
         let routes = admin::routes(exposition, readiness);
         match self.0 {
-            Door::Port(listener) => http::serve(&listener, routes).await,
-            Door::Control(socket) => http::serve(&socket, routes).await,
+            Door::Port(listener) => {
+                http::serve(&listener, routes.merge(status::router(server, stop))).await;
+            }
+            Door::Control(socket) => {
+                let routes = routes.route("/history", get(history::lines).with_state(server));
+                http::serve(&socket, routes).await;
+            }
         }
     }
 }
@@ -88,4 +95,16 @@ impl http::Accept for UnixSocket {
     async fn accept(&self) -> io::Result<UnixStream> {
         Self::accept(self).await
     }
+}
+
+/// Octets that those who are answered can make it hold: so many connections' header sections and answers, and one
+/// password that is checked.
+pub(crate) fn worst_case_memory(config: &AdminConfig) -> usize {
+    let AdminConfig { listen, control, users } = config;
+    let page = if users.is_empty() { METRICS_OCTETS } else { status::LARGEST_PAGE };
+    let listen = listen.as_ref().map_or(0, |_| HEADER_OCTETS + page);
+    let control =
+        control.as_ref().map_or(0, |_| HEADER_OCTETS + METRICS_OCTETS.max(history::LARGEST_LINES));
+    let password = users.iter().map(|user| user.password.memory()).max().unwrap_or_default();
+    CONNECTIONS * (listen + control) + password
 }

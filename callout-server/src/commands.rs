@@ -1,6 +1,6 @@
 //! What the subcommands do.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,13 @@ use tracing::{error, info, warn};
 
 use crate::access::Rule;
 use crate::config::{AdminConfig, Document};
+use crate::history::{Asked, Record};
+use crate::password::Password;
 use crate::tls::{ClientCertificates, Tls};
 use crate::{Address, Admin, Config, Control, Entry, Listeners, Server, demo, logging};
+
+/// Octets that are read for a password; longer ones are none.
+const LONGEST_LINE: u64 = 4 * 1024;
 
 /// How long a healthy server may take for its answer; a busy one has tasks that wait for a turn.
 const HEALTHY: Duration = Duration::from_secs(5);
@@ -126,9 +131,16 @@ pub(crate) fn check(registry: &Registry, file: Option<PathBuf>) -> Result<()> {
     say!(out, "{name}: valid");
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     say!(out, "listens on {}", addresses.join(", "));
-    let AdminConfig { listen, control } = &config.admin;
+    let AdminConfig { listen, control, users } = &config.admin;
     if let Some(address) = listen {
         say!(out, "admin: http://{address}: /metrics, /healthz, /readyz");
+        match users.as_slice() {
+            [] => say!(out, "  no status page: nobody may log in ([[admin.user]])"),
+            users => {
+                let names: Vec<&str> = users.iter().map(|user| user.name.as_str()).collect();
+                say!(out, "  status page for {}", names.join(", "));
+            }
+        }
     }
     if let Some(path) = control {
         say!(out, "admin: control socket {}, for its user and root", path.display());
@@ -255,6 +267,46 @@ pub(crate) fn healthy(server: ServerAddress) -> Result<()> {
 /// Prints the metrics of a running server.
 pub(crate) fn metrics(control: &Control) -> Result<()> {
     print(&runtime()?.block_on(control.get("/metrics")).into_diagnostic()?)
+}
+
+/// Prints the last messages of a running server.
+pub(crate) fn history(control: &Control, asked: &Asked, json: bool) -> Result<()> {
+    let asked = serde_urlencoded::to_string(asked).into_diagnostic()?;
+    let lines = runtime()?.block_on(control.get(&format!("/history?{asked}"))).into_diagnostic()?;
+    if json {
+        return print(&lines);
+    }
+    let mut out = String::new();
+    for line in lines.lines() {
+        let record: Record = serde_json::from_str(line)
+            .into_diagnostic()
+            .wrap_err("the server answers something else: is it of another version?")?;
+        say!(out, "{record}");
+    }
+    match out.is_empty() {
+        true => print("no messages\n"),
+        false => print(&out),
+    }
+}
+
+/// Hashes a password for the configuration.
+pub(crate) fn password() -> Result<()> {
+    let password = match io::stdin().is_terminal() {
+        true => {
+            let password = rpassword::prompt_password("Password: ").into_diagnostic()?;
+            let again = rpassword::prompt_password("Once more: ").into_diagnostic()?;
+            if password != again {
+                return Err(miette!("these are two different passwords"));
+            }
+            password
+        }
+        false => {
+            let mut line = String::new();
+            io::stdin().lock().take(LONGEST_LINE).read_line(&mut line).into_diagnostic()?;
+            line.trim_end_matches(['\r', '\n']).to_owned()
+        }
+    };
+    print(&format!("password = \"{}\"\n", Password::hash(&password).into_diagnostic()?))
 }
 
 /// The control socket that was named, or that of a configuration file.

@@ -15,15 +15,17 @@ use std::time::Duration;
 
 use ocp_proto::smtp::{Command, ProfileKind};
 use ocp_proto::wire::Atom;
-use opes_mta::instruments::{Exposition, Histogram, Open, Table};
+use opes_mta::instruments::{Buckets, Exposition, Histogram, Open, Table};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Unit;
+use serde::{Deserialize, Serialize};
 use services::{Change, Declaration, ServiceError};
 
+use crate::chain::Adapted;
 use crate::server::Server;
 
 /// A kind of event.
@@ -59,7 +61,8 @@ pub(crate) struct Metrics {
 type Results = Table<EventResult, Counter>;
 
 /// What became of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum EventResult {
     /// It stays as it is.
     Unchanged,
@@ -72,6 +75,7 @@ pub(crate) enum EventResult {
     /// The server could not or would not work on it: the processor's failure policy decides.
     Refused,
     /// The processor gave it up, broke a rule, or went away before there was an answer.
+    #[default]
     Unanswered,
 }
 
@@ -121,6 +125,17 @@ enum FailedStage {
     Service,
 }
 
+/// What a service has done so far, with all events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceTotals {
+    /// Its answers: unchanged, changed, replied, failed.
+    pub(crate) results: [u64; ServiceResult::ALL.len()],
+    pub(crate) bypassed: u64,
+    /// At which stages it failed, if it did.
+    pub(crate) failures: Vec<(&'static str, u64)>,
+    pub(crate) took: Buckets,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let commands = || Command::named().chain([Command::Other(Atom::from_static(OTHER))]);
@@ -154,6 +169,23 @@ impl Metrics {
             results: self.results(ProfileKind::Command, &Command::Other(Atom::default())),
             result: EventResult::Unanswered,
         }
+    }
+
+    /// Connections that are served.
+    pub(crate) fn open_connections(&self) -> i64 {
+        self.connections.get()
+    }
+
+    /// Events that are received, worked on or answered.
+    pub(crate) fn open_transactions(&self) -> i64 {
+        self.transactions.get()
+    }
+
+    /// The messages so far, by what became of them.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (EventResult, u64)> {
+        let results = self.events.get(&(ProfileKind::Command, Command::Message));
+        let results = results.into_iter().flat_map(|results| results.iter());
+        results.map(|(result, counter)| (*result, counter.get()))
     }
 
     fn results(&self, profile: ProfileKind, command: &Command) -> Option<Arc<Results>> {
@@ -229,6 +261,22 @@ impl ServiceMetrics {
         self.failures.count(FailedStage::of(error));
     }
 
+    /// What it has done so far.
+    pub(crate) fn totals(&self) -> ServiceTotals {
+        let (mut results, mut took) = ([0; ServiceResult::ALL.len()], Buckets::default());
+        let mut bypassed = 0;
+        for (_, event) in self.events.iter() {
+            bypassed += event.bypassed.get();
+            for ((_, durations), sum) in event.durations.iter().zip(&mut results) {
+                *sum += durations.count();
+                took.add(&durations.buckets());
+            }
+        }
+        let failures = self.failures.iter().map(|(stage, count)| (stage.name(), count.get()));
+        let failures = failures.filter(|(_, count)| *count > 0).collect();
+        ServiceTotals { results, bypassed, failures, took }
+    }
+
     /// The service was not asked, since the sender wants it skipped.
     pub(crate) fn bypassed(&self, profile: ProfileKind, command: &Command) {
         if let Some(event) = self.events.get(&(profile, command.clone())) {
@@ -246,6 +294,15 @@ impl EventResult {
         Self::Refused,
         Self::Unanswered,
     ];
+
+    /// What this is of an answer.
+    pub(crate) fn of(adapted: &Adapted) -> Self {
+        match adapted {
+            Adapted::Unchanged => Self::Unchanged,
+            Adapted::Command(_) | Adapted::Content(_) | Adapted::OtherReply(_) => Self::Modified,
+            Adapted::Reply(_) => Self::Replied,
+        }
+    }
 
     /// The word for it, in the log too.
     pub(crate) fn name(self) -> &'static str {
@@ -298,6 +355,13 @@ impl FailedStage {
             Self::Spool => "spool",
             Self::Service => "service",
         }
+    }
+}
+
+impl ServiceTotals {
+    /// Whether it had anything to do yet.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.results.iter().sum::<u64>() + self.bypassed > 0
     }
 }
 
@@ -558,6 +622,23 @@ mod tests {
                 "reply MAIL replied 1",
             ]
         );
+    }
+
+    #[test]
+    fn the_totals_of_a_service_are_those_of_all_its_events() {
+        let metrics = ServiceMetrics::new(&Declaration::on([Command::Mail, Command::Message]));
+        let command = ProfileKind::Command;
+        let took = Duration::from_millis(2);
+        metrics.answered(command, &Command::Mail, ServiceResult::Unchanged, took);
+        metrics.answered(command, &Command::Message, ServiceResult::Unchanged, took);
+        metrics.answered(command, &Command::Message, ServiceResult::Replied, took);
+        let error = ServiceError::new("deadline", "late");
+        metrics.failed(command, &Command::Message, &error, Duration::from_secs(15));
+        metrics.bypassed(command, &Command::Message);
+        let totals = metrics.totals();
+        assert_eq!((totals.results, totals.bypassed), ([2, 0, 1, 1], 1));
+        assert_eq!(totals.failures, [("deadline", 1)]);
+        assert_eq!((totals.took.counts[3], totals.took.counts[10]), (3, 1));
     }
 
     /// Names and events are the configuration's: whatever it says, each series stands there once, and on

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use opes_mta::ocp::ServerAddress;
 use services::Registry;
 
+use crate::history::Asked;
 use crate::{Address, Control, commands};
 
 /// An OPES callout server for mail.
@@ -63,6 +64,29 @@ enum Command {
     },
     /// Print the metrics of a running server, as OpenMetrics text.
     Metrics(ControlArguments),
+    /// Look up the last messages of a running server, and what became of each and why.
+    ///
+    /// The server keeps their envelopes in memory, and nothing of their content ([history] in its configuration). The
+    /// newest comes last. Times are UTC.
+    History {
+        /// So many messages, at the most.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
+        /// Only those in which each of these words stands somewhere, in upper or lower case: in an address, a queue id, a
+        /// client, a reply, a verdict or its reason, the name of a service.
+        #[arg(long, value_name = "WORDS", default_value = "")]
+        search: String,
+        /// One JSON object a line; README.md explains the fields.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: ControlArguments,
+    },
+    /// Hash a password for [[admin.user]], who may log in at the status page.
+    ///
+    /// Asks for it twice on a terminal, which does not show it; otherwise it is the first line of the standard input. Prints
+    /// the line `password = "..."` of the configuration.
+    Password,
     /// Write the man pages into a folder.
     #[command(hide = true)]
     Man { folder: PathBuf },
@@ -117,6 +141,11 @@ pub fn main(registry: &Registry) -> ExitCode {
         Command::Demo => commands::demo(registry),
         Command::Healthy { server } => commands::healthy(server),
         Command::Metrics(server) => server.find().and_then(|control| commands::metrics(&control)),
+        Command::History { last, search, json, server } => {
+            let asked = Asked { last, search };
+            server.find().and_then(|control| commands::history(&control, &asked, json))
+        }
+        Command::Password => commands::password(),
         Command::Man { folder } => commands::man(Cli::command(), &folder),
         Command::Completions { shell, folder } => {
             commands::completions(Cli::command(), shell, &folder)

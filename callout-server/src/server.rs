@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::access::{Access, Peer, Refusal};
 use crate::buffers::Buffers;
 use crate::config::Config;
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::spool::Spool;
 
@@ -22,6 +23,8 @@ pub struct Server {
     dialogs: DashMap<(ConnectionId, DialogId), Dialog>,
     connections: AtomicU64,
     spool: Spool,
+    /// `None` if nobody could read it.
+    pub(crate) history: Option<Arc<History>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -54,11 +57,13 @@ impl Server {
             disk: Budget::new(config.spool.octets),
             buffers: Buffers::default(),
         };
+        let history = config.kept_history().map(|most| Arc::new(History::new(most)));
         Self {
             config,
             dialogs: DashMap::new(),
             connections: AtomicU64::new(1),
             spool,
+            history,
             metrics: Metrics::default(),
         }
     }
@@ -179,6 +184,18 @@ impl Reservation {
             self.octets += octets;
         }
         taken.is_ok()
+    }
+
+    /// Holds that many octets, more or fewer than before; `false` if there are not that many left, and nothing changes.
+    #[must_use]
+    pub(crate) fn resize(&mut self, octets: usize) -> bool {
+        match octets.checked_sub(self.octets) {
+            Some(more) => self.grow(more),
+            None => {
+                self.shrink(self.octets - octets);
+                true
+            }
+        }
     }
 
     /// Gives octets back.

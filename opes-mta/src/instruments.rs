@@ -34,6 +34,13 @@ pub struct Histogram {
     nanoseconds: AtomicU64,
 }
 
+/// What a histogram has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buckets {
+    /// One for each of [`Buckets::BOUNDS`], and for that alone.
+    pub counts: [u64; BOUNDS.len()],
+}
+
 /// All metrics of a program as text.
 #[derive(Debug)]
 pub struct Exposition(Registry);
@@ -100,6 +107,34 @@ impl Histogram {
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
     }
+
+    /// How often it took how long.
+    pub fn buckets(&self) -> Buckets {
+        Buckets { counts: self.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed)) }
+    }
+}
+
+impl Buckets {
+    /// Seconds, the last one without an end.
+    pub const BOUNDS: [f64; BOUNDS.len()] = BOUNDS;
+
+    /// Those and these.
+    pub fn add(&mut self, more: &Self) {
+        self.counts.iter_mut().zip(more.counts).for_each(|(count, more)| *count += more);
+    }
+
+    /// The bound below which a share of all is, from 0 to 1; `None` if there are none.
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let all: u64 = self.counts.iter().sum();
+        let mut below = 0;
+        let bounds = Self::BOUNDS.into_iter().zip(self.counts);
+        let mut bounds = bounds.map(|(bound, count)| {
+            below += count;
+            (bound, below)
+        });
+        let found = bounds.find(|(_, below)| *below as f64 >= share * all as f64);
+        found.filter(|_| all > 0).map(|(bound, _)| bound)
+    }
 }
 
 impl EncodeMetric for Histogram {
@@ -143,6 +178,15 @@ impl Exposition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantile_is_the_bound_of_its_bucket() {
+        let mut took = Buckets::default();
+        assert_eq!(took.quantile(0.5), None);
+        (took.counts[0], took.counts[3], took.counts[12]) = (50, 49, 1);
+        let quantiles = [0.0, 0.5, 0.51, 0.99, 1.0].map(|share| took.quantile(share).unwrap());
+        assert_eq!(quantiles, [0.0001, 0.0001, 0.005, 0.005, f64::INFINITY]);
+    }
 
     #[test]
     fn durations_are_told_in_seconds_by_their_bounds() {

@@ -41,8 +41,11 @@ pub fn get(address: &str, path: &str) -> Response {
 /// # Panics
 /// If no whole answer comes, or if the connection stays.
 pub fn request(address: &str, method: &str, path: &str) -> Response {
+    send(address, &format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n\r\n"))
+}
+
+fn send(address: &str, request: &str) -> Response {
     let mut stream = connect(address);
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("the server reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the server answers and closes");
@@ -50,6 +53,25 @@ pub fn request(address: &str, method: &str, path: &str) -> Response {
     let status = header.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.unwrap_or_else(|| panic!("no status in {header}"));
     Response { status, header: header.to_owned(), body: body.to_owned() }
+}
+
+/// GET with one more header field.
+///
+/// # Panics
+/// If no whole answer comes.
+pub fn get_with(address: &str, path: &str, field: &str) -> Response {
+    send(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{field}\r\n\r\n"))
+}
+
+/// POST of a form, with more header fields, each with its line end.
+///
+/// # Panics
+/// If no whole answer comes.
+pub fn post(address: &str, path: &str, fields: &str, form: &str) -> Response {
+    let length = form.len();
+    let kind = "Content-Type: application/x-www-form-urlencoded";
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}");
+    send(address, &format!("{head}\r\n{kind}\r\n{fields}\r\n{form}"))
 }
 
 /// What a program counts: the series, without the program's name before theirs, and their values.

@@ -4,6 +4,7 @@
 
 pub mod actor;
 pub mod attempts;
+pub mod browser;
 pub mod certificates;
 pub mod gateway;
 pub mod http;

@@ -14,7 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use super::raw::{Raw, RawAdmin, RawLimits, RawService, RawSpool, RawTimeouts};
-use super::{ConfigError, Document};
+use super::{ConfigError, Document, HistoryConfig, User};
 use crate::access::Rules;
 use crate::branch::Fallback;
 use crate::listen::Address;
@@ -36,6 +36,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Where to answer those who operate the server.
     pub admin: AdminConfig,
+    /// How much of the last messages they may look up.
+    pub history: HistoryConfig,
     /// What happens where some recipients are refused and the processor has one reply for all.
     pub recipients_differ: Fallback,
     /// Certificates, if there is TLS.
@@ -113,6 +115,8 @@ pub struct AdminConfig {
     pub listen: Option<String>,
     /// A unix socket for the user of the process, and root.
     pub control: Option<PathBuf>,
+    /// Who may log in at the status page there.
+    pub users: Vec<User>,
 }
 
 /// What is logged, and how.
@@ -196,6 +200,7 @@ impl Config {
                 level: level.unwrap_or_else(|| "info".to_owned()),
             },
             admin: admin.unwrap_or_default(),
+            history: checker.history(&raw.history)?,
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
             access: checker.access(&raw.access, tls.as_ref(), &router)?,
             tls,
@@ -219,12 +224,25 @@ impl Config {
             ),
             ("buffers kept for the next messages".to_owned(), crate::buffers::WORST_CASE),
         ];
+        match crate::admin::worst_case_memory(&self.admin) {
+            0 => {}
+            octets => uses.push(("those who ask at [admin]".to_owned(), octets)),
+        }
+        if let Some(history) = self.kept_history() {
+            uses.push(("history, with what is not done with".to_owned(), 2 * history.octets));
+        }
         let services = self
             .router
             .iter()
             .map(|entry| (format!("service {}", entry.name), entry.service.worst_case_memory()));
         uses.extend(services.filter(|(_, octets)| *octets > 0));
         uses
+    }
+
+    /// What is kept of the last messages, if anything is, and somebody may read it.
+    pub(crate) fn kept_history(&self) -> Option<&HistoryConfig> {
+        let is_read = self.admin.control.is_some() || !self.admin.users.is_empty();
+        Some(&self.history).filter(|history| is_read && history.messages > 0)
     }
 
     /// The part that one connection obeys.
@@ -314,7 +332,7 @@ impl Checker<'_> {
     }
 
     fn admin(&self, raw: &Spanned<RawAdmin>) -> Result<AdminConfig, ConfigError> {
-        let RawAdmin { listen, control } = raw.get_ref();
+        let RawAdmin { listen, control, user } = raw.get_ref();
         if listen.is_none() && control.is_none() {
             let message = "admin has neither listen nor control: it would answer nobody";
             return Err(self.error(message, Some(raw.span())));
@@ -323,7 +341,11 @@ impl Checker<'_> {
             listen.as_ref().map(|listen| self.value(listen, Address::of_admin)).transpose()?;
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let control = control.as_ref().map(|control| folder.join(control.get_ref()));
-        Ok(AdminConfig { listen, control })
+        if let Some(first) = user.first().filter(|_| listen.is_none()) {
+            let message = "users log in at [admin] listen, which is missing";
+            return Err(self.error(message, Some(first.span())));
+        }
+        Ok(AdminConfig { listen, control, users: self.users(user)? })
     }
 
     fn spool(&self, raw: &RawSpool) -> Result<SpoolConfig, ConfigError> {

@@ -1,13 +1,15 @@
 //! The configuration file: TOML, checked as a whole before anything starts.
 //!
-//! Only `checked.rs` and `security.rs` see what stands in the file; the rest of the server sees [`Config`].
+//! Only `checked.rs`, `security.rs` and `operators.rs` see what stands in the file; the rest of the server sees [`Config`].
 
 mod checked;
 mod document;
 mod error;
+mod operators;
 mod raw;
 mod security;
 
 pub use checked::{AdminConfig, Config, Limits, LogConfig, LogFormat, SpoolConfig, Timeouts};
 pub(crate) use document::Document;
 pub use error::ConfigError;
+pub use operators::{HistoryConfig, User};

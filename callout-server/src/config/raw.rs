@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::operators::{RawHistory, RawUser};
 use super::security::{RawRule, RawTls};
 
 #[derive(Debug, Default, Deserialize)]
@@ -18,6 +19,7 @@ pub(super) struct Raw {
     pub(super) spool: RawSpool,
     pub(super) log: RawLog,
     pub(super) admin: Option<Spanned<RawAdmin>>,
+    pub(super) history: RawHistory,
     pub(super) recipients_differ: Option<crate::branch::Fallback>,
     pub(super) tls: Option<RawTls>,
     pub(super) access: Vec<Spanned<RawRule>>,
@@ -71,6 +73,7 @@ pub(super) struct RawLog {
 pub(super) struct RawAdmin {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) control: Option<Spanned<PathBuf>>,
+    pub(super) user: Vec<Spanned<RawUser>>,
 }
 
 /// A service without its settings.

@@ -78,6 +78,7 @@ impl Session {
                 Err(reason) => return self.refuse(connection, xid, &reason, false),
             },
         };
+        self.recorder.ask(start.dialog, xid, &dialog.facts, &start.command, &input);
         let profile = connection.transaction_profile(xid);
         let event = chain::Event {
             dialog: dialog.facts,
@@ -150,6 +151,9 @@ impl Session {
         if let Err(full) = original.held.grow(octets) {
             return self.refuse(connection, xid, &full.to_string(), true);
         }
+        if let Some(dialog) = self.transactions.get(&xid).and_then(|known| known.dialog) {
+            self.recorder.answer(dialog, xid, &answer);
+        }
         let decision = Decision::of(&answer);
         self.send(connection, xid, Outgoing::new(original, answer), decision);
     }
@@ -189,7 +193,7 @@ impl Session {
         let room = self.server.config.limits.unsent_octets;
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let entered = transaction.span.enter();
-        let mut result = EventResult::Refused;
+        let (mut result, mut cause) = (EventResult::Refused, None);
         match outgoing.send(connection, xid, room) {
             Ok(Sent::Full) => {
                 drop(entered);
@@ -221,12 +225,16 @@ impl Session {
             }
             Err(misuse) => {
                 error!(%misuse, "our answer broke a rule");
+                cause = Some("our answer broke a rule");
                 refuse(connection, xid, "the server failed", true);
             }
         }
         drop(entered);
         self.server.metrics.content_reused.inc_by(outgoing.reused());
         if let Some(transaction) = self.transactions.remove(&xid) {
+            if let Some(dialog) = transaction.dialog {
+                self.recorder.end(dialog, xid, result, cause);
+            }
             transaction.open.end(result);
         }
         if let Some(body) = outgoing.into_memory() {
@@ -244,13 +252,7 @@ impl Session {
 
 impl Decision {
     fn of(answer: &Answer) -> Self {
-        let results = answer.branches.iter().map(|branch| match &branch.adapted {
-            Adapted::Unchanged => EventResult::Unchanged,
-            Adapted::Command(_) | Adapted::Content(_) | Adapted::OtherReply(_) => {
-                EventResult::Modified
-            }
-            Adapted::Reply(_) => EventResult::Replied,
-        });
+        let results = answer.branches.iter().map(|branch| EventResult::of(&branch.adapted));
         let result = match answer.branches.len() {
             0 | 1 => results.last().unwrap_or(EventResult::Unchanged),
             _ => EventResult::Several,

@@ -47,6 +47,8 @@ impl Session {
         );
         let kind = connection.transaction_profile(xid).map(Profile::kind).unwrap_or_default();
         transaction.open.is_about(&self.server.metrics, kind, &start.command);
+        transaction.dialog = Some(start.dialog);
+        self.recorder.begin(xid, kind, &start, &transaction.chain);
         // What the processor keeps to itself needs no place here.
         let profile = connection.transaction_profile(xid).and_then(Profile::as_command);
         let leave = profile.and_then(|profile| profile.leave_at_body);

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::access::{Access, Peer};
+use crate::history::Recorder;
 use crate::router::{Chain, UnknownService};
 use crate::server::{ConnectionId, Server};
 pub(crate) use collecting::BodyRoom;
@@ -37,6 +38,7 @@ pub(crate) struct Session {
     dialogs: HashSet<DialogId>,
     transactions: IdMap<Xid, Transaction>,
     tasks: JoinSet<Completed>,
+    recorder: Recorder,
     /// The one whose content has to reach the disk before anything else is read.
     behind: Option<Xid>,
     /// Those whose answers the peer has not taken whole.
@@ -71,6 +73,7 @@ impl Session {
             Some(_) if server.config.tls.is_some() && peer.names.is_none() => Opening::TlsPossible,
             Some(_) => Opening::Past,
         };
+        let (history, origin) = (server.history.clone(), peer.origin.to_string());
         Self {
             id,
             server,
@@ -81,6 +84,7 @@ impl Session {
             dialogs: HashSet::new(),
             transactions: IdMap::default(),
             tasks: JoinSet::new(),
+            recorder: Recorder::new(history, &origin, id.number()),
             behind: None,
             answering: VecDeque::new(),
             next_progress: None,
@@ -127,7 +131,9 @@ impl Session {
                     Arc::make_mut(&mut known.facts).update(*update);
                 });
             }
-            Event::DialogOutcome { dialog, xid, result, .. } => {
+            Event::DialogOutcome { dialog, xid, result, reply, queue_id } => {
+                let (reply, queue_id) = (reply.as_ref(), queue_id.as_ref());
+                self.recorder.outcome(dialog, xid, &result, reply, queue_id);
                 self.server.change_dialog(self.id, dialog, |known| match &known.latest {
                     Some((latest, command)) if *latest == xid && result.is_success() => {
                         Arc::make_mut(&mut known.facts).after(command);
@@ -137,6 +143,7 @@ impl Session {
             }
             Event::DialogEnded { dialog, .. } => {
                 self.dialogs.remove(&dialog);
+                self.recorder.end_dialog(dialog);
                 self.server.end_dialog(self.id, dialog);
             }
             Event::TransactionStarted { xid, group } => self.start(connection, xid, group),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ocp_proto::{Connection, GroupId, OcpResult, OriginalStart, Xid};
+use ocp_proto::{Connection, DialogId, GroupId, OcpResult, OriginalStart, Xid};
 use tokio::task::{AbortHandle, JoinError};
 use tracing::{Span, error, info, warn};
 
@@ -32,6 +32,8 @@ pub(super) struct Transaction {
     pub(super) stage: Stage,
     pub(super) span: Span,
     pub(super) started: Instant,
+    /// Whose event it is, once that is known.
+    pub(super) dialog: Option<DialogId>,
     /// Counts it; dropped, it is one without an answer.
     pub(super) open: OpenTransaction,
 }
@@ -125,7 +127,8 @@ impl Session {
             }
         };
         let (stage, span, started) = (Stage::Started, Span::none(), now());
-        self.transactions.insert(xid, Transaction { chain, stage, span, started, open });
+        let transaction = Transaction { chain, stage, span, started, dialog: None, open };
+        self.transactions.insert(xid, transaction);
     }
 
     /// The services of a transaction that may begin; or why it may not, and whether that may change.
@@ -169,6 +172,9 @@ impl Session {
                 took_ms = milliseconds(transaction.started.elapsed()),
                 "refused"
             );
+            if let Some(dialog) = transaction.dialog {
+                self.recorder.end(dialog, xid, EventResult::Refused, Some(reason));
+            }
             transaction.open.end(EventResult::Refused);
         }
         refuse(connection, xid, reason, retry);
@@ -186,6 +192,10 @@ impl Session {
         let Some(transaction) = self.transactions.remove(&xid) else { return };
         if let Stage::Working { task, .. } = &transaction.stage {
             task.abort();
+        }
+        if let Some(dialog) = transaction.dialog {
+            let (result, cause) = (EventResult::Unanswered, result.reason());
+            self.recorder.end(dialog, xid, result, Some(&cause));
         }
         let _entered = transaction.span.enter();
         info!(

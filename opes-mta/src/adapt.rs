@@ -14,7 +14,7 @@ use opes_mta::consult::Policy;
 use opes_mta::event::parse_address;
 use opes_mta::front::file::{self, not_adapted};
 use opes_mta::front::source::{self, Found, Source};
-use opes_mta::ocp::{ConnectError, ServerAddress, Upstream, service_uri};
+use opes_mta::ocp::{BeginError, ConnectError, ServerAddress, Upstream, service_uri};
 use opes_mta::report::{Decision, Report, Summary};
 use tokio::sync::mpsc;
 
@@ -195,9 +195,12 @@ async fn pass(found: Found, upstream: &Upstream, policy: &Policy) -> (Report, Pa
     let Found { mail, output, octets } = found;
     let report = match mail {
         Err((name, error)) => Report::error(name, format!("cannot be read: {error}")),
-        Ok(mail) => match upstream.client().await {
-            Ok(client) => file::adapt(&client, &mail, policy).await,
-            Err(error) => away(&mail, policy, error),
+        Ok(mail) => match upstream.begin(file::facts(), policy).await {
+            Ok(dialog) => file::adapt_in(&dialog, &mail, policy).await,
+            Err(BeginError::Away(error)) => away(&mail, policy, error),
+            Err(BeginError::Failed(failure)) => {
+                file::not_adapted(&mail, failure.policy, failure.to_string())
+            }
         },
     };
     (report, output, octets)

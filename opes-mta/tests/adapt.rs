@@ -14,7 +14,7 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Atom;
 use ocp_proto::{AdaptedEnd, Event, OcpResult};
 use opes_mta::consult::Policy;
-use opes_mta::front::file::{StoredMail, adapt};
+use opes_mta::front::file::{self, StoredMail, adapt};
 use opes_mta::ocp::{Client, ConnectError, Upstream};
 use opes_mta::report::{Decision, Report};
 use support::{Script, Server, Step, answer, answer_with, keep, reply, script, wants};
@@ -512,6 +512,23 @@ async fn a_lost_or_drained_connection_is_replaced() {
     }
 }
 
+/// The server drains a connection before a dialog has begun there: it begins on the next one.
+#[tokio::test]
+async fn a_dialog_begins_where_it_may() {
+    let play = script(|_, octets| [keep(octets), vec![Step::Drain]].concat());
+    let server = Server::start(2, wants([Command::Message]), play);
+    let upstream = Upstream::connect(server.target()).await.unwrap();
+    for _ in 0..2 {
+        let dialog = upstream.begin(file::facts(), &Policy::default()).await.unwrap();
+        let report = file::adapt_in(&dialog, &mail(), &Policy::default()).await;
+        assert_eq!(report.decision, Decision::Accept, "{:?}", report.error);
+        dialog.client().unusable().await;
+        assert!(dialog.client().is_drained());
+    }
+    drop(upstream);
+    drop(server.events().await);
+}
+
 #[tokio::test]
 async fn a_unix_socket_does_as_well() {
     let folder = tempfile::tempdir().unwrap();
@@ -522,7 +539,7 @@ async fn a_unix_socket_does_as_well() {
         support::serve(stream, wants([Command::Message]), script(|_, octets| keep(octets)))
     });
     let address = format!("unix:{}", path.display()).parse().unwrap();
-    let target = opes_mta::front::file::target(address, vec!["ocp://service/test".to_owned()]);
+    let target = file::target(address, vec!["ocp://service/test".to_owned()]);
     let client = Client::connect(&target).await.unwrap();
     let report = adapt(&client, &mail(), &Policy::default()).await;
     assert_eq!((report.decision, report.error), (Decision::Accept, None));

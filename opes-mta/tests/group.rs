@@ -329,6 +329,31 @@ async fn a_drained_connection_gets_no_new_dialogs() {
     assert_eq!(dialogs(&seen), 2);
 }
 
+/// One that gets a new configuration wants its connections left, however often: that is no failure of it, and
+/// even who waits for no server waits until there is another connection.
+#[tokio::test]
+async fn a_server_that_drains_all_its_connections_is_there() {
+    for overload in [Overload::Wait, Overload::Bypass, Overload::Tempfail] {
+        let play = script(|_, octets| [keep(octets), vec![Step::Drain]].concat());
+        let server = Server::start(7, wants([Command::Mail]), play);
+        let settings = GroupSettings {
+            failures: 1,
+            failure_window: LONG,
+            revival: LONG,
+            longest_revival: LONG,
+            overload,
+            ..settings()
+        };
+        let group = group(&[&server], settings).await;
+        for _ in 0..7 {
+            let adaptation = consultation(&group).ask(&mail_from()).await.unwrap();
+            assert!(adaptation.asked.is_some(), "{overload:?}: nobody was asked");
+        }
+        drop(group);
+        assert_eq!(asked(&server.events().await).len(), 7);
+    }
+}
+
 #[tokio::test]
 async fn a_busy_group_waits_or_fails_or_lets_pass() {
     use FailurePolicy::{Accept, Tempfail};

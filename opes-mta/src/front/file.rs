@@ -109,11 +109,23 @@ fn offer() -> CommandProfile {
 /// of it, and holds the adapted message.
 pub async fn adapt(client: &Client, mail: &StoredMail, policy: &Policy) -> Report {
     let started = Instant::now();
-    let facts = DialogFacts { activation: Activation::Queued, ..DialogFacts::default() };
-    let mut report = match begin(client, facts, policy).await {
-        Ok(dialog) => Passage::new(&dialog, mail, policy).run().await,
+    let mut report = match begin(client, facts(), policy).await {
+        Ok(dialog) => adapt_in(&dialog, mail, policy).await,
         Err(failure) => not_adapted(mail, failure.policy, failure.to_string()),
     };
+    report.elapsed = started.elapsed();
+    report
+}
+
+/// What is known of a dialog about stored mail.
+pub fn facts() -> DialogFacts {
+    DialogFacts { activation: Activation::Queued, ..DialogFacts::default() }
+}
+
+/// As [`adapt`], in a dialog that has begun.
+pub async fn adapt_in(dialog: &Dialog, mail: &StoredMail, policy: &Policy) -> Report {
+    let started = Instant::now();
+    let mut report = Passage::new(dialog, mail, policy).run().await;
     report.elapsed = started.elapsed();
     report
 }

@@ -221,7 +221,7 @@ impl Consultation {
         let roster = Arc::clone(&self.group.0.roster);
         let deadline = attempts.deadline;
         let preferred = self.current.as_ref().map(|current| &current.seat);
-        let place = match roster.place_now(preferred, &[]) {
+        let place = match roster.place_soon(preferred, &[], deadline).await {
             Ok(place) => place,
             Err(cause) => return Ok(self.unseen(event, &cause.to_string())),
         };

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ocp_proto::smtp::{CommandProfile, Profile};
 use tokio::sync::Notify;
@@ -14,6 +15,10 @@ use super::union::{union, without_policy};
 use crate::attempt::Deadline;
 use crate::metrics::{GroupMetrics, LostConnection};
 use crate::ocp::{Client, ConnectError, ServerAddress, Target};
+
+/// Between two connections to a server that has the first one left at once. A reload leaves them that soon only if
+/// another one follows on its heels.
+const DRAINED_PAUSE: Duration = Duration::from_millis(100);
 
 /// All servers of a group.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ struct Server {
     profile: Option<Profile>,
     /// Why it is away; `None` if it never was.
     cause: Option<String>,
+    /// It wants us to leave our connections for others, which are not made yet: from when on they may be.
+    moves: Option<Instant>,
     /// The one that looks after its connections waits here.
     keeper: Arc<Notify>,
 }
@@ -54,6 +61,7 @@ struct Server {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) client: Client,
+    since: Instant,
     events: AtomicUsize,
     dialogs: AtomicUsize,
 }
@@ -106,6 +114,7 @@ impl Roster {
             links: Vec::new(),
             profile: None,
             cause: None,
+            moves: None,
             keeper: Arc::default(),
         };
         let servers = targets.iter().map(server).collect();
@@ -131,7 +140,7 @@ impl Roster {
     ) -> Result<Place, NoServer> {
         let found = || self.place_now(preferred, refused);
         if self.settings.overload != Overload::Wait {
-            return found();
+            return self.place_soon(preferred, refused, deadline).await;
         }
         let mut has_waited = false;
         // One that can't go everywhere is not to hold up the others.
@@ -160,6 +169,36 @@ impl Roster {
                 }
             }
         }
+    }
+
+    /// Room for an event, without waiting for more than servers that replace their connections: they are there.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn place_soon(
+        self: &Arc<Self>,
+        preferred: Option<&Seat>,
+        refused: &[usize],
+        deadline: Deadline,
+    ) -> Result<Place, NoServer> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match self.place_now(preferred, refused) {
+                Err(NoServer::Away(_)) if self.moves() && !deadline.has_passed() => {
+                    let _ = timeout_at(deadline.end, changed).await;
+                }
+                placed => return placed,
+            }
+        }
+    }
+
+    /// Whether a server that is there has none but connections that it wants us to leave.
+    fn moves(&self) -> bool {
+        let drained = |server: &Server| server.links.iter().any(|link| link.client.is_drained());
+        let moves = |server: &Server| server.moves.is_some() || drained(server);
+        self.state().servers.iter().any(|server| server.lightest().is_none() && moves(server))
     }
 
     /// Room for an event, without waiting.
@@ -204,17 +243,20 @@ impl Roster {
         let mut state = self.state();
         let now = Instant::now();
         let Some(known) = state.servers.get_mut(server) else { return Step::Rest };
-        let lost = known.sweep(|why| self.metrics.lost(server, why));
+        let (swept, lost) = known.sweep(now, |why| self.metrics.lost(server, why));
         let ejected = (0..lost).any(|_| known.health.failed(now));
         if ejected {
             self.metrics.ejected(server);
         }
-        let step = match known.health.tried_at() {
-            Some(at) if now < at => Step::Wait(at),
-            None if known.links.len() >= self.settings.connections.max(1) as usize => Step::Rest,
+        let step = match (known.health.tried_at(), known.moves) {
+            (Some(at), _) if now < at => Step::Wait(at),
+            (None, _) if known.links.len() >= self.settings.connections.max(1) as usize => {
+                Step::Rest
+            }
+            (_, Some(at)) if now < at => Step::Wait(at),
             _ => Step::Connect,
         };
-        if lost > 0 {
+        if swept > 0 {
             known.log_loss(ejected);
             state.agree();
             self.changed.notify_waiters();
@@ -246,6 +288,7 @@ impl Roster {
             tracing::info!(server = %known.address, "the server is there");
         }
         known.health.reached();
+        known.moves = None;
         known.profile = Some(client.profile().clone());
         known.links.push(Arc::new(Link::new(client)));
         state.agree();
@@ -257,6 +300,7 @@ impl Roster {
         let mut state = self.state();
         let Some(known) = state.servers.get_mut(server) else { return };
         let first = known.cause.is_none();
+        known.moves = None;
         let was_in = known.health.unreachable(Instant::now());
         if was_in {
             self.metrics.ejected(server);
@@ -352,26 +396,27 @@ impl State {
 }
 
 impl Server {
-    /// Forgets connections that take no new dialogs, and says why of each; how many there were.
-    fn sweep(&mut self, mut lost: impl FnMut(LostConnection)) -> usize {
+    /// Forgets connections that take no new dialogs, and says why of each: how many there were, and how many of those
+    /// are lost. That a server wants us to leave others is no failure: it may have a new configuration.
+    fn sweep(&mut self, now: Instant, mut left: impl FnMut(LostConnection)) -> (usize, usize) {
         let before = self.links.len();
-        if let Some(link) = self.links.iter().find(|link| !link.client.is_usable()) {
+        let mut lost = 0;
+        for link in self.links.extract_if(.., |link| !link.client.is_usable()) {
             self.cause = Some(match link.client.closed() {
-                Some(cause) => format!("the connection is lost: {cause}"),
-                None => "the server takes no new dialogs".to_owned(),
+                Some(cause) => {
+                    left(LostConnection::Lost);
+                    lost += 1;
+                    format!("the connection is lost: {cause}")
+                }
+                None => {
+                    left(LostConnection::Drained);
+                    let is_young = now < link.since + DRAINED_PAUSE;
+                    self.moves = Some(if is_young { now + DRAINED_PAUSE } else { now });
+                    "the server takes no new dialogs".to_owned()
+                }
             });
         }
-        self.links.retain(|link| {
-            let is_usable = link.client.is_usable();
-            if !is_usable {
-                lost(match link.client.closed() {
-                    Some(_) => LostConnection::Lost,
-                    None => LostConnection::Drained,
-                });
-            }
-            is_usable
-        });
-        before - self.links.len()
+        (before - self.links.len(), lost)
     }
 
     fn standing(&self) -> ServerStanding {
@@ -409,7 +454,8 @@ impl Server {
 
 impl Link {
     fn new(client: Client) -> Self {
-        Self { client, events: AtomicUsize::new(0), dialogs: AtomicUsize::new(0) }
+        let (events, dialogs) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { client, since: Instant::now(), events, dialogs }
     }
 
     fn load(&self) -> (usize, usize) {

@@ -27,7 +27,7 @@ pub struct GroupSettings {
     /// What happens when no server takes an event. [`Overload::Wait`].
     pub overload: Overload,
     /// That many failures of a server within [`failure_window`](Self::failure_window) eject it: a
-    /// connection that is lost or drained, an event that it has no room for, or is late with. 5.
+    /// connection that is lost, an event that it has no room for, or is late with. 5.
     pub failures: u32,
     /// How long a failure counts. 10 s.
     pub failure_window: Duration,

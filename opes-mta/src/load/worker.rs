@@ -6,7 +6,7 @@ use std::time::Instant;
 use ocp_proto::OcpResult;
 use ocp_proto::smtp::{Activation, DialogFacts};
 use opes_mta::apply::Answer;
-use opes_mta::consult::{Policy, begin, consult};
+use opes_mta::consult::{Policy, consult};
 use opes_mta::event::Event;
 use opes_mta::ocp::{Dialog, Upstream};
 
@@ -33,7 +33,9 @@ impl Worker {
     pub(crate) async fn run(mut self, until: Instant) -> (Self, Figures) {
         let mut figures = Figures::new(self.events.len());
         while Instant::now() < until {
-            let begun = match self.dialog.take() {
+            // Where the server drains the connection, the next round of events has a dialog on another one.
+            let ends = |dialog: &Dialog| self.next == 0 && dialog.client().is_drained();
+            let begun = match self.dialog.take().filter(|dialog| !ends(dialog)) {
                 Some(dialog) => Ok(dialog),
                 None => self.begin().await,
             };
@@ -49,9 +51,8 @@ impl Worker {
     }
 
     async fn begin(&self) -> Result<Dialog, String> {
-        let client = self.upstream.client().await.map_err(|error| error.to_string())?;
         let facts = DialogFacts { activation: Activation::Receiving, ..DialogFacts::default() };
-        begin(&client, facts, &self.policy).await.map_err(|failure| failure.to_string())
+        self.upstream.begin(facts, &self.policy).await.map_err(|error| error.to_string())
     }
 
     /// One transaction; the dialog, unless it failed.

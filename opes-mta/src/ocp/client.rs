@@ -145,7 +145,12 @@ impl Client {
         !self.handle.state.unusable.is_cancelled()
     }
 
-    /// Waits until that is no more so, without holding the connection.
+    /// Whether the server wants new dialogs to start elsewhere (Dialog-Drain); those that are open go on.
+    pub fn is_drained(&self) -> bool {
+        !self.is_usable() && self.closed().is_none()
+    }
+
+    /// Waits until no new dialogs can start here, without holding the connection.
     pub fn unusable(&self) -> impl Future<Output = ()> + Send + use<> {
         self.handle.state.unusable.clone().cancelled_owned()
     }

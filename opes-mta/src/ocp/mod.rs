@@ -19,4 +19,4 @@ pub(crate) use driver::{Ended, MOST_READS};
 pub use service::service_uri;
 pub use tls::{Tls, TlsError, TlsNegotiation, TlsSettings};
 pub(crate) use tls::{certificates, private_key, server_name, verifying, wrong};
-pub use upstream::Upstream;
+pub use upstream::{BeginError, Upstream};

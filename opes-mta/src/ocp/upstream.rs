@@ -3,13 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ocp_proto::smtp::DialogFacts;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, ConnectError, Target};
+use super::dialog::Dialog;
+use crate::consult::{Failure, Policy, begin};
 
 /// Between two attempts to connect to a server that is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Connections on which a dialog may find that the server wants them left meanwhile.
+const ATTEMPTS: u32 = 3;
+
+/// Why a dialog did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// The server is away.
+    #[error(transparent)]
+    Away(#[from] Arc<ConnectError>),
+    /// It did not take the dialog.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
 
 /// One server, and the connection to it that new dialogs start on.
 #[derive(Debug)]
@@ -69,6 +86,21 @@ impl Upstream {
                     current.failed = Some((Instant::now(), Arc::clone(&error)));
                     return Err(error);
                 }
+            }
+        }
+    }
+
+    /// A new dialog. One that finds its connection drained (Dialog-Drain) begins on the next one.
+    ///
+    /// # Errors
+    /// As [`Upstream::client`], and what the server says of the dialog.
+    pub async fn begin(&self, facts: DialogFacts, policy: &Policy) -> Result<Dialog, BeginError> {
+        let mut attempts = 1;
+        loop {
+            let client = self.client().await?;
+            match begin(&client, facts.clone(), policy).await {
+                Err(_) if client.is_drained() && attempts < ATTEMPTS => attempts += 1,
+                begun => return Ok(begun?),
             }
         }
     }

@@ -1,22 +1,34 @@
 //! The admin listener and the control socket: how the server is, over HTTP, for those who operate it.
 //!
 //! What both answer, and that they are apart from the way of mail, says [`opes_mta::admin`]: `opes-mta` has the same
-//! listener. It is a TCP port, and asks for no passwords but for the pages of [`status`]. The control socket is the
-//! server's user's and root's alone, so it needs none; it has `/history` too. Neither changes anything.
+//! listener. It is a TCP port, and asks for no passwords but for the pages of [`status`]; it changes nothing. The control
+//! socket is the server's user's and root's alone, so it needs no passwords. It has besides:
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/history` | the last messages |
+//! | `/config` | the configuration in use, as a file |
+//! | POST `/reload` | the configuration is read again: what changed, or 422 with why it stays as it was |
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::routing::get;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use opes_mta::admin;
-use opes_mta::http::{self, CONNECTIONS, HEADER_OCTETS, Listener};
+use opes_mta::http::{self, CONNECTIONS, HEADER_OCTETS, Listener, PATIENCE};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AdminConfig;
 use crate::history;
 use crate::metrics::exposition;
+use crate::reload::Reloader;
 use crate::server::Server;
 use crate::status;
 use crate::unix::{UnixSocket, Users};
@@ -24,9 +36,12 @@ use crate::unix::{UnixSocket, Users};
 /// Octets of the metrics, at the most: 30 KiB, and 300 KiB once every service has had every result.
 const METRICS_OCTETS: usize = 300 * 1024;
 
+/// For a connection to the control socket from its beginning to its end: services may have to start first.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(300);
+
 /// A bound admin listener, or a bound control socket.
 #[derive(Debug)]
-pub struct Admin(Door);
+pub(crate) struct Admin(Door);
 
 #[derive(Debug)]
 enum Door {
@@ -39,7 +54,7 @@ impl Admin {
     ///
     /// # Errors
     /// If the address can't be bound, with the address and why.
-    pub async fn bind(address: &str) -> io::Result<Self> {
+    pub(crate) async fn bind(address: &str) -> io::Result<Self> {
         Ok(Self(Door::Port(Listener::bind(address).await?)))
     }
 
@@ -48,7 +63,7 @@ impl Admin {
     ///
     /// # Errors
     /// If it can't be bound, with its path and why.
-    pub async fn bind_control(path: PathBuf) -> io::Result<Self> {
+    pub(crate) async fn bind_control(path: PathBuf) -> io::Result<Self> {
         let shown = path.display().to_string();
         let bound = UnixSocket::bind(path, Users::Owner).await;
         let named = |error: io::Error| {
@@ -58,7 +73,7 @@ impl Admin {
     }
 
     /// Where it listens, with the port that the system chose.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         match &self.0 {
             Door::Port(listener) => listener.address(),
             Door::Control(socket) => format!("unix:{}", socket.path().display()),
@@ -66,7 +81,12 @@ impl Admin {
     }
 
     /// Answers for a server until it is dropped. The server accepts until `stop` is cancelled.
-    pub async fn serve(self, server: Arc<Server>, stop: CancellationToken) {
+    pub(crate) async fn serve(
+        self,
+        server: Arc<Server>,
+        stop: CancellationToken,
+        reloader: Arc<Reloader>,
+    ) {
         let exposition = exposition(server.clone());
         let (subject, stopping) = (server.clone(), stop.clone());
         let readiness = move || {
@@ -79,11 +99,17 @@ impl Admin {
         let routes = admin::routes(exposition, readiness);
         match self.0 {
             Door::Port(listener) => {
-                http::serve(&listener, routes.merge(status::router(server, stop))).await;
+                let routes = routes.merge(status::router(server, stop));
+                http::serve(&listener, routes, PATIENCE).await;
             }
             Door::Control(socket) => {
+                let control = Router::new()
+                    .route("/config", get(config))
+                    .route("/reload", post(reload))
+                    .with_state(reloader);
+                let routes = routes.merge(control);
                 let routes = routes.route("/history", get(history::lines).with_state(server));
-                http::serve(&socket, routes).await;
+                http::serve(&socket, routes, CONTROL_PATIENCE).await;
             }
         }
     }
@@ -107,4 +133,18 @@ pub(crate) fn worst_case_memory(config: &AdminConfig) -> usize {
         control.as_ref().map_or(0, |_| HEADER_OCTETS + METRICS_OCTETS.max(history::LARGEST_LINES));
     let password = users.iter().map(|user| user.password.memory()).max().unwrap_or_default();
     CONNECTIONS * (listen + control) + password
+}
+
+async fn config(State(reloader): State<Arc<Reloader>>) -> String {
+    reloader.running()
+}
+
+async fn reload(State(reloader): State<Arc<Reloader>>) -> Response {
+    // It goes on where nobody waits for it any more.
+    let reloaded = tokio::spawn(async move { reloader.reload().await });
+    match reloaded.await {
+        Ok(Ok(changed)) => format!("{changed}\n").into_response(),
+        Ok(Err(error)) => (StatusCode::UNPROCESSABLE_ENTITY, error).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }

@@ -14,14 +14,16 @@ use services::Registry;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::access::Rule;
+use crate::admin::Admin;
 use crate::config::{AdminConfig, Document};
 use crate::history::{Asked, Record};
 use crate::password::Password;
+use crate::reload::{Reloader, Source};
 use crate::tls::{ClientCertificates, Tls};
-use crate::{Address, Admin, Config, Control, Entry, Listeners, Server, demo, logging};
+use crate::{Config, Control, Entry, Listeners, Server, demo, logging};
 
 /// Octets that are read for a password; longer ones are none.
 const LONGEST_LINE: u64 = 4 * 1024;
@@ -29,24 +31,10 @@ const LONGEST_LINE: u64 = 4 * 1024;
 /// How long a healthy server may take for its answer; a busy one has tasks that wait for a turn.
 const HEALTHY: Duration = Duration::from_secs(5);
 
-/// Serves until a signal, then drains. SIGHUP reads the certificates again.
-pub(crate) fn serve(
-    registry: &Registry,
-    listen: Vec<Address>,
-    control: Option<PathBuf>,
-    file: Option<PathBuf>,
-) -> Result<()> {
-    let mut config = load(registry, file)?;
-    logging::start(&config.log);
-    if config.tls.is_none() {
-        for address in &listen {
-            Address::without_tls(&address.to_string()).map_err(|error| miette!("{error}"))?;
-        }
-    }
-    if !listen.is_empty() {
-        config.listen = listen;
-    }
-    config.admin.control = control.or(config.admin.control);
+/// Serves until a signal, then drains. SIGHUP reads the configuration again.
+pub(crate) fn serve(registry: &Registry, source: Source) -> Result<()> {
+    let (config, _) = source.load(registry)?;
+    let level = logging::start(&config.log);
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
         let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
@@ -58,21 +46,26 @@ pub(crate) fn serve(
         let admin = bind_admin(&config.admin).await.into_diagnostic()?;
         let server = Arc::new(Server::new(config));
         let stop = CancellationToken::new();
+        let reloader = Reloader::new(server.clone(), registry.clone(), source, level, stop.clone());
+        let reloader = Arc::new(reloader);
+        // What follows ends with the process.
         for admin in admin {
             info!(address = admin.address(), "admin listening");
-            // They end with the process.
-            tokio::spawn(admin.serve(server.clone(), stop.clone()));
+            tokio::spawn(admin.serve(server.clone(), stop.clone(), reloader.clone()));
         }
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                // The log says what came of it.
+                let _ = reloader.reload().await;
+            }
+        });
         service_manager::ready();
         let signalled = async {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => break,
-                    _ = interrupt.recv() => break,
-                    _ = hangup.recv() => reload(server.clone()).await,
-                }
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-            let seconds = server.config.timeouts.drain.as_secs();
+            let seconds = server.current().config.timeouts.drain.as_secs();
             info!(dialogs = server.open_dialogs(), seconds, "stopping: open dialogs may end");
             service_manager::stopping();
             stop.cancel();
@@ -93,18 +86,6 @@ async fn bind_admin(config: &AdminConfig) -> io::Result<Vec<Admin>> {
         bound.push(Admin::bind_control(path.clone()).await?);
     }
     Ok(bound)
-}
-
-/// Reads the certificates again; broken ones change nothing.
-async fn reload(server: Arc<Server>) {
-    let read = move || match &server.config.tls {
-        None => warn!("there are no certificates to read again"),
-        Some(tls) => match tls.reload() {
-            Ok(()) => info!("certificates read again: new connections use them"),
-            Err(error) => error!(%error, "the old certificates stay in use"),
-        },
-    };
-    let _ = tokio::task::spawn_blocking(read).await;
 }
 
 /// A line of what is printed; writing to a string can't fail.
@@ -266,7 +247,24 @@ pub(crate) fn healthy(server: ServerAddress) -> Result<()> {
 
 /// Prints the metrics of a running server.
 pub(crate) fn metrics(control: &Control) -> Result<()> {
-    print(&runtime()?.block_on(control.get("/metrics")).into_diagnostic()?)
+    print(&runtime()?.block_on(control.get("/metrics"))?)
+}
+
+/// Has a running server read its configuration again.
+pub(crate) fn reload(control: &Control) -> Result<()> {
+    print(&runtime()?.block_on(control.post("/reload"))?)
+}
+
+/// Prints a configuration with every default in it; that of a running server if there is one to ask.
+pub(crate) fn dump(
+    registry: &Registry,
+    running: Option<&Control>,
+    file: Option<PathBuf>,
+) -> Result<()> {
+    print(&match running {
+        Some(control) => runtime()?.block_on(control.get("/config"))?,
+        None => load(registry, file)?.dump(),
+    })
 }
 
 /// Prints the last messages of a running server.

@@ -7,6 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
+use miette::Diagnostic;
 use tokio::net::UnixStream;
 
 /// Octets of an answer, at the most: it is text for people, or a file for programs.
@@ -17,7 +18,7 @@ const ANSWER_OCTETS: usize = 64 * 1024 * 1024;
 pub struct Control(PathBuf);
 
 /// Why there is no answer that helps.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Diagnostic, thiserror::Error)]
 pub enum ControlError {
     /// Nobody answers there, or not to the end.
     #[error(
@@ -52,6 +53,14 @@ impl Control {
     /// As [`ControlError`].
     pub async fn get(&self, path: &str) -> Result<String, ControlError> {
         self.ask(Method::GET, path).await
+    }
+
+    /// POST: has the server do something; what it says of it.
+    ///
+    /// # Errors
+    /// As [`ControlError`].
+    pub async fn post(&self, path: &str) -> Result<String, ControlError> {
+        self.ask(Method::POST, path).await
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<String, ControlError> {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, error, warn};
 
 use crate::access::{Access, Peer};
+use crate::generation::Generation;
 use crate::metrics::Metrics;
 use crate::server::{ConnectionId, Server};
 use crate::session::{BodyRoom, Completed, Session};
@@ -37,24 +38,33 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Serves one connection until it is over; without `access` TLS has to come first. `stop` asks to
-/// take no new dialogs.
+/// What a connection shares with others.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) server: Arc<Server>,
+    /// With those that were accepted under the same configuration.
+    pub(crate) generation: Arc<Generation>,
+    /// Asks to take no new dialogs, and to end.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Serves one connection until it is over; without `access` TLS has to come first.
 pub(crate) async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     peer: Peer,
     access: Option<Access>,
     id: ConnectionId,
-    server: Arc<Server>,
-    stop: CancellationToken,
+    shared: Shared,
 ) {
     let access = access.inspect(Access::record);
-    let mut connection = Connection::new(Role::Server, server.config.connection(), now());
-    let mut session = Session::new(id, server.clone(), peer, access);
-    match exchange(&mut stream, &mut connection, &mut session, &server, &stop).await {
+    let mut connection =
+        Connection::new(Role::Server, shared.generation.config.connection(), now());
+    let mut session = Session::new(id, &shared, peer, access);
+    match exchange(&mut stream, &mut connection, &mut session, &shared).await {
         Exchanged::Everything => close(&mut stream, &mut connection).await,
         // Boxed: most connections have no need of that much room.
         Exchanged::TlsAgreed => {
-            Box::pin(upgrade(stream, connection, session, server, stop)).await;
+            Box::pin(upgrade(stream, connection, session, shared)).await;
         }
     }
 }
@@ -64,18 +74,18 @@ pub(crate) async fn drive_tls<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     mut peer: Peer,
     id: ConnectionId,
-    server: Arc<Server>,
-    stop: CancellationToken,
+    shared: Shared,
 ) {
-    let Some((mut stream, names)) = handshake(stream, None, &server, &stop).await else { return };
+    let Some((mut stream, names)) = handshake(stream, None, &shared).await else { return };
     peer.names = Some(names);
-    let access = match server.admit(&peer) {
+    let access = match shared.server.admit(&shared.generation.config, &peer) {
         Ok(access) => access.inspect(Access::record),
         Err(refusal) => return refuse(stream, &refusal.to_string()).await,
     };
-    let mut connection = Connection::new(Role::Server, server.config.connection(), now());
-    let mut session = Session::new(id, server.clone(), peer, access);
-    exchange(&mut stream, &mut connection, &mut session, &server, &stop).await;
+    let mut connection =
+        Connection::new(Role::Server, shared.generation.config.connection(), now());
+    let mut session = Session::new(id, &shared, peer, access);
+    exchange(&mut stream, &mut connection, &mut session, &shared).await;
     close(&mut stream, &mut connection).await;
 }
 
@@ -84,16 +94,15 @@ async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     mut connection: Connection,
     mut session: Session,
-    server: Arc<Server>,
-    stop: CancellationToken,
+    shared: Shared,
 ) {
-    let secured = handshake(stream, Some(connection.output()), &server, &stop).await;
+    let secured = handshake(stream, Some(connection.output()), &shared).await;
     let Some((mut stream, names)) = secured else { return };
     // Fails only if no handshake was asked for.
     let _ = connection.tls_started(now());
     session.identify(&mut connection, names);
     // The session agrees on TLS no second time.
-    exchange(&mut stream, &mut connection, &mut session, &server, &stop).await;
+    exchange(&mut stream, &mut connection, &mut session, &shared).await;
     close(&mut stream, &mut connection).await;
 }
 
@@ -101,14 +110,13 @@ async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     before: Option<&mut Output>,
-    server: &Server,
-    stop: &CancellationToken,
+    shared: &Shared,
 ) -> Option<(TlsStream<S>, Vec<String>)> {
-    let Some(tls) = &server.config.tls else {
+    let Some(tls) = &shared.generation.config.tls else {
         error!("there is no certificate for TLS");
         return None;
     };
-    let patience = server.config.timeouts.handshake;
+    let patience = shared.generation.config.timeouts.handshake;
     let secured = async {
         if let Some(output) = before {
             poll_fn(|cx| poll_write_all(&mut stream, output, cx)).await?;
@@ -127,7 +135,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
             Ok(Err(error)) => warn!(%error, "the TLS handshake failed"),
             Err(_) => warn!(seconds = patience.as_secs(), "the TLS handshake took too long"),
         },
-        () = stop.cancelled() => {}
+        () = shared.stop.cancelled() => {}
     }
     None
 }
@@ -145,13 +153,14 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     connection: &mut Connection,
     session: &mut Session,
-    server: &Server,
-    stop: &CancellationToken,
+    shared: &Shared,
 ) -> Exchanged {
-    let unsent = server.config.limits.unsent_octets;
-    let drain = server.config.timeouts.drain;
+    let Shared { server, generation, stop } = shared;
+    let unsent = generation.config.limits.unsent_octets;
+    let drain = generation.config.timeouts.drain;
     let mut drained_by: Option<Instant> = None;
     let mut stopped = pin!(stop.cancelled());
+    let mut superseded = pin!(generation.superseded.cancelled());
     let mut timer = pin!(sleep_until(now().into()));
     // Octets that were read since others had their turn.
     let mut unyielded = 0;
@@ -195,6 +204,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
             completed = session.completed() => Happened::Completed(completed),
             () = &mut timer => Happened::TimeCame,
             () = &mut stopped, if drained_by.is_none() => Happened::Stopped,
+            () = &mut superseded, if !session.is_superseded() => Happened::Superseded,
         };
         let is_body = matches!(target, Target::Body(_));
         if let Target::Body(room) = target {
@@ -231,6 +241,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
                 drained_by = Some(now() + drain);
                 session.drain(connection);
             }
+            Happened::Superseded => session.supersede(connection),
         }
     }
 }
@@ -253,6 +264,7 @@ enum Happened {
     Completed(Result<Completed, JoinError>),
     TimeCame,
     Stopped,
+    Superseded,
 }
 
 /// Where the next octets are read to.

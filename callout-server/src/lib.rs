@@ -6,8 +6,8 @@
 //! ```
 //!
 //! [`Config`] says what to listen on and which services there are; [`Server`] is what all
-//! connections share; [`Listeners`] serve it until they are told to stop. [`Admin`] tells how it is;
-//! [`Control`] asks it from another process.
+//! connections share; [`Listeners`] serve it until they are told to stop. [`Control`] asks it
+//! from another process.
 
 pub mod access;
 mod adapt;
@@ -22,6 +22,7 @@ mod control;
 mod demo;
 mod driver;
 pub mod filter;
+mod generation;
 mod history;
 mod listen;
 mod logging;
@@ -30,6 +31,7 @@ pub mod password;
 mod pieces;
 pub mod plugin;
 pub mod program;
+mod reload;
 mod router;
 mod server;
 mod session;
@@ -39,7 +41,6 @@ mod terms;
 pub mod tls;
 mod unix;
 
-pub use admin::Admin;
 pub use branch::Fallback;
 pub use config::{Config, ConfigError};
 pub use control::{Control, ControlError};

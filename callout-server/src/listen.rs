@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, field, info, info_span, warn};
 
 use crate::access::{Origin, Peer};
-use crate::driver;
+use crate::driver::{self, Shared};
 use crate::server::Server;
 use crate::unix::{UnixSocket, Users};
 
@@ -150,21 +150,26 @@ impl Listeners {
     /// Serves connections until `stop` is cancelled, then lets the open ones end within the
     /// configured time.
     pub async fn serve(self, server: Arc<Server>, stop: CancellationToken) {
-        server.config.router.iter().for_each(|entry| entry.service.start());
         let connections = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(server.config.limits.connections));
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         let accepting = self.0.into_iter().map(|listener| {
             let acceptor = Acceptor {
                 server: server.clone(),
                 stop: stop.clone(),
                 connections: connections.clone(),
-                places: places.clone(),
                 refusals: refusals.clone(),
             };
             acceptor.accept(listener)
         });
-        futures_util::future::join_all(accepting).await;
+        // Nobody waits for services that take their time, but for their own events.
+        let starting = async {
+            let generation = server.current();
+            tokio::select! {
+                () = generation.config.start_what_can() => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        tokio::join!(futures_util::future::join_all(accepting), starting);
         connections.close();
         connections.wait().await;
     }
@@ -175,7 +180,6 @@ struct Acceptor {
     server: Arc<Server>,
     stop: CancellationToken,
     connections: TaskTracker,
-    places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
 
@@ -213,27 +217,30 @@ impl Acceptor {
         );
         let tls = matches!(stream, Stream::Tls(_));
         let peer = Peer::plain(origin);
-        let access = match span.in_scope(|| self.server.admit(&peer)) {
+        let generation = self.server.current();
+        let access = match span.in_scope(|| self.server.admit(&generation.config, &peer)) {
             // On a TLS port the handshake says who it is; whom no certificate helps needs none.
             Ok(access) => access.filter(|_| !tls),
             Err(refusal) => return self.refuse(stream, &refusal.to_string()),
         };
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let limit = self.server.config.limits.connections;
+        let mut place = self.server.budgets.connections.reservation();
+        if !place.grow(1) {
+            let limit = self.server.budgets.connections.most();
             span.in_scope(|| warn!(limit, "too many connections: refused"));
             self.server.metrics.too_many.inc();
             return self.refuse(stream, "too many connections");
-        };
+        }
         let (server, stop) = (self.server.clone(), self.stop.clone());
         let open = self.server.metrics.connected();
         let served = async move {
             info!("connected");
+            let shared = Shared { server, generation, stop };
             match stream {
-                Stream::Tcp(stream) => driver::drive(stream, peer, access, id, server, stop).await,
-                Stream::Unix(stream) => driver::drive(stream, peer, access, id, server, stop).await,
+                Stream::Tcp(stream) => driver::drive(stream, peer, access, id, shared).await,
+                Stream::Unix(stream) => driver::drive(stream, peer, access, id, shared).await,
                 Stream::Tls(stream) => {
                     // Boxed: the other connections have no need of that much room.
-                    Box::pin(driver::drive_tls(stream, peer, id, server, stop)).await;
+                    Box::pin(driver::drive_tls(stream, peer, id, shared)).await;
                 }
             }
             drop((place, open));

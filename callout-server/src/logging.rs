@@ -2,25 +2,47 @@
 
 use std::io::{self, IsTerminal};
 
+use tracing::error;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
 use crate::config::{LogConfig, LogFormat};
-use tracing_subscriber::EnvFilter;
+
+/// The level of the lines, which can be changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Level(reload::Handle<EnvFilter, Registry>);
 
 /// Sends log lines to the standard error. `RUST_LOG` replaces the configured level.
-pub(crate) fn start(config: &LogConfig) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+pub(crate) fn start(config: &LogConfig) -> Level {
+    let (filter, handle) = reload::Layer::new(filter(config));
     // Who reads the log may end before us; to say so where nobody reads is a panic.
-    let lines = lines.log_internal_errors(false);
+    let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let human = match config.format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
-    if human {
-        lines.with_ansi(io::stderr().is_terminal()).with_target(false).init();
+    let lines = if human {
+        lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
     } else {
         // The innermost span names connection, dialog and xid.
-        lines.json().flatten_event(true).with_span_list(false).init();
+        lines.json().flatten_event(true).with_span_list(false).boxed()
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Level(handle)
+}
+
+impl Level {
+    /// From now on it is that of this configuration.
+    pub(crate) fn change(&self, config: &LogConfig) {
+        if let Err(cause) = self.0.reload(filter(config)) {
+            error!(%cause, "the level of the log stays as it was");
+        }
     }
+}
+
+fn filter(config: &LogConfig) -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level))
 }

@@ -11,7 +11,7 @@ mod told;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ocp_proto::smtp::{Command, ProfileKind};
 use ocp_proto::wire::Atom;
@@ -39,6 +39,11 @@ const OTHER: &[u8] = b"other";
 #[derive(Debug)]
 pub(crate) struct Metrics {
     connections: Gauge,
+    superseded: Gauge,
+    reloaded: Counter,
+    reload_failed: Counter,
+    /// Whether the last one came into use, that of the beginning counted.
+    last_reload: Gauge,
     /// Connections that a rule of access refused.
     pub(crate) denied: Counter,
     /// Connections beyond the limit.
@@ -141,8 +146,14 @@ impl Default for Metrics {
         let commands = || Command::named().chain([Command::Other(Atom::from_static(OTHER))]);
         let kinds = ProfileKind::ALL.into_iter();
         let kinds = kinds.flat_map(|profile| commands().map(move |command| (profile, command)));
+        let ok = Gauge::default();
+        ok.set(1);
         Self {
             connections: Gauge::default(),
+            superseded: Gauge::default(),
+            reloaded: Counter::default(),
+            reload_failed: Counter::default(),
+            last_reload: ok,
             denied: Counter::default(),
             too_many: Counter::default(),
             received: Counter::default(),
@@ -160,6 +171,18 @@ impl Metrics {
     /// A connection is served as long as this is held.
     pub(crate) fn connected(&self) -> Open {
         Open::new(&self.connections)
+    }
+
+    /// The configuration was read again, and came into use or not.
+    pub(crate) fn reloaded(&self, is_used: bool) {
+        let counter = if is_used { &self.reloaded } else { &self.reload_failed };
+        counter.inc();
+        self.last_reload.set(is_used.into());
+    }
+
+    /// A connection goes on under a configuration that was replaced as long as this is held.
+    pub(crate) fn superseded(&self) -> Open {
+        Open::new(&self.superseded)
     }
 
     /// A transaction has begun; which event it is about is not known yet.
@@ -379,6 +402,7 @@ impl Collector for Collected {
         let server = &*self.0;
         let mut families = Families { encoder, octets: Unit::Other("octets".to_owned()) };
         families.build()?;
+        families.configuration(server)?;
         families.connections(server)?;
         families.octets(server)?;
         families.events(&server.metrics)?;
@@ -398,6 +422,26 @@ impl Families<'_> {
         let info = MetricType::Info;
         let mut build = self.encoder.encode_descriptor("build", "The program", None, info)?;
         build.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn configuration(&mut self, server: &Server) -> fmt::Result {
+        let metrics = &server.metrics;
+        let help = "How often the configuration was to be read again, by whether it came into use";
+        let mut reloads =
+            self.encoder.encode_descriptor("reloads", help, None, MetricType::Counter)?;
+        for (result, counter) in [("ok", &metrics.reloaded), ("failed", &metrics.reload_failed)] {
+            counter.encode(reloads.encode_family(&[("result", result)])?)?;
+        }
+        let help = "1 if the configuration that was read last is in use, otherwise 0";
+        self.gauge("last_reload_successful", help, &metrics.last_reload)?;
+        let since = server.current().since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let help = "When the configuration in use was loaded, in seconds since 1970";
+        let (unit, gauge) = (Some(&Unit::Seconds), MetricType::Gauge);
+        let loaded =
+            self.encoder.encode_descriptor("config_loaded_timestamp", help, unit, gauge)?;
+        ConstGauge::new(since.as_secs_f64()).encode(loaded)?;
+        let help = "Connections that go on under a configuration that was replaced";
+        self.gauge("superseded_connections", help, &metrics.superseded)
     }
 
     fn connections(&mut self, server: &Server) -> fmt::Result {
@@ -420,7 +464,7 @@ impl Families<'_> {
     }
 
     fn octets(&mut self, server: &Server) -> fmt::Result {
-        let (metrics, spool) = (&server.metrics, server.spool());
+        let (metrics, spool) = (&server.metrics, &server.budgets);
         let counters = [
             (
                 "received",
@@ -488,7 +532,8 @@ impl Families<'_> {
 
     /// Series of a service and an event that have nothing to tell are left out, if they are many.
     fn services(&mut self, server: &Server) -> fmt::Result {
-        let entries = || server.config.router.iter();
+        let current = server.current();
+        let entries = || current.config.router.iter();
         let (name, help) = ("service_duration", "What services took for an event, by their result");
         let (unit, histogram) = (Some(&Unit::Seconds), MetricType::Histogram);
         let mut durations = self.encoder.encode_descriptor(name, help, unit, histogram)?;
@@ -650,7 +695,7 @@ mod tests {
         let config = Config::parse(text, Path::new(""), &Services::builtin()).unwrap();
         let server = Arc::new(Server::new(config));
         let took = Duration::from_millis(1);
-        for entry in server.config.router.iter() {
+        for entry in server.current().config.router.iter() {
             for command in Command::named() {
                 for result in ServiceResult::ALL {
                     entry.metrics.answered(ProfileKind::Command, &command, result, took);

@@ -10,7 +10,8 @@ use opes_mta::ocp::ServerAddress;
 use services::Registry;
 
 use crate::history::Asked;
-use crate::{Address, Control, commands};
+use crate::reload::Source;
+use crate::{Address, Control, ControlError, commands};
 
 /// An OPES callout server for mail.
 ///
@@ -32,8 +33,19 @@ struct Cli {
 enum Command {
     /// Serve until SIGTERM or SIGINT; then let open dialogs end and exit with 0.
     ///
-    /// SIGHUP reads the certificates again, and nothing else: new connections use them.
+    /// SIGHUP reads the configuration again, as `callout-server reload` does.
     Serve(ServeArguments),
+    /// Have a running server read its configuration again, with the files that it names: all of it, or
+    /// nothing.
+    ///
+    /// New connections have the new configuration. Those that are open keep the old one; their peers are
+    /// asked to begin new dialogs on new connections (Dialog-Drain), and no transaction is cut short. What
+    /// is wrong with the new one, such as a service that can't start, is said with line and column, exits
+    /// with 1, and leaves the old one in use. listen, [admin] and [log] format need a restart.
+    Reload(ControlArguments),
+    /// Show configurations.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Check a configuration file and the services that it configures.
     ///
     /// Prints what would be served and what the services have to say, such as signature lines that
@@ -95,6 +107,21 @@ enum Command {
     Completions { shell: Shell, folder: PathBuf },
 }
 
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print a configuration as a file with every default in it.
+    ///
+    /// Settings of services are those that were given, and relative paths in them start where the
+    /// configuration lies. All other paths are whole.
+    Dump {
+        /// Not what would be used, but what a running server uses: it is asked at its control socket.
+        #[arg(long)]
+        running: bool,
+        #[command(flatten)]
+        server: ControlArguments,
+    },
+}
+
 #[derive(Args)]
 struct ServeArguments {
     /// Where to listen: HOST:PORT, tls:HOST:PORT or unix:PATH. May be repeated; replaces what the
@@ -134,7 +161,14 @@ pub fn main(registry: &Registry) -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(ServeArguments { listen, control, config }) => {
-            commands::serve(registry, listen, control, config)
+            commands::serve(registry, Source { file: config, listen, control })
+        }
+        Command::Reload(server) => server.find().and_then(|control| commands::reload(&control)),
+        Command::Config(ConfigCommand::Dump { running: true, server }) => {
+            server.find().and_then(|control| commands::dump(registry, Some(&control), None))
+        }
+        Command::Config(ConfigCommand::Dump { running: false, server }) => {
+            commands::dump(registry, None, server.config)
         }
         Command::Check { file } => commands::check(registry, file),
         Command::Services { config } => commands::services(registry, config),
@@ -154,7 +188,11 @@ pub fn main(registry: &Registry) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:?}");
+            match error.downcast_ref::<ControlError>() {
+                // The server's words are for people already.
+                Some(ControlError::Refused(words)) => eprintln!("{words}"),
+                _ => eprintln!("{error:?}"),
+            }
             ExitCode::FAILURE
         }
     }

@@ -39,7 +39,7 @@ pub struct Entry {
     /// The service itself.
     pub service: Arc<dyn Service>,
     /// What it has done so far.
-    pub(crate) metrics: ServiceMetrics,
+    pub(crate) metrics: Arc<ServiceMetrics>,
 }
 
 impl Entry {
@@ -60,7 +60,7 @@ impl Entry {
             recipients: None,
             bypassable: false,
             shadow: false,
-            metrics: ServiceMetrics::new(&declaration),
+            metrics: Arc::new(ServiceMetrics::new(&declaration)),
             declaration,
             service,
         }
@@ -125,6 +125,20 @@ impl Router {
     /// All services, those of the configuration file first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.iter()
+    }
+
+    /// Goes on counting where services of the same names, which want the same, have counted so far.
+    pub(crate) fn count_on(&mut self, before: &Self) {
+        for entry in self.entries.iter_mut().filter_map(Arc::get_mut) {
+            let same = before.entries.iter().find(|known| {
+                known.name == entry.name
+                    && known.declaration.events == entry.declaration.events
+                    && known.declaration.replies == entry.declaration.replies
+            });
+            if let Some(same) = same {
+                entry.metrics = Arc::clone(&same.metrics);
+            }
+        }
     }
 
     /// The services of a group, in the order in which they are applied. For a peer without access

@@ -1,7 +1,7 @@
 //! What all connections share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use ocp_proto::smtp::{Command, DialogFacts};
@@ -11,21 +11,34 @@ use tracing::warn;
 use crate::access::{Access, Peer, Refusal};
 use crate::buffers::Buffers;
 use crate::config::Config;
+use crate::generation::Generation;
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::spool::Spool;
 
-/// The configuration, the open dialogs of all connections, and what is used up.
+/// The configuration in use, the open dialogs of all connections, and what is used up.
 #[derive(Debug)]
 pub struct Server {
-    /// What was configured.
-    pub config: Config,
+    /// That of new connections.
+    current: RwLock<Arc<Generation>>,
     dialogs: DashMap<(ConnectionId, DialogId), Dialog>,
     connections: AtomicU64,
-    spool: Spool,
+    pub(crate) budgets: Budgets,
     /// `None` if nobody could read it.
     pub(crate) history: Option<Arc<History>>,
     pub(crate) metrics: Metrics,
+}
+
+/// What all connections may use up together, whatever configuration each of them has.
+#[derive(Debug, Default)]
+pub(crate) struct Budgets {
+    /// Connections at a time.
+    pub(crate) connections: Budget,
+    /// Octets of messages in memory.
+    pub(crate) memory: Budget,
+    /// Octets of messages in files.
+    pub(crate) disk: Budget,
+    /// Memory of messages that have gone.
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 /// A connection of this process; never used again.
@@ -50,22 +63,34 @@ pub(crate) struct Dialog {
 impl Server {
     /// A server of this configuration, with nothing going on.
     pub fn new(config: Config) -> Self {
-        let spool = Spool {
-            folder: config.spool.folder.clone(),
-            threshold: config.spool.threshold,
-            memory: Budget::new(config.limits.content_octets),
-            disk: Budget::new(config.spool.octets),
-            buffers: Buffers::default(),
-        };
         let history = config.kept_history().map(|most| Arc::new(History::new(most)));
+        let budgets = Budgets::default();
+        let generation = Generation::new(config, &budgets);
         Self {
-            config,
+            current: RwLock::new(Arc::new(generation)),
             dialogs: DashMap::new(),
             connections: AtomicU64::new(1),
-            spool,
+            budgets,
             history,
             metrics: Metrics::default(),
         }
+    }
+
+    /// The configuration of new connections, and what belongs to it.
+    pub(crate) fn current(&self) -> Arc<Generation> {
+        // Nobody panics while holding the lock.
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another configuration into the place of the present one, for new connections. Those that are open keep
+    /// theirs, and their peers are asked to begin new dialogs elsewhere (Dialog-Drain).
+    pub fn exchange(&self, mut config: Config) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        config.router.count_on(&current.config.router);
+        let next = Arc::new(Generation::new(config, &self.budgets));
+        let old = std::mem::replace(&mut *current, next);
+        drop(current);
+        old.superseded.cancel();
     }
 
     /// How many dialogs are open on all connections.
@@ -83,9 +108,9 @@ impl Server {
     }
 
     /// What a peer may use; `None` if TLS has to come first.
-    pub(crate) fn admit(&self, peer: &Peer) -> Result<Option<Access>, Refusal> {
-        let rules = &self.config.access;
-        let tls = self.config.tls.as_ref().filter(|_| peer.names.is_none());
+    pub(crate) fn admit(&self, config: &Config, peer: &Peer) -> Result<Option<Access>, Refusal> {
+        let rules = &config.access;
+        let tls = config.tls.as_ref().filter(|_| peer.names.is_none());
         let required = tls.is_some_and(|tls| tls.settings.required) && peer.origin.is_tcp();
         match rules.admit(peer) {
             Ok(_) if required => Ok(None),
@@ -97,11 +122,6 @@ impl Server {
                 Err(refusal)
             }
         }
-    }
-
-    /// Where the octets of messages that are being worked on are, and how many may be.
-    pub(crate) fn spool(&self) -> &Spool {
-        &self.spool
     }
 
     pub(crate) fn start_dialog(&self, connection: ConnectionId, id: DialogId, facts: DialogFacts) {
@@ -130,85 +150,104 @@ impl Server {
     }
 }
 
-/// Octets that may be held at a time.
-#[derive(Clone, Debug)]
-pub(crate) struct Budget {
-    most: usize,
-    left: Arc<AtomicUsize>,
+impl Budgets {
+    /// From now on this is the most. What is beyond it already comes back by itself.
+    pub(crate) fn limit(&self, config: &Config) {
+        self.connections.limit(config.limits.connections);
+        self.memory.limit(config.limits.content_octets);
+        self.disk.limit(config.spool.octets);
+    }
 }
 
-/// Octets taken from a budget; given back when dropped.
+/// What may be held at a time: octets, or connections.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Budget(Arc<Amounts>);
+
+#[derive(Debug, Default)]
+struct Amounts {
+    most: AtomicUsize,
+    used: AtomicUsize,
+}
+
+/// What was taken from a budget; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     budget: Budget,
-    octets: usize,
+    amount: usize,
 }
 
 impl Budget {
-    /// That many octets.
-    pub(crate) fn new(octets: usize) -> Self {
-        Self { most: octets, left: Arc::new(AtomicUsize::new(octets)) }
+    /// That much.
+    pub(crate) fn new(most: usize) -> Self {
+        let budget = Self::default();
+        budget.limit(most);
+        budget
     }
 
-    /// Octets in all.
+    /// From now on that much; what is beyond it already is not taken from anybody.
+    pub(crate) fn limit(&self, most: usize) {
+        self.0.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How much there is in all.
     pub(crate) fn most(&self) -> usize {
-        self.most
+        self.0.most.load(Ordering::Relaxed)
     }
 
-    /// Octets that somebody holds.
+    /// What somebody holds.
     pub(crate) fn used(&self) -> usize {
-        self.most - self.left.load(Ordering::Relaxed)
+        self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Octets that nobody holds.
+    /// What nobody holds.
     #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
-        self.left.load(Ordering::Relaxed)
+        self.most().saturating_sub(self.used())
     }
 
     /// An empty reservation, which can grow.
     pub(crate) fn reservation(&self) -> Reservation {
-        Reservation { budget: self.clone(), octets: 0 }
+        Reservation { budget: self.clone(), amount: 0 }
     }
 }
 
 impl Reservation {
-    /// Takes more octets; `false` if there are not that many left.
+    /// Takes more; `false` if there is not that much left.
     #[must_use]
-    pub(crate) fn grow(&mut self, octets: usize) -> bool {
-        let taken = self
-            .budget
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(octets));
+    pub(crate) fn grow(&mut self, more: usize) -> bool {
+        let most = self.budget.most();
+        let grown = |used: usize| used.checked_add(more).filter(|used| *used <= most || more == 0);
+        let used = &self.budget.0.used;
+        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
         if taken.is_ok() {
-            self.octets += octets;
+            self.amount += more;
         }
         taken.is_ok()
     }
 
-    /// Holds that many octets, more or fewer than before; `false` if there are not that many left, and nothing changes.
+    /// Holds that many, more or fewer than before; `false` if there are not that many left, and nothing changes.
     #[must_use]
-    pub(crate) fn resize(&mut self, octets: usize) -> bool {
-        match octets.checked_sub(self.octets) {
+    pub(crate) fn resize(&mut self, amount: usize) -> bool {
+        match amount.checked_sub(self.amount) {
             Some(more) => self.grow(more),
             None => {
-                self.shrink(self.octets - octets);
+                self.shrink(self.amount - amount);
                 true
             }
         }
     }
 
-    /// Gives octets back.
-    pub(crate) fn shrink(&mut self, octets: usize) {
-        let octets = octets.min(self.octets);
-        self.octets -= octets;
-        self.budget.left.fetch_add(octets, Ordering::Relaxed);
+    /// Gives some back.
+    pub(crate) fn shrink(&mut self, less: usize) {
+        let less = less.min(self.amount);
+        self.amount -= less;
+        self.budget.0.used.fetch_sub(less, Ordering::Relaxed);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.left.fetch_add(self.octets, Ordering::Relaxed);
+        self.budget.0.used.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
@@ -226,5 +265,20 @@ mod tests {
         drop(first);
         assert_eq!((budget.used(), budget.most()), (0, 10));
         assert!(budget.reservation().grow(10));
+    }
+
+    #[test]
+    fn a_budget_that_shrinks_takes_nothing_back() {
+        let budget = Budget::new(10);
+        let mut held = budget.reservation();
+        assert!(held.grow(8));
+        budget.limit(5);
+        let mut other = budget.reservation();
+        assert!(other.grow(0) && !other.grow(1) && !held.grow(1));
+        assert_eq!((budget.used(), budget.most()), (8, 5));
+        held.shrink(4);
+        assert!(other.grow(1) && !other.grow(1));
+        budget.limit(6);
+        assert!(other.grow(1));
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Spool {
     /// Octets in files, of all messages.
     pub(crate) disk: Budget,
     /// Memory of messages that have gone.
-    pub(crate) buffers: Buffers,
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 /// Octets of one block on its way to the file.
@@ -363,7 +363,7 @@ mod tests {
             threshold: 1_000,
             memory: Budget::new(memory),
             disk: Budget::new(disk),
-            buffers: Buffers::default(),
+            buffers: Arc::default(),
         }
     }
 

@@ -107,7 +107,7 @@ pub(crate) fn router(server: Arc<Server>, stop: CancellationToken) -> Router {
 
 /// Without users there is nothing to be seen.
 async fn with_page(State(status): State<Arc<Status>>, request: Request, next: Next) -> Response {
-    if status.server.config.admin.users.is_empty() {
+    if status.server.current().config.admin.users.is_empty() {
         let reason = "There is no status page, since nobody may log in: add [[admin.user]] to the \
             configuration, with name and password, which callout-server password makes.\n";
         return (StatusCode::NOT_FOUND, reason).into_response();
@@ -139,7 +139,7 @@ impl Status {
     fn is_logged_in(&self, headers: &HeaderMap) -> bool {
         let user =
             login::token(headers).and_then(|token| self.sessions.find(token, Instant::now()));
-        user.is_some_and(|user| self.server.config.admin.users.contains(&user))
+        user.is_some_and(|user| self.server.current().config.admin.users.contains(&user))
     }
 
     /// Looks through the history, on a thread that no mail waits for. Without a history there is nothing.

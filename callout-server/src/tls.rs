@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 pub struct Tls {
     /// Where they come from.
     pub settings: TlsSettings,
-    current: RwLock<Arc<ServerConfig>>,
+    current: Arc<ServerConfig>,
 }
 
 /// Where certificates come from, and who has to use them.
@@ -76,19 +76,8 @@ impl Tls {
     /// # Errors
     /// The file that can't be used, and why.
     pub fn load(settings: TlsSettings) -> Result<Self, TlsError> {
-        let current = RwLock::new(Arc::new(settings.read()?));
+        let current = Arc::new(settings.read()?);
         Ok(Self { settings, current })
-    }
-
-    /// Reads the files again, for new connections; those that are open keep what they have.
-    ///
-    /// # Errors
-    /// As [`Tls::load`]: then everything stays as it was.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        let new = Arc::new(self.settings.read()?);
-        // Nobody panics while holding the lock.
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
-        Ok(())
     }
 
     /// The handshake; what it leads to, and the DNS names of the client's certificate.
@@ -96,8 +85,7 @@ impl Tls {
         &self,
         stream: S,
     ) -> io::Result<(TlsStream<S>, Vec<String>)> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let stream = TlsAcceptor::from(current).accept(stream).await?;
+        let stream = TlsAcceptor::from(Arc::clone(&self.current)).accept(stream).await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let names = certificate.map(names).unwrap_or_default();
         Ok((stream, names))

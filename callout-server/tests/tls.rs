@@ -7,15 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callout_server::{Address, Config, Entry, Listeners, Server};
+use callout_server::{Address, Config, ConfigError, Entry, Listeners, Server};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
+use ocp_proto::Misuse;
 use ocp_proto::smtp::{Command, DialogFacts, Envelope};
 use opes_mta::consult::{Policy, consult};
 use opes_mta::event::{Event, Message};
 use opes_mta::front::file;
 use opes_mta::ocp::{
-    Client, ConnectError, Dialog, ServerAddress, Target, Tls, TlsNegotiation, TlsSettings,
+    Client, ClientError, ConnectError, Dialog, ServerAddress, Target, Tls, TlsNegotiation,
+    TlsSettings,
 };
 use opes_mta::report::Decision;
 use services::mail::Edits;
@@ -58,19 +60,22 @@ struct Running {
 
 const OPTIONAL: &str = "client-ca = \"ca.pem\"\nclient-certificates = \"optional\"\n";
 
+/// A configuration with the certificate that lies in a folder, and with a service of these tests.
+fn load(folder: &Path, rest: &str) -> Result<Config, ConfigError> {
+    let text = format!("[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n{rest}");
+    let file = folder.join("callout-server.toml");
+    let mut config = Config::parse(&text, &file, &Registry::builtin())?;
+    let replace = Entry::new("replace", "", Arc::new(Replace), Duration::from_secs(60));
+    config.router.add(replace).unwrap();
+    Ok(config)
+}
+
 async fn start(tls: &str, rest: &str) -> Running {
     let folder = tempdir().unwrap();
     let authority = Authority::new(folder.path(), "ca");
     authority.sign("server", &["127.0.0.1", "ocp.example.net"]);
     authority.sign("mta", &["mta.example.net"]);
-    let config =
-        format!("[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n{tls}\n{rest}");
-    let file = folder.path().join("callout-server.toml");
-    let mut config = Config::parse(&config, &file, &Registry::builtin()).unwrap();
-    config
-        .router
-        .add(Entry::new("replace", "", Arc::new(Replace), Duration::from_secs(60)))
-        .unwrap();
+    let config = load(folder.path(), &format!("{tls}\n{rest}")).unwrap();
     let unix = format!("unix:{}", folder.path().join("socket").display());
     let addresses = ["127.0.0.1:0", "tls:127.0.0.1:0", &unix];
     let addresses: Vec<Address> =
@@ -417,27 +422,31 @@ async fn new_certificates_are_for_new_connections() {
     let old = std::fs::read(&certificate).unwrap();
     // Broken files change nothing.
     std::fs::write(&certificate, "nonsense").unwrap();
-    let tls = running.server.config.tls.as_ref().unwrap();
-    let error = tls.reload().unwrap_err().to_string();
+    let load = || load(running.folder.path(), "");
+    let error = load().unwrap_err().to_string();
     assert!(error.contains("server.pem: has no certificate in PEM form"), "{error}");
     works(&target).await.unwrap();
     std::fs::write(&certificate, old).unwrap();
     std::fs::copy(running.path("mta.key"), running.path("server.key")).unwrap();
-    let error = tls.reload().unwrap_err().to_string();
+    let error = load().unwrap_err().to_string();
     assert!(error.contains("server.key: is not the key of "), "{error}");
     works(&target).await.unwrap();
     // New ones count from now on, and not before.
     stranger.sign("server", &["127.0.0.1"]);
-    tls.reload().unwrap();
+    // A dialog that is open stays on its connection, under the configuration that it has.
+    let open = client.start_dialog(DialogFacts::default()).await.unwrap();
+    running.server.exchange(load().unwrap());
     let error = works(&target).await.unwrap_err();
     assert!(error.contains("UnknownIssuer"), "{error}");
     let ca = running.path("stranger.pem");
     works(&self::target(&running.tls, Some(TlsSettings { ca, ..TlsSettings::default() })))
         .await
         .unwrap();
-    let dialog = client.start_dialog(DialogFacts::default()).await.unwrap();
-    ask(&dialog).await.unwrap();
-    drop(dialog);
+    client.unusable().await;
+    let refused = client.start_dialog(DialogFacts::default()).await.unwrap_err();
+    assert!(matches!(refused, ClientError::Misuse(Misuse::Draining)), "{refused}");
+    ask(&open).await.unwrap();
+    drop(open);
     client.close().await;
     running.finish().await;
 }

@@ -1,7 +1,7 @@
 //! HTTP beside the way of mail: what operators, monitoring and readers of a page ask for.
 //!
 //! It shares nothing with mail but the threads: whoever asks, and however slowly, has one of [`CONNECTIONS`] places
-//! for [`PATIENCE`] at the most, for one request. It knows no passwords and no TLS: those are the matter of a web
+//! for a bounded time, for one request. It knows no passwords and no TLS: those are the matter of a web
 //! server in front of it.
 
 use std::fmt::Display;
@@ -29,7 +29,7 @@ pub const HEADER_OCTETS: usize = 16 * 1024;
 /// For a request's header section.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// For a connection from its beginning to its end, which is one request.
+/// For a connection from its beginning to its end, which is one request, where nothing has to be done for it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// After an error of `accept` that concerns the whole process, such as too many open files.
@@ -75,8 +75,8 @@ impl Accept for Listener {
     }
 }
 
-/// Answers until it is dropped.
-pub async fn serve(listener: &impl Accept, router: Router) {
+/// Answers until it is dropped. Each connection has so long from its beginning to its end, which is one request.
+pub async fn serve(listener: &impl Accept, router: Router, patience: Duration) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_PATIENCE)
@@ -94,12 +94,12 @@ pub async fn serve(listener: &impl Accept, router: Router) {
             }
         };
         let service = TowerToHyperService::new(router.clone());
-        let served = timeout(PATIENCE, http.serve_connection(stream, service));
+        let served = timeout(patience, http.serve_connection(stream, service));
         tokio::spawn(async move {
             match served.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!(%error, "HTTP connection"),
-                Err(_) => debug!(seconds = PATIENCE.as_secs(), "HTTP connection: too slow"),
+                Err(_) => debug!(seconds = patience.as_secs(), "HTTP connection: too slow"),
             }
             drop(place);
         });

@@ -25,13 +25,33 @@ pub fn ready() {
     }
 }
 
+/// The configuration is read again; [`reloaded`] follows.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell_all(&[NotifyState::Reloading, now]),
+        Err(error) => warn!(%error, "there is no clock for the service manager"),
+    }
+}
+
+/// We are done with that, whatever came of it.
+pub fn reloaded() {
+    tell(NotifyState::Ready);
+}
+
 /// We were told to stop; what is under way may still end.
 pub fn stopping() {
     tell(NotifyState::Stopping);
 }
 
 fn tell(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(std::slice::from_ref(&state)) {
+    tell_all(&[state]);
+}
+
+/// In one message.
+fn tell_all(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states)
+        && let Some(state) = states.first()
+    {
         warn!(%state, %error, "the service manager can't be told");
     }
 }

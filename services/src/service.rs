@@ -87,9 +87,16 @@ pub trait Service: Send + Sync + 'static {
         ready(Ok(Outcome::unchanged(Finding::new("unchanged")))).boxed()
     }
 
-    /// The server begins to serve; called once, in its runtime. What the service needs for its whole life begins
-    /// here, and ends when it is dropped.
-    fn start(&self) {}
+    /// The server is about to use the service; called once, in its runtime. What the service needs for its whole
+    /// life begins here, and ends when it is dropped. A configuration that is loaded while the server runs is not used
+    /// before all its services have started.
+    ///
+    /// # Errors
+    /// When the service can't work. Then such a configuration is not used at all; a server that begins goes on without
+    /// it, and each event that it would be asked about fails.
+    fn start(&self) -> BoxFuture<'_, Result<(), ServiceError>> {
+        Box::pin(ready(Ok(())))
+    }
 
     /// Octets of memory that the service may hold at the most besides the messages themselves, for
     /// all that it works on at a time; `callout-server check` adds them up.

@@ -135,7 +135,7 @@ impl Running {
         self.signal("-TERM");
     }
 
-    /// Asks it to read its certificates again (SIGHUP).
+    /// Asks it to read its configuration again, or its certificates (SIGHUP).
     ///
     /// # Panics
     /// If it runs no more.

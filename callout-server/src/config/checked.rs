@@ -44,8 +44,28 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Who may use what.
     pub access: Rules,
+    /// The services as they are configured, with those that are switched off.
+    pub(crate) services: Vec<ServiceConfig>,
     /// The services by their URIs.
     pub router: Router,
+}
+
+/// How a service is configured.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceConfig {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    /// Those that are mapped to it besides its own.
+    pub(crate) uris: Vec<String>,
+    pub(crate) enabled: bool,
+    pub(crate) deadline: Duration,
+    /// Its own if nobody says another one; `None` in shadow.
+    pub(crate) on_failure: Option<FailurePolicy>,
+    pub(crate) recipients: Option<Vec<String>>,
+    pub(crate) bypassable: bool,
+    pub(crate) shadow: bool,
+    /// As they were given.
+    pub(crate) settings: Option<toml::Value>,
 }
 
 /// Bounds on what peers can make the server use. Worst case in memory: `content_octets` three times
@@ -189,7 +209,7 @@ impl Config {
         let level = level.map(|level| checker.value(level, log_directives)).transpose()?;
         let admin = raw.admin.as_ref().map(|admin| checker.admin(admin)).transpose()?;
         let spool = checker.spool(&raw.spool)?;
-        let router = checker.router(services, &spool.folder.clone().into())?;
+        let (services, router) = checker.services(services, &spool.folder.clone().into())?;
         Ok(Self {
             listen,
             limits: limits(&raw.limits),
@@ -204,6 +224,7 @@ impl Config {
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
             access: checker.access(&raw.access, tls.as_ref(), &router)?,
             tls,
+            services,
             router,
         })
     }
@@ -370,45 +391,49 @@ impl Checker<'_> {
 
     /// The services of the file, and with their defaults those that it does not mention; a URI that
     /// the file gives to another service is that service's.
-    fn router(
+    fn services(
         &self,
         services: Option<Spanned<DeValue<'_>>>,
         temporary: &TemporaryFolder,
-    ) -> Result<Router, ConfigError> {
+    ) -> Result<(Vec<ServiceConfig>, Router), ConfigError> {
         let mut router = Router::default();
-        let mut named = Vec::new();
+        let mut configured: Vec<ServiceConfig> = Vec::new();
         if let Some(services) = services {
             let span = services.span();
             let DeValue::Table(table) = services.into_inner() else {
                 return Err(self.error("services is a table: write [services.NAME]", Some(span)));
             };
             for (name, value) in table {
-                named.push(name.get_ref().to_string());
-                if let Some(entry) = self.service(name.get_ref(), value, temporary)? {
+                let (service, entry) = self.service(name.get_ref(), value, temporary)?;
+                if service.enabled {
                     let taken = router.add(entry);
                     taken.map_err(|error| self.error(error, Some(name.span())))?;
                 }
+                configured.push(service);
             }
         }
-        let is_default =
-            |kind: &&Kind| !kind.needs_settings && !named.iter().any(|name| name == kind.name);
-        for kind in self.registry.iter().filter(is_default) {
+        let is_default = |kind: &&Kind| {
+            !kind.needs_settings && !configured.iter().any(|service| service.name == kind.name)
+        };
+        let kinds: Vec<&Kind> = self.registry.iter().filter(is_default).collect();
+        for kind in kinds {
             let settings = Settings::none().with_temporary_folder(temporary.clone());
             let service = (kind.build)(settings)
                 .map_err(|error| self.error(format!("{}: {error}", kind.name), None))?;
             let entry = Entry::new(kind.name, kind.summary, service, DEADLINE);
+            configured.push(ServiceConfig::of(&entry, kind));
             router.add(entry).map_err(|error| self.error(error, None))?;
         }
-        Ok(router)
+        Ok((configured, router))
     }
 
-    /// One service; `None` if it is switched off.
+    /// One service.
     fn service(
         &self,
         name: &str,
         value: Spanned<DeValue<'_>>,
         temporary: &TemporaryFolder,
-    ) -> Result<Option<Entry>, ConfigError> {
+    ) -> Result<(ServiceConfig, Entry), ConfigError> {
         let span = value.span();
         let DeValue::Table(mut table) = value.into_inner() else {
             return Err(self.error(format!("{name} is a table: [services.{name}]"), Some(span)));
@@ -428,6 +453,9 @@ impl Checker<'_> {
         })?;
         let directory = self.path.parent().unwrap_or(Path::new(""));
         let settings_span = settings.as_ref().map(Spanned::span);
+        let given =
+            settings.clone().map(|given| toml::Value::deserialize(ValueDeserializer::from(given)));
+        let given = given.transpose().map_err(|error| self.error(error.message(), error.span()))?;
         let settings = match settings {
             Some(settings) => Settings::new(ValueDeserializer::from(settings), directory),
             None => Settings::none(),
@@ -437,9 +465,6 @@ impl Checker<'_> {
             let span = error.span.clone().or(settings_span).or(Some(kind_span));
             self.error(format!("{name}: {error}"), span)
         })?;
-        if raw.enabled == Some(false) {
-            return Ok(None);
-        }
         let deadline = raw.deadline.map_or(DEADLINE, |s| Duration::from_secs(s.get().into()));
         let mut entry = Entry::new(name, kind.summary, service, deadline);
         if let Some(policy) = &raw.on_failure {
@@ -471,8 +496,38 @@ impl Checker<'_> {
                 let message = "with shadow = true a failure changes nothing: leave on-failure out";
                 Err(self.error(message, Some(policy.span())))
             }
-            _ if raw.shadow => Ok(Some(entry.in_shadow())),
-            _ => Ok(Some(entry)),
+            _ => {
+                let entry = if raw.shadow { entry.in_shadow() } else { entry };
+                let text = |texts: &[Spanned<String>]| {
+                    texts.iter().map(|text| text.get_ref().clone()).collect()
+                };
+                let configured = ServiceConfig {
+                    uris: text(&raw.uris),
+                    enabled: raw.enabled != Some(false),
+                    recipients: raw.recipients.as_deref().map(text),
+                    settings: given,
+                    ..ServiceConfig::of(&entry, kind)
+                };
+                Ok((configured, entry))
+            }
+        }
+    }
+}
+
+impl ServiceConfig {
+    /// What an entry says of it.
+    fn of(entry: &Entry, kind: &Kind) -> Self {
+        Self {
+            name: entry.name.clone(),
+            kind: kind.name,
+            uris: Vec::new(),
+            enabled: true,
+            deadline: entry.deadline,
+            on_failure: (!entry.shadow).then_some(entry.on_failure),
+            recipients: None,
+            bypassable: entry.bypassable,
+            shadow: entry.shadow,
+            settings: None,
         }
     }
 }

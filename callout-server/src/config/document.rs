@@ -1,6 +1,6 @@
 //! The text of a configuration file, and where in it a key stands.
 
-use std::ops::Range;
+use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -51,24 +51,40 @@ impl Document {
         let table = DeTable::parse(&self.text).map_err(|error| {
             ConfigError::new(&self.path, &self.text, error.message(), error.span())
         })?;
-        let admin = table.get_ref().get("admin");
-        let control = admin.and_then(|admin| match admin.get_ref() {
-            DeValue::Table(admin) => admin.get("control"),
-            _ => None,
-        });
-        match control.map(Spanned::get_ref) {
+        match find(table.get_ref(), &["admin", "control"]).map(Spanned::get_ref) {
             Some(DeValue::String(path)) => Ok(self.folder().join(path.as_ref())),
             _ => {
-                let span: Option<Range<usize>> = admin.map(Spanned::span);
                 let message = "there is no control socket here: control in [admin] is missing";
-                Err(ConfigError::new(&self.path, &self.text, message, span))
+                Err(self.error(&[&["admin"]], message))
             }
         }
+    }
+
+    /// An error at these keys; at the table that one would stand in if it is not there.
+    pub(crate) fn error(&self, keys: &[&[&str]], message: impl Display) -> ConfigError {
+        let table = DeTable::parse(&self.text).ok();
+        let nearest = |keys: &&[&str]| {
+            let table = table.as_ref()?.get_ref();
+            (1..=keys.len()).rev().find_map(|length| find(table, keys.get(..length)?))
+        };
+        let found = keys.iter().filter_map(nearest).map(Spanned::span);
+        ConfigError::new(&self.path, &self.text, message, found)
     }
 
     /// What its relative paths start at.
     fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
+    }
+}
+
+/// The value of a key in tables within tables.
+fn find<'a, 'i>(table: &'a DeTable<'i>, keys: &[&str]) -> Option<&'a Spanned<DeValue<'i>>> {
+    let (first, rest) = keys.split_first()?;
+    let value = table.get(*first)?;
+    match (rest, value.get_ref()) {
+        ([], _) => Some(value),
+        (rest, DeValue::Table(table)) => find(table, rest),
+        _ => None,
     }
 }
 

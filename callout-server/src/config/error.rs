@@ -12,26 +12,28 @@ use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 pub struct ConfigError {
     message: String,
     source_text: NamedSource<String>,
-    span: Option<Range<usize>>,
+    /// Where it is; the first one is what `line_and_column` says.
+    spans: Vec<Range<usize>>,
 }
 
 impl ConfigError {
-    pub(super) fn new(
+    pub(crate) fn new(
         file: &Path,
         text: &str,
         message: impl fmt::Display,
-        span: Option<Range<usize>>,
+        spans: impl IntoIterator<Item = Range<usize>>,
     ) -> Self {
         let name = file.display().to_string();
         // The parser's messages may have lines of their own; the first one says it.
         let message = message.to_string();
         let message = message.trim_end().to_owned();
-        Self { message, source_text: NamedSource::new(name, text.to_owned()), span }
+        let source_text = NamedSource::new(name, text.to_owned());
+        Self { message, source_text, spans: spans.into_iter().collect() }
     }
 
     /// The position of the error, both counted from 1, if it has one.
     pub fn line_and_column(&self) -> Option<(usize, usize)> {
-        let before = self.source_text.inner().get(..self.span.as_ref()?.start)?;
+        let before = self.source_text.inner().get(..self.spans.first()?.start)?;
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         Some((line, column))
@@ -40,12 +42,11 @@ impl ConfigError {
 
 impl Diagnostic for ConfigError {
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.span.is_some().then_some(&self.source_text as &dyn SourceCode)
+        (!self.spans.is_empty()).then_some(&self.source_text as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let span = self.span.clone()?;
-        Some(Box::new(std::iter::once(LabeledSpan::underline(span))))
+        Some(Box::new(self.spans.iter().cloned().map(LabeledSpan::underline)))
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {

@@ -4,7 +4,9 @@
 
 mod checked;
 mod document;
+mod dump;
 mod error;
+mod exchange;
 mod operators;
 mod raw;
 mod security;
@@ -12,4 +14,5 @@ mod security;
 pub use checked::{AdminConfig, Config, Limits, LogConfig, LogFormat, SpoolConfig, Timeouts};
 pub(crate) use document::Document;
 pub use error::ConfigError;
+pub(crate) use exchange::changes;
 pub use operators::{HistoryConfig, User};

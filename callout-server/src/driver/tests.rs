@@ -38,17 +38,12 @@ fn start(config: &str, pipe: usize) -> (DuplexStream, JoinHandle<()>) {
     let server = Arc::new(Server::new(config));
     let (peer, stream) = tokio::io::duplex(pipe);
     let id = server.next_connection();
-    (
-        peer,
-        tokio::spawn(drive(
-            stream,
-            pipe_peer(),
-            Some(Access::default()),
-            id,
-            server,
-            CancellationToken::new(),
-        )),
-    )
+    let access = Some(Access::default());
+    (peer, tokio::spawn(drive(stream, pipe_peer(), access, id, shared(server))))
+}
+
+fn shared(server: Arc<Server>) -> Shared {
+    Shared { generation: server.current(), server, stop: CancellationToken::new() }
 }
 
 fn pipe_peer() -> Peer {
@@ -89,8 +84,7 @@ fn secured(config: &str) -> (Arc<Server>, ConnectionId, TlsConnector) {
 async fn what_tls_holds_back_is_sent_when_there_is_room() {
     let (server, id, client) = secured("");
     let (peer, stream) = tokio::io::duplex(16);
-    let stop = CancellationToken::new();
-    let served = tokio::spawn(drive_tls(stream, pipe_peer(), id, server, stop));
+    let served = tokio::spawn(drive_tls(stream, pipe_peer(), id, shared(server)));
     let name = "ocp.example.net".try_into().unwrap();
     let mut peer = client.connect(name, peer).await.unwrap();
     peer.write_all(HELLO).await.unwrap();
@@ -112,12 +106,15 @@ async fn a_tls_handshake_that_does_not_go_on_is_given_up() {
     for (begins, pipe) in [("", 1024), (offer, 1024), (offer, 64)] {
         let (server, id, _) = secured("[timeouts]\nhandshake = 7\n");
         let (mut peer, stream) = tokio::io::duplex(pipe);
-        let stop = CancellationToken::new();
         let served = match begins {
-            "" => tokio::spawn(drive_tls(stream, pipe_peer(), id, server, stop)),
-            _ => {
-                tokio::spawn(drive(stream, pipe_peer(), Some(Access::default()), id, server, stop))
-            }
+            "" => tokio::spawn(drive_tls(stream, pipe_peer(), id, shared(server))),
+            _ => tokio::spawn(drive(
+                stream,
+                pipe_peer(),
+                Some(Access::default()),
+                id,
+                shared(server),
+            )),
         };
         let begun = tokio::time::Instant::now();
         peer.write_all(begins.as_bytes()).await.unwrap();
@@ -130,10 +127,10 @@ async fn a_tls_handshake_that_does_not_go_on_is_given_up() {
 async fn a_server_that_stops_waits_for_no_handshake() {
     let (server, id, _) = secured("");
     let (_peer, stream) = tokio::io::duplex(1024);
-    let stop = CancellationToken::new();
-    stop.cancel();
+    let shared = shared(server);
+    shared.stop.cancel();
     let begun = tokio::time::Instant::now();
-    drive_tls(stream, pipe_peer(), id, server, stop).await;
+    drive_tls(stream, pipe_peer(), id, shared).await;
     assert_eq!(begun.elapsed().as_secs(), 0);
 }
 
@@ -258,8 +255,7 @@ fn a_connection_takes_little_room() {
         Arc::new(Server::new(Config::parse("", Path::new(""), &Registry::default()).unwrap()));
     let (_peer, stream) = tokio::io::duplex(1);
     let id = server.next_connection();
-    let stop = CancellationToken::new();
     let access = Some(Access::default());
-    let size = size_of_val(&drive(stream, pipe_peer(), access, id, server, stop));
+    let size = size_of_val(&drive(stream, pipe_peer(), access, id, shared(server)));
     assert!(size <= 2_560, "{size} octets");
 }

@@ -15,7 +15,8 @@ impl Families<'_> {
     /// A family for each name, whichever services tell it.
     pub(super) fn told(&mut self, server: &Server) -> fmt::Result {
         let mut families: BTreeMap<&str, Vec<(&str, Measure)>> = BTreeMap::new();
-        for entry in server.config.router.iter() {
+        let current = server.current();
+        for entry in current.config.router.iter() {
             for measure in entry.service.measures() {
                 families.entry(measure.name).or_default().push((&entry.name, measure));
             }

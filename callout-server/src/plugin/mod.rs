@@ -44,16 +44,15 @@ mod link;
 mod settings;
 mod wire;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use services::{
     Declaration, Kind, Measure, MeasureKind, Outcome, Request, Service, ServiceError, Settings,
     SettingsError,
 };
-use tokio_util::task::AbortOnDropHandle;
 
+use self::child::Program;
 use self::link::Link;
 use self::settings::PluginSettings;
 
@@ -75,9 +74,7 @@ pub const KIND: Kind = Kind {
 pub struct Plugin {
     settings: Arc<PluginSettings>,
     link: Link,
-    child: Mutex<Option<AbortOnDropHandle<()>>>,
-    /// How often its program was started.
-    starts: Arc<AtomicU64>,
+    program: OnceLock<Arc<Program>>,
 }
 
 impl Plugin {
@@ -88,7 +85,7 @@ impl Plugin {
     pub fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
         let settings = Arc::new(PluginSettings::read(settings)?);
         let link = Link::new(Arc::clone(&settings)).map_err(SettingsError::new)?;
-        Ok(Self { settings, link, child: Mutex::default(), starts: Arc::default() })
+        Ok(Self { settings, link, program: OnceLock::new() })
     }
 }
 
@@ -125,19 +122,26 @@ impl Service for Plugin {
                 help: "How often the program of a plugin was started",
                 kind: MeasureKind::Counter,
                 label: None,
-                value: self.starts.load(Ordering::Relaxed),
+                value: self.program.get().map_or(0, |program| program.starts()),
             });
         }
         measures
     }
 
-    fn start(&self) {
-        if self.settings.command.is_some() {
-            let starts = Arc::clone(&self.starts);
-            let child = tokio::spawn(child::keep(Arc::clone(&self.settings), starts));
-            *self.child.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(AbortOnDropHandle::new(child));
+    fn start(&self) -> BoxFuture<'_, Result<(), ServiceError>> {
+        let Some(command) = &self.settings.command else { return ready(Ok(())).boxed() };
+        async move {
+            let failed = |cause: String| ServiceError::new("start", cause);
+            let (program, is_new) = Program::of(&self.settings, command).map_err(failed)?;
+            // It is kept running whatever becomes of this start.
+            let program = self.program.get_or_init(|| program);
+            match is_new {
+                true => program.listens(&self.settings.address).await.map_err(failed),
+                // If it has ended, it is on its way back.
+                false => Ok(()),
+            }
         }
+        .boxed()
     }
 
     fn condition(&self) -> Option<String> {

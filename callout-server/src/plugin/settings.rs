@@ -82,7 +82,7 @@ pub(super) struct Grants {
 }
 
 /// Where a plugin listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Address {
     Unix(PathBuf),
     /// `http://HOST:PORT`, or `https://` with TLS.

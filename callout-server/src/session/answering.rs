@@ -88,12 +88,12 @@ impl Session {
                 (Some(profile), Command::Message) => Abilities {
                     variants: profile.multiple_messages,
                     replies: profile.recipient_replies,
-                    fallback: self.server.config.recipients_differ,
+                    fallback: self.generation.config.recipients_differ,
                 },
                 // Only content may have several answers (profile section 5).
                 _ => Abilities::default(),
             },
-            bypass: Bypass::new(start.bypass, &self.server.config.router, &self.access),
+            bypass: Bypass::new(start.bypass, &self.generation.config.router, &self.access),
             command: start.command,
             input,
             envelope: Envelope { sender: start.sender, recipients: start.recipients },
@@ -125,7 +125,7 @@ impl Session {
         asked: impl Future<Output = Answer> + Send + 'static,
     ) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
-        let progress = now() + self.server.config.timeouts.progress;
+        let progress = now() + self.generation.config.timeouts.progress;
         self.next_progress = Some(self.next_progress.map_or(progress, |next| next.min(progress)));
         let task = self.tasks.spawn(async move { Completed::Answered(xid, asked.await) });
         transaction.stage = Stage::Working { original, task, progress };
@@ -161,7 +161,7 @@ impl Session {
     /// Sends more of the answers that the peer did not take at once, each in its turn.
     pub(crate) fn send_more(&mut self, connection: &mut Connection) {
         for _ in 0..self.answering.len() {
-            if connection.output().remaining() >= self.server.config.limits.unsent_octets {
+            if connection.output().remaining() >= self.generation.config.limits.unsent_octets {
                 return;
             }
             let Some(xid) = self.answering.pop_front() else { return };
@@ -190,7 +190,7 @@ impl Session {
         mut outgoing: Outgoing,
         decision: Decision,
     ) {
-        let room = self.server.config.limits.unsent_octets;
+        let room = self.generation.config.limits.unsent_octets;
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let entered = transaction.span.enter();
         let (mut result, mut cause) = (EventResult::Refused, None);
@@ -238,7 +238,7 @@ impl Session {
             transaction.open.end(result);
         }
         if let Some(body) = outgoing.into_memory() {
-            self.server.spool().buffers.give_back(body);
+            self.generation.spool.buffers.give_back(body);
         }
     }
 

@@ -62,7 +62,7 @@ impl Session {
                 dialog.latest = Some((xid, start.command.clone()));
             });
         }
-        let content = Box::new(Content::new(self.server.spool(), announced));
+        let content = Box::new(Content::new(&self.generation.spool, announced));
         transaction.stage =
             Stage::Receiving { start, content, is_complete: false, is_paused: false };
     }
@@ -84,7 +84,7 @@ impl Session {
             return self.refuse(connection, xid, &too_large(limit), false);
         }
         let taken = match part {
-            Some(Part::MessageBody) => content.push_body(octets, self.server.spool()),
+            Some(Part::MessageBody) => content.push_body(octets, &self.generation.spool),
             _ => content.push_first(octets),
         };
         self.taken(connection, xid, taken);
@@ -101,7 +101,7 @@ impl Session {
         let content = self.transactions.get_mut(&xid)?.collecting()?;
         // What is too large is refused where all other octets come along.
         let most = limit.checked_sub(content.len()).filter(|most| *most >= left as usize)?;
-        let room = content.take_room(most.min(left as usize), self.server.spool());
+        let room = content.take_room(most.min(left as usize), &self.generation.spool);
         Some(BodyRoom { xid, room })
     }
 
@@ -111,7 +111,7 @@ impl Session {
         let transaction = self.transactions.get_mut(&xid);
         let Some(content) = transaction.and_then(Transaction::collecting) else { return };
         let is_empty = room.octets() == 0;
-        let taken = content.put_back(room, self.server.spool());
+        let taken = content.put_back(room, &self.generation.spool);
         if !is_empty {
             self.taken(connection, xid, taken);
         }
@@ -132,7 +132,7 @@ impl Session {
         else {
             return;
         };
-        let next = content.next_write(self.server.spool(), *is_complete);
+        let next = content.next_write(&self.generation.spool, *is_complete);
         match content.is_behind() {
             true => self.behind = Some(xid),
             false => self.behind = self.behind.filter(|behind| *behind != xid),
@@ -202,7 +202,7 @@ impl Session {
     }
 
     fn message_octets(&self) -> u32 {
-        let limit = self.server.config.limits.message_octets;
+        let limit = self.generation.config.limits.message_octets;
         self.access.limits().and_then(|limits| limits.message_octets).unwrap_or(limit).min(limit)
     }
 }

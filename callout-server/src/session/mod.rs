@@ -16,10 +16,13 @@ use std::time::Instant;
 use ocp_proto::smtp::TLS;
 use ocp_proto::wire::Structure;
 use ocp_proto::{Closed, Connection, DialogId, Event, GroupId, IdMap, OcpResult, Xid};
+use opes_mta::instruments::Open;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::access::{Access, Peer};
+use crate::driver::Shared;
+use crate::generation::Generation;
 use crate::history::Recorder;
 use crate::router::{Chain, UnknownService};
 use crate::server::{ConnectionId, Server};
@@ -31,6 +34,7 @@ use transaction::Transaction;
 pub(crate) struct Session {
     id: ConnectionId,
     server: Arc<Server>,
+    generation: Arc<Generation>,
     peer: Peer,
     access: Access,
     opening: Opening,
@@ -46,6 +50,14 @@ pub(crate) struct Session {
     /// No sign of life is due before that.
     next_progress: Option<Instant>,
     draining: bool,
+    superseded: Option<Superseded>,
+}
+
+/// Another configuration has taken the place of this connection's.
+struct Superseded {
+    /// Whether a dialog has begun since, and that was logged.
+    is_noted: bool,
+    _counted: Open,
 }
 
 /// What the processor may do with TLS now (profile section 9).
@@ -64,19 +76,23 @@ impl Session {
     /// first.
     pub(crate) fn new(
         id: ConnectionId,
-        server: Arc<Server>,
+        shared: &Shared,
         peer: Peer,
         access: Option<Access>,
     ) -> Self {
+        let Shared { server, generation, .. } = shared.clone();
         let opening = match access {
             None => Opening::TlsFirst,
-            Some(_) if server.config.tls.is_some() && peer.names.is_none() => Opening::TlsPossible,
+            Some(_) if generation.config.tls.is_some() && peer.names.is_none() => {
+                Opening::TlsPossible
+            }
             Some(_) => Opening::Past,
         };
         let (history, origin) = (server.history.clone(), peer.origin.to_string());
         Self {
             id,
             server,
+            generation,
             peer,
             access: access.unwrap_or_default(),
             opening,
@@ -89,6 +105,7 @@ impl Session {
             answering: VecDeque::new(),
             next_progress: None,
             draining: false,
+            superseded: None,
         }
     }
 
@@ -98,7 +115,7 @@ impl Session {
         self.peer.names = Some(names);
         // Its place among those of a rule for plain text is free.
         self.access = Access::default();
-        match self.server.admit(&self.peer) {
+        match self.server.admit(&self.generation.config, &self.peer) {
             Ok(access) => self.access = access.inspect(Access::record).unwrap_or_default(),
             Err(refusal) => connection.close(OcpResult::failure(refusal.to_string())),
         }
@@ -123,6 +140,7 @@ impl Session {
                 let _ = connection.end_dialog(dialog, OcpResult::failure("too many dialogs"));
             }
             Event::DialogStarted { dialog, facts } => {
+                self.note_if_superseded();
                 self.dialogs.insert(dialog);
                 self.server.start_dialog(self.id, dialog, *facts);
             }
@@ -172,6 +190,30 @@ impl Session {
         self.close_if_drained(connection);
     }
 
+    /// New dialogs belong on another connection, under the configuration that has taken the place of this one's. What is
+    /// open goes on, and so do peers that do not listen.
+    pub(crate) fn supersede(&mut self, connection: &mut Connection) {
+        let counted = self.server.metrics.superseded();
+        self.superseded = Some(Superseded { is_noted: false, _counted: counted });
+        let _ = connection.drain();
+    }
+
+    /// Whether that was done.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.superseded.is_some()
+    }
+
+    /// Says it once: such a dialog may have been on its way when the peer was asked.
+    fn note_if_superseded(&mut self) {
+        if let Some(superseded) = &mut self.superseded
+            && !std::mem::replace(&mut superseded.is_noted, true)
+        {
+            info!(
+                "a dialog begins under a configuration that was replaced: the peer was asked to begin it elsewhere"
+            );
+        }
+    }
+
     fn close_if_drained(&self, connection: &mut Connection) {
         if self.draining && self.dialogs.is_empty() && connection.transactions() == 0 {
             connection.close(OcpResult::ok());
@@ -190,7 +232,7 @@ impl Session {
 
     fn create_group(&mut self, group: GroupId, services: &[Structure]) {
         self.opening = Opening::Past;
-        let chain = self.server.config.router.chain(services, &self.access).map(Arc::new);
+        let chain = self.generation.config.router.chain(services, &self.access).map(Arc::new);
         if let Err(error) = &chain {
             warn!(group = group.number(), %error, "its transactions will be refused");
         }

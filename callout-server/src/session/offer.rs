@@ -36,8 +36,12 @@ impl Session {
         } else if self.opening == Opening::TlsFirst {
             return self.want_tls(connection);
         }
+        let dialogs = response.feature.as_ref().and_then(feature_uri) == Some(DIALOG.as_bytes());
         if let Err(misuse) = connection.respond(response) {
             error!(%misuse, "our response broke a rule");
+        } else if dialogs && self.is_superseded() {
+            // Before that there was nothing to drain.
+            let _ = connection.drain();
         }
     }
 

@@ -105,7 +105,7 @@ impl Session {
         if self.next_progress.is_none_or(|next| now < next) {
             return;
         }
-        let interval = self.server.config.timeouts.progress;
+        let interval = self.generation.config.timeouts.progress;
         for (xid, transaction) in &mut self.transactions {
             if let Stage::Working { progress, .. } = &mut transaction.stage
                 && *progress <= now
@@ -181,7 +181,7 @@ impl Session {
     }
 
     pub(super) fn refuse_io(&mut self, connection: &mut Connection, xid: Xid, error: &io::Error) {
-        let folder = self.server.config.spool.folder.display();
+        let folder = self.generation.config.spool.folder.display();
         error!(xid = xid.number(), %folder, cause = %error, "the spool failed");
         self.refuse(connection, xid, "the server's spool failed", true);
     }

@@ -94,7 +94,7 @@ pub(super) async fn log_in(
     headers: HeaderMap,
     Form(tried): Form<Credentials>,
 ) -> Response {
-    let users = status.server.config.admin.users.clone();
+    let users = status.server.current().config.admin.users.clone();
     let refusal = match status.logins.attempt(&users, tried).await {
         Ok(user) => {
             let name = user.name.clone();

@@ -113,7 +113,8 @@ impl Status {
     }
 
     fn services(&self, verdicts: &Verdicts) -> Markup {
-        let entries = self.server.config.router.iter();
+        let current = self.server.current();
+        let entries = current.config.router.iter();
         let entries = entries.map(|entry| (entry, entry.metrics.totals()));
         let (asked, unasked): (Vec<_>, Vec<_>) = entries
             .partition(|(entry, totals)| totals.is_asked() || entry.service.condition().is_some());
@@ -136,10 +137,10 @@ impl Status {
     }
 
     fn budgets(&self) -> Markup {
-        let spool = self.server.spool();
+        let held = &self.server.budgets;
         let budgets = [
-            ("Content in memory", "[limits] content-octets", &spool.memory),
-            ("Bodies in files", "[spool] octets", &spool.disk),
+            ("Content in memory", "[limits] content-octets", &held.memory),
+            ("Bodies in files", "[spool] octets", &held.disk),
         ];
         html! {
             section aria-labelledby="budgets" {

@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod gateway;
 pub mod http;
 pub mod peer;
+pub mod plugin;
 pub mod postfix;
 pub mod programs;
 pub mod random;

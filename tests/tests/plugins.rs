@@ -4,89 +4,21 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use serde_json::Value;
-use tempfile::TempDir;
 use tests::certificates::Authority;
-use tests::{CalloutServer, found, not_run, text};
+use tests::plugin::{FAILED, GRANTS, Plugin, adapt, generated, says};
+use tests::{found, text};
 
-const PYTHON: &str = "/usr/bin/python3";
 const MAIL: &str = "From: a@a.example\r\nSubject: s\r\n\r\ntext\r\n";
-/// What the failure policy makes of a mail.
-const FAILED: &str = "451 4.3.0 Mail inspection is not available now, try again later";
-const GRANTS: &str = "events = [\"MESSAGE\"]\nbody = \"whole\"\nfields = [\"X-Granted\"]\n";
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-/// A folder with what is generated of the protocol for Python; `None` where that can't be.
-fn generated(story: &str) -> Option<TempDir> {
-    let folder = tempfile::tempdir().unwrap();
-    let proto = repository().join("callout-server/proto");
-    let plugin = "--plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin";
-    let made = Command::new("protoc")
-        .arg(format!("--proto_path={}", proto.display()))
-        .args([plugin, "opes/plugin/v1/plugin.proto"])
-        .arg(format!("--python_out={}", folder.path().display()))
-        .arg(format!("--grpc_python_out={}", folder.path().display()))
-        .status();
-    let imported = Command::new(PYTHON).args(["-c", "import grpc, google.protobuf"]).status();
-    let is_there =
-        |status: std::io::Result<std::process::ExitStatus>| status.is_ok_and(|s| s.success());
-    if is_there(made) && is_there(imported) {
-        return Some(folder);
-    }
-    not_run(story, "there is no protoc, grpc_python_plugin, or grpc for Python");
-    None
-}
-
-/// A server with one plugin in Python, which listens already.
-fn start(folder: &Path, script: &str, argument: &str, more: &str, grants: &str) -> CalloutServer {
-    let (modules, script) = (format!("PYTHONPATH={}", folder.display()), repository().join(script));
-    let script = script.to_str().unwrap();
-    serve(folder, &["/usr/bin/env", &modules, PYTHON, script, argument], more, grants)
-}
-
-fn serve(folder: &Path, command: &[&str], more: &str, grants: &str) -> CalloutServer {
-    serve_at("unix:plugin.sock", folder, command, more, grants)
-}
-
-fn serve_at(
-    address: &str,
-    folder: &Path,
-    command: &[&str],
-    more: &str,
-    grants: &str,
-) -> CalloutServer {
-    let config = format!(
-        "[services.plugin]\ndeadline = 2\n[services.plugin.settings]\naddress = \"{address}\"\n\
-         command = {command:?}\n{more}[services.plugin.settings.grants]\n{grants}"
-    );
-    let mut server = CalloutServer::start(folder, &config, &[]);
-    ready(&mut server);
-    server
-}
-
-fn ready(server: &mut CalloutServer) {
-    while text(&server.wait_for("a plugin says"), "line") != "ready" {}
-}
-
-/// What became of a mail.
-fn adapt(server: &CalloutServer, folder: &Path, mail: &str) -> Value {
-    let (file, out) = (folder.join("mail.eml"), folder.join("out"));
-    std::fs::write(&file, mail).unwrap();
-    let services = [Path::new("--services"), Path::new("plugin"), Path::new("--out"), &out, &file];
-    server.adapt(services).only().clone()
-}
 
 #[test]
 fn a_footer_of_fifty_lines_of_python() {
     let Some(folder) = generated("a plugin in Python adds a footer") else { return };
-    let grants = "events = [\"MESSAGE\"]\nbody = \"whole\"\nreplace-body = true\n";
-    let server = start(folder.path(), "deploy/plugins/footer.py", "", "", grants);
+    let mut footer = Plugin::python(folder.path(), "deploy/plugins/footer.py", &[]);
+    footer.grants = "events = [\"MESSAGE\"]\nbody = \"whole\"\nreplace-body = true\n".to_owned();
+    let server = footer.serve(folder.path());
     let long = "x".repeat(70) + "\r\n";
     let mail = format!("From: a@a.example\r\nSubject: s\r\n\r\n{}", long.repeat(10_000));
     let report = adapt(&server, folder.path(), &mail);
@@ -134,13 +66,12 @@ fn engine() -> String {
 #[test]
 fn a_plugin_translates_with_an_engine() {
     let Some(folder) = generated("a plugin in Python translates") else { return };
-    let modules = format!("PYTHONPATH={}", folder.path().display());
-    let script = repository().join("deploy/plugins/translate.py");
-    let engine = engine();
-    let command = ["/usr/bin/env", &modules, PYTHON, script.to_str().unwrap(), &engine, "de"];
-    let grants = "events = [\"MESSAGE\"]\nbody = \"whole\"\nreplace-body = true\n\
-        fields = [\"Subject\", \"Content-*\", \"MIME-Version\"]\n";
-    let mut server = serve(folder.path(), &command, "", grants);
+    let script = "deploy/plugins/translate.py";
+    let mut translator = Plugin::python(folder.path(), script, &[&engine(), "de"]);
+    translator.grants = "events = [\"MESSAGE\"]\nbody = \"whole\"\nreplace-body = true\n\
+        fields = [\"Subject\", \"Content-*\", \"MIME-Version\"]\n"
+        .to_owned();
+    let mut server = translator.serve(folder.path());
     let mail = MAIL.replace("Subject: s", "Subject: =?utf-8?q?f=C3=BCr?=\r\n dich\r\nX-Other: 1");
     let report = adapt(&server, folder.path(), &mail);
     assert_eq!(text(&report, "decision"), "modify", "{report}");
@@ -165,9 +96,6 @@ fn plugins_elsewhere() {
     let authority = Authority::new(folder, "ca");
     authority.sign("plugin", &["localhost"]);
     Authority::new(folder, "other");
-    let modules = format!("PYTHONPATH={}", folder.display());
-    let script = repository().join("tests/src/plugin.py");
-    let command = ["/usr/bin/env", &modules, PYTHON, script.to_str().unwrap(), "looks"];
     for (scheme, more, expected) in [
         ("http", "", "seen"),
         ("https", "ca = \"ca.pem\"\n", "seen"),
@@ -175,7 +103,9 @@ fn plugins_elsewhere() {
     ] {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("{scheme}://localhost:{port}");
-        let server = serve_at(&address, folder, &command, more, GRANTS);
+        let plugin = Plugin::behaving(folder, "looks");
+        let plugin = Plugin { address: address.clone(), settings: more.to_owned(), ..plugin };
+        let server = plugin.serve(folder);
         let report = adapt(&server, folder, MAIL);
         let (verdict, score, reason) = found(&report, "plugin").unwrap();
         assert_eq!(verdict, expected, "{address} {report}");
@@ -190,10 +120,10 @@ fn plugins_elsewhere() {
 #[test]
 fn a_plugin_in_rust_tags_subjects() {
     let folder = tempfile::tempdir().unwrap();
-    let plugin = tests::program("plugin-example");
-    let command = [plugin.get_program().to_str().unwrap(), "[external]"];
-    let server =
-        serve(folder.path(), &command, "", "events = [\"MESSAGE\"]\nfields = [\"Subject\"]\n");
+    let program = tests::program("plugin-example");
+    let mut plugin = Plugin::program(&[program.get_program().to_str().unwrap(), "[external]"]);
+    plugin.grants = "events = [\"MESSAGE\"]\nfields = [\"Subject\"]\n".to_owned();
+    let server = plugin.serve(folder.path());
     let mail = format!("{MAIL}{}", "text\r\n".repeat(100_000));
     let report = adapt(&server, folder.path(), &mail);
     assert_eq!(text(&report, "decision"), "modify", "{report}");
@@ -231,7 +161,7 @@ fn an_answer_is_nothing_but_what_is_granted() {
             "the plugin wants the side effect quarantine, which is not granted",
         ),
     ] {
-        let mut server = start(folder.path(), "tests/src/plugin.py", behaviour, "", GRANTS);
+        let mut server = Plugin::behaving(folder.path(), behaviour).serve(folder.path());
         let report = adapt(&server, folder.path(), MAIL);
         assert_eq!(text(&report, "reply"), FAILED, "{behaviour}: {report}");
         let line = server.wait_for("service failed");
@@ -240,7 +170,7 @@ fn an_answer_is_nothing_but_what_is_granted() {
         server.terminate();
         assert_eq!(server.ended().0, Some(0), "{behaviour}");
     }
-    let server = start(folder.path(), "tests/src/plugin.py", "granted", "", GRANTS);
+    let server = Plugin::behaving(folder.path(), "granted").serve(folder.path());
     let report = adapt(&server, folder.path(), MAIL);
     assert_eq!(text(&report, "decision"), "modify", "{report}");
     let adapted = std::fs::read_to_string(folder.path().join("out/mail.eml")).unwrap();
@@ -251,9 +181,10 @@ fn an_answer_is_nothing_but_what_is_granted() {
 #[test]
 fn a_plugin_that_fails_at_a_mail_is_there() {
     let Some(folder) = generated("a plugin that fails") else { return };
-    let more = "failures = 1\nrevive-seconds = 600\n";
     for behaviour in ["raises", "quarantines"] {
-        let mut server = start(folder.path(), "tests/src/plugin.py", behaviour, more, GRANTS);
+        let mut plugin = Plugin::behaving(folder.path(), behaviour);
+        plugin.settings = "failures = 1\nrevive-seconds = 600\n".to_owned();
+        let mut server = plugin.serve(folder.path());
         for _ in 0..3 {
             let report = adapt(&server, folder.path(), MAIL);
             assert_eq!(text(&report, "reply"), FAILED, "{report}");
@@ -267,12 +198,12 @@ fn a_plugin_that_fails_at_a_mail_is_there() {
 #[test]
 fn a_plugin_that_dies_is_started_again() {
     let Some(folder) = generated("a plugin that dies") else { return };
-    let mut server = start(folder.path(), "tests/src/plugin.py", "dies", "", GRANTS);
+    let mut server = Plugin::behaving(folder.path(), "dies").serve(folder.path());
     let report = adapt(&server, folder.path(), MAIL);
     assert_eq!(text(&report, "reply"), FAILED, "{report}");
     let ended = server.wait_for("a plugin has ended and is started again");
     assert_eq!(text(&ended, "cause"), "exit status: 7", "{ended}");
-    ready(&mut server);
+    says(&mut server, "ready");
     let report = adapt(&server, folder.path(), MAIL);
     assert_eq!(text(&report, "reply"), FAILED, "it has died again: {report}");
     server.wait_for("a plugin has ended and is started again");
@@ -282,10 +213,11 @@ fn a_plugin_that_dies_is_started_again() {
 #[test]
 fn a_plugin_that_hangs_is_left_alone() {
     let Some(folder) = generated("a plugin that hangs") else { return };
-    let more = "failures = 2\nrevive-seconds = 600\n";
+    let mut plugin = Plugin::behaving(folder.path(), "hangs");
+    plugin.settings = "failures = 2\nrevive-seconds = 600\n".to_owned();
     // MAIL, which it does not want, says nothing of it.
-    let grants = GRANTS.replace("[\"MESSAGE\"]", "[\"MAIL\", \"MESSAGE\"]");
-    let mut server = start(folder.path(), "tests/src/plugin.py", "hangs", more, &grants);
+    plugin.grants = GRANTS.replace("[\"MESSAGE\"]", "[\"MAIL\", \"MESSAGE\"]");
+    let mut server = plugin.serve(folder.path());
     for _ in 0..2 {
         let report = adapt(&server, folder.path(), MAIL);
         assert_eq!(text(&report, "reply"), FAILED, "{report}");

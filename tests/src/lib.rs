@@ -13,6 +13,7 @@ pub mod plugin;
 pub mod postfix;
 pub mod programs;
 pub mod random;
+pub mod relay;
 pub mod scripted;
 pub mod smtp;
 pub mod stores;

@@ -20,6 +20,21 @@ def looks(event, body):
     return opes.Outcome(verdict="seen", score=str(len(event.header) + len(body)))
 
 
+def tells(event, body):
+    print("asked", flush=True)
+    return looks(event, body)
+
+
+def dawdles(pieces):
+    """Reads the first piece of a body; if it is not all of it, no more until somebody opens `go-on` to write."""
+    first = next(pieces, b"")
+    if len(first) == 65536:
+        print("dawdles", flush=True)
+        with open("go-on"):
+            pass
+    return first + b"".join(pieces)
+
+
 def hangs(event, body):
     time.sleep(3600)
 
@@ -30,6 +45,8 @@ def dies(event, body):
 
 BEHAVIOURS = {
     "looks": looks,
+    "tells": tells,
+    "dawdles": looks,
     "hangs": hangs,
     "dies": dies,
     "beyond": lambda event, body: edit(0, 10**9, b"x"),
@@ -59,13 +76,16 @@ class Behaving(service.PluginServicer):
 
     def Handle(self, requests, context):
         event = next(requests).event
-        body = b"".join(request.body for request in requests)
+        pieces = (request.body for request in requests)
+        body = dawdles(pieces) if sys.argv[1] == "dawdles" else b"".join(pieces)
         return BEHAVIOURS[sys.argv[1]](event, body)
 
 
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
 service.add_PluginServicer_to_server(Behaving(), server)
-kind, _, rest = os.environ["OPES_PLUGIN_ADDRESS"].partition("://")
+# Somebody may stand in between.
+address = sys.argv[2] if len(sys.argv) > 2 else os.environ["OPES_PLUGIN_ADDRESS"]
+kind, _, rest = address.partition("://")
 if kind == "https":
     with open("plugin.key", "rb") as key, open("plugin.pem", "rb") as certificate:
         identity = grpc.ssl_server_credentials([(key.read(), certificate.read())])

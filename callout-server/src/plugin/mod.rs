@@ -39,6 +39,8 @@
 
 mod breaker;
 mod child;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grants;
 mod link;
 mod settings;

@@ -17,9 +17,10 @@ use ocp_proto::smtp::{
     Reply, Verdict, may_replace,
 };
 use ocp_proto::wire::Atom;
+use opes_mta::telemetry::spans;
 use services::mail::{Edits, Mail};
 use services::{Change, Content, Finding, Input, Notification, Outcome, Request, ServiceError};
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use self::concluding::Conclusions;
 use self::replies::{failure_reply, may_reply, refusable, replace};
@@ -204,7 +205,8 @@ impl Link {
     ) -> (Finding, Terms) {
         request.input = std::mem::replace(&mut branch.input, Input::Nothing);
         request.envelope.recipients = std::mem::take(&mut branch.recipients);
-        let outcome = self.ask(request).await;
+        let span = spans::service(&self.entry.name);
+        let outcome = self.ask(request).instrument(span.clone()).await;
         branch.input = std::mem::replace(&mut request.input, Input::Nothing);
         branch.recipients = std::mem::take(&mut request.envelope.recipients);
         // A service that could not read all of it has judged something else.
@@ -224,11 +226,14 @@ impl Link {
             Ok((finding, terms)) => {
                 let (service, verdict) = (&self.entry.name, &finding.verdict);
                 debug!(service, %verdict, took_ms = milliseconds(took), "asked");
+                spans::set(&span, "verdict", verdict);
+                spans::set(&span, "result", result.name());
                 self.entry.metrics.answered(profile, &request.command, result, took);
                 (finding, terms)
             }
             // The policy decides, and for this event alone.
             Err(error) => {
+                spans::failed(&span, error.stage);
                 self.entry.metrics.failed(profile, &request.command, &error, took);
                 let finding = self.fail(&error, took, &request.command, branch, measure);
                 (finding, Terms::default())

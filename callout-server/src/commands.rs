@@ -34,8 +34,13 @@ const HEALTHY: Duration = Duration::from_secs(5);
 /// Serves until a signal, then drains. SIGHUP reads the configuration again.
 pub(crate) fn serve(registry: &Registry, source: Source) -> Result<()> {
     let (config, _) = source.load(registry)?;
-    let level = logging::start(&config.log);
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let (traces, level) = {
+        let _entered = runtime.enter();
+        logging::start(&config.log, config.telemetry.as_ref())
+            .map_err(|error| miette!("{error:#}"))?
+    };
+    let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
         let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
         let mut hangup = signal(SignalKind::hangup()).into_diagnostic()?;
@@ -73,7 +78,9 @@ pub(crate) fn serve(registry: &Registry, source: Source) -> Result<()> {
         tokio::join!(listeners.serve(server.clone(), stop.clone()), signalled);
         info!("stopped");
         Ok(())
-    })
+    });
+    traces.end();
+    served
 }
 
 /// Where those who operate the server are answered.
@@ -128,6 +135,9 @@ pub(crate) fn check(registry: &Registry, file: Option<PathBuf>) -> Result<()> {
     }
     if listen.is_none() && control.is_none() {
         say!(out, "admin: none");
+    }
+    if let Some(telemetry) = &config.telemetry {
+        say!(out, "traces: {telemetry}");
     }
     describe_security(&mut out, &config);
     let uses = config.worst_case_memory();
@@ -236,8 +246,10 @@ fn describe(out: &mut String, entry: &Entry) {
 pub(crate) fn demo(registry: &Registry) -> Result<()> {
     let mut config = load(registry, None)?;
     config.log.level = "error".to_owned();
-    logging::start(&config.log);
-    runtime()?.block_on(demo::run(config))
+    let (traces, _) = logging::start(&config.log, None).map_err(|error| miette!("{error:#}"))?;
+    let shown = runtime()?.block_on(demo::run(config));
+    traces.end();
+    shown
 }
 
 /// Asks a running server whether it answers.

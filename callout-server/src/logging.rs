@@ -2,21 +2,22 @@
 
 use std::io::{self, IsTerminal};
 
+use opes_mta::telemetry::{self, Telemetry, Traces};
 use tracing::error;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::{LogConfig, LogFormat};
 
 /// The level of the lines, which can be changed.
-#[derive(Clone, Debug)]
-pub(crate) struct Level(reload::Handle<EnvFilter, Registry>);
+#[derive(Debug)]
+pub(crate) struct Level(telemetry::Level);
 
-/// Sends log lines to the standard error. `RUST_LOG` replaces the configured level.
-pub(crate) fn start(config: &LogConfig) -> Level {
-    let (filter, handle) = reload::Layer::new(filter(config));
+/// Sends log lines to the standard error, and traces to where the settings say. `RUST_LOG` replaces the configured
+/// level. In the runtime that exports them.
+pub(crate) fn start(
+    config: &LogConfig,
+    settings: Option<&Telemetry>,
+) -> anyhow::Result<(Traces, Level)> {
     // Who reads the log may end before us; to say so where nobody reads is a panic.
     let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let human = match config.format {
@@ -30,14 +31,14 @@ pub(crate) fn start(config: &LogConfig) -> Level {
         // The innermost span names connection, dialog and xid.
         lines.json().flatten_event(true).with_span_list(false).boxed()
     };
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    Level(handle)
+    let (traces, level) = telemetry::start(lines, filter(config), settings, "callout-server")?;
+    Ok((traces, Level(level)))
 }
 
 impl Level {
     /// From now on it is that of this configuration.
     pub(crate) fn change(&self, config: &LogConfig) {
-        if let Err(cause) = self.0.reload(filter(config)) {
+        if let Err(cause) = self.0.change(filter(config)) {
             error!(%cause, "the level of the log stays as it was");
         }
     }

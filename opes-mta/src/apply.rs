@@ -44,6 +44,18 @@ pub enum Answer {
     Several(Vec<Variant>),
 }
 
+impl Answer {
+    /// In a word, as the server's log has it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Line(_) | Self::Message(_) => "modified",
+            Self::Reply(_) => "replied",
+            Self::Several(_) => "several",
+        }
+    }
+}
+
 /// What becomes of a message for some of its recipients (SMTP profile section 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {

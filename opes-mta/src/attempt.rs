@@ -5,12 +5,14 @@ use std::time::Duration;
 use ocp_proto::smtp::{Command, DialogFacts, FailurePolicy, Part};
 use ocp_proto::{DialogId, Misuse, OcpResult, OriginalStart, Traffic, Xid};
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use crate::apply::{AnswerError, Assembly, Checked};
 use crate::consult::{Adaptation, Cause, Failure, Policy, Stage};
 use crate::event::{Content, Event, Message};
 use crate::kept::Kept;
 use crate::ocp::{Client, ClientError, Dialog, Ended, ServerAddress, Transaction};
+use crate::telemetry::spans;
 
 /// A span of time that ends.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +27,7 @@ pub(crate) struct Broken {
     server: ServerAddress,
     dialog: Option<DialogId>,
     xid: Option<Xid>,
-    stage: Stage,
+    pub(crate) stage: Stage,
     pub(crate) cause: Cause,
     /// Whether the server says that another one may try.
     retry: bool,
@@ -177,6 +179,11 @@ pub(crate) async fn conclude(
         }
     };
     let Ended { xid, result, sent, answered, retry, traffic } = ended;
+    let span = Span::current();
+    spans::set(&span, "dialog", transaction.dialog().number());
+    if let Some(xid) = xid {
+        spans::set(&span, "xid", xid.number());
+    }
     let stage = match (xid, answered, sent) {
         (None, ..) => Stage::Start,
         (_, true, _) => Stage::Receive,

@@ -68,6 +68,9 @@ fn describe(config: &Config) -> String {
     if let Some(system) = &config.system {
         describe_system(&mut out, system);
     }
+    if let Some(telemetry) = &config.telemetry {
+        say!(out, "traces: {telemetry}");
+    }
     for listen in &config.listen {
         say!(out, "listener {}: milter at {}", listen.name, listen.milter);
     }

@@ -21,7 +21,7 @@
 //! - [`spool`]: mail that waits, safe on disk. [`quarantine`]: mail that was stopped. [`store`]: what both are
 //!   made of.
 //! - [`service_manager`], [`manual`]: what the programs tell systemd, and their man pages. [`admin`], [`http`],
-//!   [`instruments`]: how they tell of themselves; [`metrics`]: what is counted here.
+//!   [`instruments`]: how they tell of themselves; [`metrics`]: what is counted here. [`telemetry`]: log lines and traces.
 //! - [`bypass`]: services that senders ask to skip. [`disclosure`]: the page at the system's URI.
 //!
 //! The server is a peer like any other: what it returns is bounded and checked, and nothing takes
@@ -60,5 +60,6 @@ mod shadow;
 pub mod smtp;
 pub mod spool;
 pub mod store;
+pub mod telemetry;
 pub mod trace;
 mod versions;

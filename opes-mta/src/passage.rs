@@ -15,6 +15,7 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Atom;
 use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 pub use self::reply::{MOST_RETRIES, ReplyAdvice, ReplyEvent, Retry};
 use crate::apply::{Answer, Notification};
@@ -26,6 +27,7 @@ use crate::group::Consultation;
 use crate::ocp::{Asked, learn};
 use crate::processor::Processor;
 use crate::shadow::Shadow;
+use crate::telemetry::spans;
 use crate::versions::{Version, keep_refused, one_for_all, together};
 
 /// One SMTP dialog.
@@ -39,6 +41,7 @@ pub struct Passage {
     number: u64,
     /// Messages that have begun.
     messages: u32,
+    span: Span,
     /// By the group's position; a dialog with it begins with the first event for it.
     ways: Vec<Option<Way>>,
 }
@@ -100,7 +103,9 @@ impl Passage {
         number: u64,
     ) -> Self {
         let ways = processor.config().groups.iter().map(|_| None).collect();
-        Self { processor, listen: listen.to_owned(), origin, facts, number, messages: 0, ways }
+        let span = spans::dialog(listen, &facts, format_args!("{number:012x}"));
+        let listen = listen.to_owned();
+        Self { processor, listen, origin, facts, number, messages: 0, span, ways }
     }
 
     /// What is known of the dialog.
@@ -148,9 +153,24 @@ impl Passage {
     /// # Errors
     /// The first failure of a group that does not: nothing of the others' answers takes effect then.
     pub async fn ask(&mut self, event: Event, accepted: Accepted<'_>) -> Result<Advice, Failure> {
-        let begin = Instant::now();
         self.messages += u32::from(event.command == Command::Mail);
         let id = self.id();
+        let span = spans::event(&self.span, &event.command, &id, &self.facts);
+        let advice = self.ask_groups(event, accepted, id).instrument(span.clone()).await;
+        match &advice {
+            Ok(advice) => spans::set(&span, "answer", advice.answer.name()),
+            Err(failure) => spans::failed(&span, failure.stage),
+        }
+        advice
+    }
+
+    async fn ask_groups(
+        &mut self,
+        event: Event,
+        accepted: Accepted<'_>,
+        id: String,
+    ) -> Result<Advice, Failure> {
+        let begin = Instant::now();
         let processor = Arc::clone(&self.processor);
         let limits = &processor.config().limits;
         let limit = match event.command.has_content() {

@@ -214,13 +214,18 @@ pub(crate) fn run<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
             return Ok(ExitCode::FAILURE);
         }
     };
-    logging::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    let traces = {
+        let _entered = runtime.enter();
+        logging::start(config.telemetry.as_ref())?
+    };
     // The workers' own task: what this thread took would have to be handed to them, connection by connection.
-    runtime.block_on(runtime.spawn(serve(config))).context("the program failed")??;
+    let served = runtime.block_on(runtime.spawn(serve(config)));
+    traces.end();
+    served.context("the program failed")??;
     Ok(ExitCode::SUCCESS)
 }
 

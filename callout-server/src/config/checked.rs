@@ -8,6 +8,7 @@ use std::time::Duration;
 use ocp_proto::WireLimits;
 use ocp_proto::smtp::{COMMAND_PROFILE, DIALOG, FailurePolicy, REPLY_PROFILE, TLS};
 use ocp_proto::wire::Atom;
+use opes_mta::telemetry::Telemetry;
 use serde::Deserialize;
 use services::{AddressList, Kind, Registry, Settings, TemporaryFolder};
 use toml::Spanned;
@@ -34,6 +35,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Where traces go; there are none if `None`.
+    pub telemetry: Option<Telemetry>,
     /// Where to answer those who operate the server.
     pub admin: AdminConfig,
     /// How much of the last messages they may look up.
@@ -207,6 +210,8 @@ impl Config {
         };
         let level = raw.log.level.as_ref();
         let level = level.map(|level| checker.value(level, log_directives)).transpose()?;
+        let telemetry = raw.telemetry.as_ref().map(Telemetry::checked).transpose();
+        let telemetry = telemetry.map_err(|(span, wrong)| checker.error(wrong, Some(span)))?;
         let admin = raw.admin.as_ref().map(|admin| checker.admin(admin)).transpose()?;
         let spool = checker.spool(&raw.spool)?;
         let (services, router) = checker.services(services, &spool.folder.clone().into())?;
@@ -219,6 +224,7 @@ impl Config {
                 format: raw.log.format.unwrap_or_default(),
                 level: level.unwrap_or_else(|| "info".to_owned()),
             },
+            telemetry,
             admin: admin.unwrap_or_default(),
             history: checker.history(&raw.history)?,
             recipients_differ: raw.recipients_differ.unwrap_or_default(),
@@ -627,6 +633,17 @@ mod tests {
             assert_eq!(error.line_and_column(), Some(position), "{text}: {error}");
             assert!(error.to_string().contains(message), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn traces_take_a_build_that_makes_them() {
+        let error = parse("[telemetry]\nendpoint = \"nowhere\"\n").unwrap_err();
+        let (place, cause) = match cfg!(feature = "opentelemetry") {
+            true => ((2, 12), "is no collector"),
+            false => ((1, 1), "built without OpenTelemetry"),
+        };
+        assert_eq!(error.line_and_column(), Some(place), "{error}");
+        assert!(error.to_string().contains(cause), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A configuration as a file, with every default in it.
 
+use opes_mta::telemetry::Telemetry;
 use toml::{Table, Value};
 
 use super::checked::{
@@ -28,6 +29,7 @@ impl Config {
             timeouts,
             spool,
             log,
+            telemetry,
             admin,
             history,
             recipients_differ,
@@ -44,6 +46,10 @@ impl Config {
             Fallback::Quarantine => "quarantine",
         };
         table.insert("recipients-differ".to_owned(), fallback.into());
+        if let Some(telemetry) = telemetry {
+            // It means something without any keys.
+            table.insert("telemetry".to_owned(), telemetry_table(telemetry).into());
+        }
         let mut section = |name: &str, section: Table| {
             if !section.is_empty() {
                 table.insert(name.to_owned(), section.into());
@@ -138,6 +144,15 @@ fn log_table(log: &LogConfig) -> Table {
         LogFormat::Json => "json",
     };
     section([("format", Some(format.into())), ("level", Some(level.as_str().into()))])
+}
+
+fn telemetry_table(telemetry: &Telemetry) -> Table {
+    let Telemetry { endpoint, service_name, sample } = telemetry;
+    section([
+        ("endpoint", endpoint.as_deref().map(Value::from)),
+        ("service-name", service_name.as_deref().map(Value::from)),
+        ("sample", sample.map(Value::from)),
+    ])
 }
 
 fn admin_table(admin: &AdminConfig) -> Table {

@@ -9,12 +9,13 @@ use super::Config;
 impl Config {
     /// The keys that a running server has once for all, and that are not the same in the next configuration.
     pub(crate) fn unchangeable(&self, next: &Self) -> Vec<&'static [&'static str]> {
-        let keys: [(&[&str], bool); 5] = [
+        let keys: [(&[&str], bool); 6] = [
             (&["listen"], self.listen == next.listen),
             (&["admin", "listen"], self.admin.listen == next.admin.listen),
             (&["admin", "control"], self.admin.control == next.admin.control),
             (&["log", "format"], self.log.format == next.log.format),
             (&["history"], self.history == next.history),
+            (&["telemetry"], self.telemetry == next.telemetry),
         ];
         keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key).collect()
     }

@@ -1,9 +1,10 @@
-//! What stands in the file: `[limits]`, `[timeouts]`, `[log]`, `[admin]`, `[tls]`, `[[access]]` and
+//! What stands in the file: `[limits]`, `[timeouts]`, `[log]`, `[telemetry]`, `[admin]`, `[tls]`, `[[access]]` and
 //! `[services.NAME]`.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
+use opes_mta::telemetry::RawTelemetry;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -18,6 +19,7 @@ pub(super) struct Raw {
     pub(super) timeouts: RawTimeouts,
     pub(super) spool: RawSpool,
     pub(super) log: RawLog,
+    pub(super) telemetry: Option<Spanned<RawTelemetry>>,
     pub(super) admin: Option<Spanned<RawAdmin>>,
     pub(super) history: RawHistory,
     pub(super) recipients_differ: Option<crate::branch::Fallback>,

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes};
 use ocp_proto::smtp::{Command, CommandLine, Envelope, Part, Profile, ProfileKind, Reply, Verdict};
 use ocp_proto::{Connection, Xid};
+use opes_mta::telemetry::spans;
 use services::Input;
 use services::mail::Mail;
 use tracing::{Instrument, Level, enabled, error, info};
@@ -98,6 +99,9 @@ impl Session {
             input,
             envelope: Envelope { sender: start.sender, recipients: start.recipients },
         };
+        if let Some(id) = spans::queue_id(&event.dialog) {
+            spans::set(&transaction.span, "queue_id", id);
+        }
         let chain = transaction.chain.clone();
         let original = Original { part, first, auxiliary, body, held };
         let immediate =
@@ -230,6 +234,7 @@ impl Session {
             }
         }
         drop(entered);
+        spans::set(&transaction.span, "decision", result.name());
         self.server.metrics.content_reused.inc_by(outgoing.reused());
         if let Some(transaction) = self.transactions.remove(&xid) {
             if let Some(dialog) = transaction.dialog {

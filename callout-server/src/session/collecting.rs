@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use bytes::buf::Limit;
 use ocp_proto::smtp::{CommandLine, Part, Profile, Reply};
 use ocp_proto::{Connection, OcpResult, OriginalStart, Xid};
+use opes_mta::telemetry::spans;
 use tracing::info_span;
 
 use super::Session;
@@ -45,6 +46,7 @@ impl Session {
             xid = xid.number(),
             command = start.command.name(),
         );
+        spans::detach(&transaction.span);
         let kind = connection.transaction_profile(xid).map(Profile::kind).unwrap_or_default();
         transaction.open.is_about(&self.server.metrics, kind, &start.command);
         transaction.dialog = Some(start.dialog);

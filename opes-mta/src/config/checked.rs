@@ -23,6 +23,7 @@ use crate::http;
 use crate::metrics;
 use crate::ocp::MOST_READS;
 use crate::octets::BLOCK;
+use crate::telemetry::Telemetry;
 
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct Config {
     pub bypass: Bypass,
     /// Where to answer those who operate it, `HOST:PORT`; nowhere if `None`.
     pub admin: Option<String>,
+    /// Where traces go; there are none if `None`.
+    pub telemetry: Option<Telemetry>,
 }
 
 /// Bounds on what mail servers and callout servers can make us use. Worst case in memory:
@@ -98,6 +101,7 @@ impl Config {
             temporary_folder: std::env::temp_dir(),
             bypass: Bypass::default(),
             admin: None,
+            telemetry: None,
         }
     }
 
@@ -134,7 +138,19 @@ impl Config {
         let temporary_folder = checker.temporary_folder(&raw.temporary)?;
         let admin = raw.admin.as_ref();
         let admin = admin.map(|admin| checker.value(&admin.listen, admin_address)).transpose()?;
-        Ok(Self { system, listen, groups, rules, limits, temporary_folder, bypass, admin })
+        let telemetry = raw.telemetry.as_ref().map(Telemetry::checked).transpose();
+        let telemetry = telemetry.map_err(|(span, wrong)| checker.error(wrong, Some(span)))?;
+        Ok(Self {
+            system,
+            listen,
+            groups,
+            rules,
+            limits,
+            temporary_folder,
+            bypass,
+            admin,
+            telemetry,
+        })
     }
 
     /// What peers can make us hold in memory at the most: what it is for, and octets.

@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::group::RecipientsDiffer;
 use crate::group::Overload;
+use crate::telemetry::RawTelemetry;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -20,6 +21,7 @@ pub(super) struct Raw {
     pub(super) temporary: RawTemporary,
     pub(super) bypass: RawBypass,
     pub(super) admin: Option<RawAdmin>,
+    pub(super) telemetry: Option<Spanned<RawTelemetry>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,6 +6,7 @@ use ocp_proto::Traffic;
 use ocp_proto::smtp::{DialogFacts, DialogUpdate, Profile};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use super::roster::{Place, Seat};
 use super::{Group, NoServer};
@@ -14,6 +15,7 @@ use crate::consult::{Adaptation, Cause, Failure, Stage};
 use crate::event::Event;
 use crate::metrics::{AttemptResult, GroupMetrics};
 use crate::ocp::{Asked, Dialog, learn};
+use crate::telemetry::spans;
 
 /// One SMTP dialog, wherever its server is.
 ///
@@ -112,10 +114,14 @@ impl Consultation {
             return Ok(Adaptation::unchanged());
         }
         let mut attempts = Attempts::new(deadline);
-        let asked = match watched {
-            true => self.watch(event, &mut attempts).await,
-            false => self.consult(event, &mut attempts).await,
+        let span = spans::consultation(self.group.services(), &event.command);
+        let asked = async {
+            match watched {
+                true => self.watch(event, &mut attempts).await,
+                false => self.consult(event, &mut attempts).await,
+            }
         };
+        let asked = asked.instrument(span.clone()).await;
         match asked {
             Ok(mut adaptation) => {
                 adaptation.traffic.sent += attempts.traffic.sent;
@@ -127,6 +133,7 @@ impl Consultation {
                 let failure = self.failure(event, attempts, cause);
                 self.group.metrics().moved(failure.traffic, 0);
                 self.group.metrics().failed(&failure);
+                spans::failed(&span, failure.stage);
                 failure.log(self.group.services());
                 Err(failure)
             }
@@ -144,7 +151,9 @@ impl Consultation {
             let preferred = self.current.as_ref().map(|current| &current.seat);
             let place = roster.place(preferred, &attempts.refused, attempts.deadline).await?;
             let server = place.server;
-            let broken = match self.attempt(&place, event, attempts.deadline).await {
+            let span = spans::attempt(place.link.client.server());
+            let attempt = self.attempt(&place, event, attempts.deadline).instrument(span.clone());
+            let broken = match attempt.await {
                 Ok(adaptation) => {
                     if adaptation.asked.is_some() {
                         roster.answered(server);
@@ -158,6 +167,7 @@ impl Consultation {
                 }
                 Err(broken) => broken,
             };
+            spans::failed(&span, broken.stage);
             let blame = match broken.blame() {
                 // It is on its way out: a connection made later may do.
                 Blame::Refused if !place.link.client.is_usable() => Blame::Lost,

@@ -15,12 +15,14 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Atom;
 use ocp_proto::{OcpResult, Traffic};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{Accepted, Passage, Way, bypass_for};
 use crate::apply::Answer;
 use crate::consult::{Adaptation, Failure};
 use crate::event::{Event, Replied};
 use crate::ocp::Asked;
+use crate::telemetry::spans;
 
 /// How often one command of a client is sent again: services see the reply to a retried command too, and
 /// two rules could send a recipient back and forth.
@@ -93,6 +95,20 @@ impl Passage {
     /// The first failure of a group that may not fail: nothing of the others' answers takes effect then.
     /// [`Failure::reply_instead_of`] says what the client gets.
     pub async fn ask_reply(
+        &mut self,
+        event: ReplyEvent,
+        accepted: Accepted<'_>,
+    ) -> Result<ReplyAdvice, Failure> {
+        let span = spans::reply(&self.span, &event.command, self.id());
+        let advice = self.ask_groups_for_replies(event, accepted).instrument(span.clone()).await;
+        match &advice {
+            Ok(advice) => spans::set(&span, "changed", advice.changed),
+            Err(failure) => spans::failed(&span, failure.stage),
+        }
+        advice
+    }
+
+    async fn ask_groups_for_replies(
         &mut self,
         event: ReplyEvent,
         accepted: Accepted<'_>,

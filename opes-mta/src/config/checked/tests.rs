@@ -74,6 +74,17 @@ fn the_commented_example_is_valid_and_says_the_defaults() {
 }
 
 #[test]
+fn traces_take_a_build_that_makes_them() {
+    let error = parse(&with("[telemetry]\nendpoint = \"nowhere\"")).unwrap_err();
+    let (place, cause) = match cfg!(feature = "opentelemetry") {
+        true => ((7, 12), "is no collector"),
+        false => ((6, 1), "built without OpenTelemetry"),
+    };
+    assert_eq!(error.line_and_column(), Some(place), "{error}");
+    assert!(error.to_string().contains(cause), "{error}");
+}
+
+#[test]
 fn the_example_of_the_readme_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let text = std::fs::read_to_string(path).unwrap();

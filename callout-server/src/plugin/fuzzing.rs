@@ -174,6 +174,11 @@ fn check_effect(effect: &SideEffect) {
     for address in addresses {
         let path = address.path();
         assert!(is_text(path) && path.starts_with(b"<") && path.ends_with(b">"), "{effect:?}");
+        // What stands behind a bracket is for others to read as parameters, unless a quoted string has it.
+        let first = path.iter().position(|octet| *octet == b'>');
+        assert!(first == Some(path.len() - 1) || path.contains(&b'"'), "{effect:?}");
+        let is_word = |word: &[u8]| is_text(word) && !word.is_empty() && !word.contains(&b' ');
+        assert!(address.parameters.iter().all(|word| is_word(word)), "{effect:?}");
     }
 }
 
@@ -240,7 +245,7 @@ mod tests {
         let seeds = seeds();
         seeds.iter().for_each(|seed| plugin_answer(seed));
         let stand = seeds.iter().filter(|seed| read(seed).is_some()).count();
-        assert_eq!((seeds.len(), stand), (24, 13));
+        assert_eq!((seeds.len(), stand), (27, 15));
     }
 
     proptest! {

@@ -21,7 +21,7 @@ pub(super) struct InvalidAnswer {
 const LONGEST_TEXT: usize = 1_024;
 /// The longest verdict and score.
 const LONGEST_WORD: usize = 64;
-/// The most parameters of a service that are passed on.
+/// The most parameters of a service that are passed on, and of an address in an answer.
 const MOST_PARAMETERS: usize = 64;
 
 /// An event without the octets of its body.
@@ -46,8 +46,8 @@ pub(super) fn event(request: &Request) -> proto::Event {
     proto::Event {
         name: command.name().to_owned(),
         dialog: Some(facts(dialog)),
-        sender: envelope.sender.as_ref().map(|sender| text(sender.path())),
-        recipients: envelope.recipients.iter().map(|recipient| text(recipient.path())).collect(),
+        sender: envelope.sender.as_ref().map(with_parameters),
+        recipients: envelope.recipients.iter().map(with_parameters).collect(),
         line,
         header,
         body_octets,
@@ -73,6 +73,13 @@ fn facts(facts: &DialogFacts) -> proto::Dialog {
         user: facts.auth.as_ref().map(|auth| text(&auth.identity)).unwrap_or_default(),
         queue_id: known(&facts.queue_id),
     }
+}
+
+/// A path and its ESMTP parameters, as behind `RCPT TO:`.
+fn with_parameters(address: &Address) -> String {
+    let words: Vec<_> =
+        std::iter::once(address.path()).chain(&address.parameters).map(|word| text(word)).collect();
+    words.join(" ")
 }
 
 fn text(octets: &[u8]) -> String {
@@ -168,8 +175,36 @@ fn effect(effect: proto::Effect) -> Result<SideEffect, InvalidAnswer> {
     )
 }
 
-fn address(what: &'static str, path: String) -> Result<Address, InvalidAnswer> {
-    Address::new(path).map_err(|error| invalid(what, error))
+/// A path, and ESMTP parameters behind it.
+fn address(what: &'static str, text: String) -> Result<Address, InvalidAnswer> {
+    let (path, behind) = text.split_at(path_length(&text));
+    let address = Address::new(path.to_owned()).map_err(|error| invalid(what, error))?;
+    if behind.is_empty() {
+        return Ok(address);
+    }
+    let Some(behind) = behind.strip_prefix(' ') else {
+        return Err(invalid(what, "there is a blank between an address and its parameters"));
+    };
+    let parameters: Vec<_> = behind.split(' ').map(|word| Atom::from(word.to_owned())).collect();
+    if parameters.len() > MOST_PARAMETERS {
+        return Err(invalid(what, format!("it has more than {MOST_PARAMETERS} parameters")));
+    }
+    address.with_parameters(parameters).map_err(|error| invalid(what, error))
+}
+
+/// Octets up to the first closing bracket that is in no quoted string (RFC 5321 section 4.1.2); all if there is none.
+fn path_length(text: &str) -> usize {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, octet) in text.bytes().enumerate() {
+        match octet {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            b'>' if !is_quoted => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 fn addresses(what: &'static str, paths: Vec<String>) -> Result<Vec<Address>, InvalidAnswer> {
@@ -201,4 +236,34 @@ fn printable(what: &'static str, text: String) -> Result<String, InvalidAnswer> 
 
 fn invalid(what: &'static str, cause: impl ToString) -> InvalidAnswer {
     InvalidAnswer { what, cause: cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_their_parameters_behind_them() {
+        for text in [
+            "<>",
+            "<a@b.example>",
+            "<a@b.example> NOTIFY=NEVER X",
+            "<\"a\\\"> b\"@c.example> X=<y>",
+        ] {
+            let address = address("sender", text.to_owned()).unwrap();
+            assert_eq!(with_parameters(&address), text);
+            assert_eq!(address.path().len(), path_length(text), "{text}");
+        }
+        for (text, cause) in [
+            ("a@b.example", "an address stands in angle brackets"),
+            ("<a@b.example", "an address stands in angle brackets"),
+            ("<a@b.example>X=<y>", "there is a blank between an address and its parameters"),
+            ("<a@b.example> ", "not 0"),
+            ("<a@b.example> X\r\nDATA", "octet 0x0d is not allowed"),
+            (&format!("<>{}", " X".repeat(65)), "it has more than 64 parameters"),
+        ] {
+            let error = address("sender", text.to_owned()).unwrap_err();
+            assert!(error.to_string().contains(cause), "{text}: {error}");
+        }
+    }
 }

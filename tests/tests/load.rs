@@ -34,7 +34,8 @@ fn transactions_are_counted_and_compared_with_an_echo_peer() {
         let transactions = number("transactions");
         assert!(transactions > 0.0 && number("unchanged") == transactions, "{report}");
         let messages = number("messages");
-        assert!(messages > 0.0 && messages * 3.0 <= transactions + 6.0, "{report}");
+        // Each of six dialogs is measured from some place of its round of three events to another.
+        assert!(messages > 0.0 && messages * 3.0 <= transactions + 12.0, "{report}");
         let size: f64 = size.parse().unwrap();
         assert!(number("octets_sent") > messages * size, "{report}");
         assert!(number("octets_returned") / transactions > 50.0, "{report}");

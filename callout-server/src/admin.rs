@@ -1,27 +1,20 @@
 //! The admin listener and the control socket: how the server is, over HTTP, for those who operate it.
 //!
 //! What both answer, and that they are apart from the way of mail, says [`opes_mta::admin`]: `opes-mta` has the same
-//! listener. It is a TCP port, and asks for no passwords but for the pages of [`status`]; it changes nothing. The control
-//! socket is the server's user's and root's alone, so it needs no passwords. It has besides:
-//!
-//! | path | answer |
-//! | --- | --- |
-//! | `/history` | the last messages |
-//! | `/config` | the configuration in use, as a file |
-//! | POST `/reload` | the configuration is read again: what changed, or 422 with why it stays as it was |
+//! listener. It is a TCP port, and asks for no passwords but for the pages of [`status`]. The control socket is the
+//! server's user's and root's alone, so it needs none; it has `/history` too, `/config`, which is the configuration in
+//! use, and POST `/reload`, which has it read again: what changed, or 422 with why it stays as it was.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use opes_mta::admin;
-use opes_mta::http::{self, CONNECTIONS, HEADER_OCTETS, Listener, PATIENCE};
+use opes_mta::http::{self, CONNECTIONS, HEADER_OCTETS, Listener};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +29,7 @@ use crate::unix::{UnixSocket, Users};
 /// Octets of the metrics, at the most: 30 KiB, and 300 KiB once every service has had every result.
 const METRICS_OCTETS: usize = 300 * 1024;
 
-/// For a connection to the control socket from its beginning to its end: services may have to start first.
+/// For a request at the control socket, where services may have to start first.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(300);
 
 /// A bound admin listener, or a bound control socket.
@@ -99,19 +92,26 @@ impl Admin {
         let routes = admin::routes(exposition, readiness);
         match self.0 {
             Door::Port(listener) => {
-                let routes = routes.merge(status::router(server, stop));
-                http::serve(&listener, routes, PATIENCE).await;
+                http::serve(&listener, routes.merge(status::router(server, stop))).await;
             }
             Door::Control(socket) => {
-                let control = Router::new()
-                    .route("/config", get(config))
-                    .route("/reload", post(reload))
-                    .with_state(reloader);
-                let routes = routes.merge(control);
-                let routes = routes.route("/history", get(history::lines).with_state(server));
-                http::serve(&socket, routes, CONTROL_PATIENCE).await;
+                let running = reloader.clone();
+                let routes = routes
+                    .route("/history", get(history::lines).with_state(server))
+                    .route("/config", get(async move || running.running()))
+                    .route("/reload", post(async move || reload(reloader).await));
+                http::serve_within(&socket, routes, CONTROL_PATIENCE).await;
             }
         }
+    }
+}
+
+async fn reload(reloader: Arc<Reloader>) -> Response {
+    // It goes on where nobody waits for it any more.
+    match tokio::spawn(async move { reloader.reload().await }).await {
+        Ok(Ok(changed)) => format!("{changed}\n").into_response(),
+        Ok(Err(error)) => (StatusCode::UNPROCESSABLE_ENTITY, error).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
@@ -133,18 +133,4 @@ pub(crate) fn worst_case_memory(config: &AdminConfig) -> usize {
         control.as_ref().map_or(0, |_| HEADER_OCTETS + METRICS_OCTETS.max(history::LARGEST_LINES));
     let password = users.iter().map(|user| user.password.memory()).max().unwrap_or_default();
     CONNECTIONS * (listen + control) + password
-}
-
-async fn config(State(reloader): State<Arc<Reloader>>) -> String {
-    reloader.running()
-}
-
-async fn reload(State(reloader): State<Arc<Reloader>>) -> Response {
-    // It goes on where nobody waits for it any more.
-    let reloaded = tokio::spawn(async move { reloader.reload().await });
-    match reloaded.await {
-        Ok(Ok(changed)) => format!("{changed}\n").into_response(),
-        Ok(Err(error)) => (StatusCode::UNPROCESSABLE_ENTITY, error).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
 }

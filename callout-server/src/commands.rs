@@ -282,7 +282,7 @@ pub(crate) fn dump(
 /// Prints the last messages of a running server.
 pub(crate) fn history(control: &Control, asked: &Asked, json: bool) -> Result<()> {
     let asked = serde_urlencoded::to_string(asked).into_diagnostic()?;
-    let lines = runtime()?.block_on(control.get(&format!("/history?{asked}"))).into_diagnostic()?;
+    let lines = runtime()?.block_on(control.get(&format!("/history?{asked}")))?;
     if json {
         return print(&lines);
     }

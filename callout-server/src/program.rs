@@ -41,7 +41,8 @@ enum Command {
     /// New connections have the new configuration. Those that are open keep the old one; their peers are
     /// asked to begin new dialogs on new connections (Dialog-Drain), and no transaction is cut short. What
     /// is wrong with the new one, such as a service that can't start, is said with line and column, exits
-    /// with 1, and leaves the old one in use. listen, [admin] and [log] format need a restart.
+    /// with 1, and leaves the old one in use. listen, listen and control in [admin], [history], [telemetry], and
+    /// format in [log] need a restart.
     Reload(ControlArguments),
     /// Show configurations.
     #[command(subcommand)]
@@ -112,7 +113,7 @@ enum ConfigCommand {
     /// Print a configuration as a file with every default in it.
     ///
     /// Settings of services are those that were given, and relative paths in them start where the
-    /// configuration lies. All other paths are whole.
+    /// configuration lies. All other paths are whole. Users of the status page are left out.
     Dump {
         /// Not what would be used, but what a running server uses: it is asked at its control socket.
         #[arg(long)]

@@ -225,7 +225,7 @@ impl Reservation {
         taken.is_ok()
     }
 
-    /// Holds that many, more or fewer than before; `false` if there are not that many left, and nothing changes.
+    /// Holds that much, more or less than before; `false` if there is not that much left, and nothing changes.
     #[must_use]
     pub(crate) fn resize(&mut self, amount: usize) -> bool {
         match amount.checked_sub(self.amount) {

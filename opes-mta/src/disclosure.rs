@@ -51,7 +51,7 @@ impl Server {
     /// Serves the page until `stop` is cancelled.
     pub async fn serve(self, stop: CancellationToken) {
         let Self { listener, site } = self;
-        stop.run_until_cancelled(http::serve(&listener, site.router(), http::PATIENCE)).await;
+        stop.run_until_cancelled(http::serve(&listener, site.router())).await;
     }
 }
 

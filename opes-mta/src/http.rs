@@ -1,8 +1,8 @@
 //! HTTP beside the way of mail: what operators, monitoring and readers of a page ask for.
 //!
 //! It shares nothing with mail but the threads: whoever asks, and however slowly, has one of [`CONNECTIONS`] places
-//! for a bounded time, for one request. It knows no passwords and no TLS: those are the matter of a web
-//! server in front of it.
+//! for [`PATIENCE`] at the most, for one request; where something may take its time, for longer. It knows no
+//! passwords and no TLS: those are the matter of a web server in front of it.
 
 use std::fmt::Display;
 use std::io;
@@ -29,7 +29,7 @@ pub const HEADER_OCTETS: usize = 16 * 1024;
 /// For a request's header section.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// For a connection from its beginning to its end, which is one request, where nothing has to be done for it.
+/// For a connection from its beginning to its end, which is one request, where nothing takes its time.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// After an error of `accept` that concerns the whole process, such as too many open files.
@@ -75,8 +75,13 @@ impl Accept for Listener {
     }
 }
 
-/// Answers until it is dropped. Each connection has so long from its beginning to its end, which is one request.
-pub async fn serve(listener: &impl Accept, router: Router, patience: Duration) {
+/// Answers until it is dropped.
+pub async fn serve(listener: &impl Accept, router: Router) {
+    serve_within(listener, router, PATIENCE).await;
+}
+
+/// The same where answers take their time: a connection may take so long from its beginning to its end.
+pub async fn serve_within(listener: &impl Accept, router: Router, patience: Duration) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_PATIENCE)

@@ -199,7 +199,7 @@ pub(crate) fn tell(
         Ok(())
     };
     let routes = admin::routes(subject.exposition(), readiness);
-    tokio::spawn(async move { http::serve(&admin, routes, http::PATIENCE).await });
+    tokio::spawn(async move { http::serve(&admin, routes).await });
 }
 
 /// Runs it with a line in the log for each message; a configuration that is wrong is shown.

@@ -95,7 +95,7 @@ pub trait Service: Send + Sync + 'static {
     /// When the service can't work. Then such a configuration is not used at all; a server that begins goes on without
     /// it, and each event that it would be asked about fails.
     fn start(&self) -> BoxFuture<'_, Result<(), ServiceError>> {
-        Box::pin(ready(Ok(())))
+        ready(Ok(())).boxed()
     }
 
     /// Octets of memory that the service may hold at the most besides the messages themselves, for

@@ -6,15 +6,15 @@ use toml::{Table, Value};
 use super::checked::{
     AdminConfig, Config, Limits, LogConfig, LogFormat, ServiceConfig, SpoolConfig, Timeouts,
 };
-use super::operators::{HistoryConfig, User};
+use super::operators::HistoryConfig;
 use crate::access::{Rule, RuleLimits};
 use crate::branch::Fallback;
 use crate::tls::{ClientCertificates, TlsSettings};
 
 impl Config {
     /// The whole configuration as the text of a file, which means the same. Settings of services are those that were
-    /// given, with relative paths as they were; all other paths are whole. Of keys it has the paths, of passwords the
-    /// hashes, as the file has.
+    /// given, with relative paths as they were; all other paths are whole. No secret is among it: of keys it has the
+    /// paths, and users of the status page, whose hashes are nobody else's business, are left out.
     pub fn dump(&self) -> String {
         // Tables and values of a configuration have a text.
         toml::to_string(&self.table()).unwrap_or_default()
@@ -60,9 +60,7 @@ impl Config {
         section("spool", spool_table(spool));
         section("log", log_table(log));
         section("admin", admin_table(admin));
-        let HistoryConfig { messages, octets } = history;
-        let kept = [("messages", number(*messages)), ("octets", number(*octets))];
-        section("history", self::section(kept));
+        section("history", history_table(history));
         section("tls", tls.as_ref().map(|tls| tls_table(&tls.settings)).unwrap_or_default());
         let named = services.iter().map(|service| (service.name.clone(), service_table(service)));
         section("services", named.map(|(name, table)| (name, table.into())).collect());
@@ -156,20 +154,16 @@ fn telemetry_table(telemetry: &Telemetry) -> Table {
 }
 
 fn admin_table(admin: &AdminConfig) -> Table {
-    let AdminConfig { listen, control, users } = admin;
-    let user = |User { name, password }: &User| {
-        let password = password.to_string();
-        Value::from(section([
-            ("name", Some(name.as_str().into())),
-            ("password", Some(password.into())),
-        ]))
-    };
-    let users: Vec<_> = users.iter().map(user).collect();
+    let AdminConfig { listen, control, users: _ } = admin;
     section([
-        ("user", Some(users).filter(|users| !users.is_empty()).map(Value::from)),
         ("listen", listen.as_deref().map(Value::from)),
         ("control", control.as_ref().map(|path| path.display().to_string().into())),
     ])
+}
+
+fn history_table(history: &HistoryConfig) -> Table {
+    let HistoryConfig { messages, octets } = history;
+    section([("messages", number(*messages)), ("octets", number(*octets))])
 }
 
 fn tls_table(tls: &TlsSettings) -> Table {
@@ -241,6 +235,7 @@ mod tests {
     use ::tests::certificates::Authority;
 
     use super::*;
+    use crate::password::Password;
 
     fn parse(text: &str, path: &Path) -> Config {
         Config::parse(text, path, &crate::registry())
@@ -298,6 +293,7 @@ mod tests {
 
     #[test]
     fn what_differs_from_the_defaults_is_dumped() {
+        let hash = Password::hash("secret").unwrap().to_string();
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(folder.path(), "clients");
         authority.sign("server", &["ocp.example.net"]);
@@ -308,8 +304,8 @@ mod tests {
             timeouts = { drain = 5 }
             spool = { folder = ".", octets = 7 }
             log = { format = "json", level = "info,opes::log=debug" }
-            admin = { listen = "127.0.0.1:9037", control = "control" }
-            history = { messages = 7 }
+            admin = { listen = "127.0.0.1:9037", control = "control", user = [{ name = "ada", password = "HASH" }] }
+            history = { messages = 3 }
             [tls]
             certificate = "server.pem"
             key = "server.key"
@@ -341,12 +337,16 @@ mod tests {
             bypassable = true
             recipients = ["example.org", "/^a@/"]
         "#;
+        let text = &text.replace("HASH", &hash);
         let file = folder.path().join("test.toml");
         let dump = dumped(text, &file);
-        assert!(!dump.contains("PRIVATE"), "{dump}");
+        assert!(!dump.contains("PRIVATE") && !dump.contains("argon2"), "{dump}");
         let again = parse(&dump, &file);
         assert!(again.router.find(b"ocp://service/mime-strip").is_none());
-        assert_eq!(again.admin, parse(text, &file).admin);
+        let given = parse(text, &file);
+        assert_eq!(given.admin.users.len(), 1);
+        assert_eq!(again.admin, AdminConfig { users: Vec::new(), ..given.admin });
+        assert_eq!(again.history, given.history);
         assert_eq!(again.spool.folder, folder.path().join("."));
     }
 }

@@ -13,8 +13,9 @@ impl Config {
             (&["listen"], self.listen == next.listen),
             (&["admin", "listen"], self.admin.listen == next.admin.listen),
             (&["admin", "control"], self.admin.control == next.admin.control),
+            // It is kept only where somebody may read it, so the first user and the last one count too.
+            (&["history"], self.kept_history() == next.kept_history()),
             (&["log", "format"], self.log.format == next.log.format),
-            (&["history"], self.history == next.history),
             (&["telemetry"], self.telemetry == next.telemetry),
         ];
         keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key).collect()
@@ -23,9 +24,13 @@ impl Config {
 
 /// What is not the same in two configurations: keys as `limits.connections`, services as `services.NAME`.
 pub(crate) fn changes(before: &Config, after: &Config) -> Vec<String> {
+    let mut changed = Vec::new();
+    // They are in no table.
+    if before.admin.users != after.admin.users {
+        changed.push("admin.user".to_owned());
+    }
     let (before, after) = (before.table(), after.table());
     let empty = Table::new();
-    let mut changed = Vec::new();
     for name in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         match (before.get(name), after.get(name)) {
             (one, other) if one == other => {}
@@ -52,6 +57,7 @@ mod tests {
     use services::Registry;
 
     use super::*;
+    use crate::password::Password;
 
     fn parse(text: &str) -> Config {
         Config::parse(text, Path::new("test.toml"), &Registry::builtin()).unwrap()
@@ -59,11 +65,17 @@ mod tests {
 
     #[test]
     fn what_changed_is_named() {
-        let cases: [(&str, &[&str]); 6] = [
+        let hash = Password::hash("secret").unwrap();
+        let user = format!("[[admin.user]]\nname = \"ada\"\npassword = \"{hash}\"\n");
+        let cases: [(&str, &[&str]); 7] = [
             ("", &[]),
             ("[limits]\nconnections = 1024\n", &[]),
             ("[limits]\nconnections = 7\nnesting = 8\n", &["limits.connections", "limits.nesting"]),
             ("[admin]\nlisten = \"127.0.0.1:1\"\n", &["admin.listen"]),
+            (
+                &format!("[admin]\nlisten = \"127.0.0.1:1\"\n{user}"),
+                &["admin.user", "admin.listen"],
+            ),
             ("recipients-differ = \"tempfail\"\n[[access]]\n", &["access", "recipients-differ"]),
             (
                 "[services.log]\nsettings = { parts = true }\n[services.new]\nkind = \"log\"\n",
@@ -80,9 +92,9 @@ mod tests {
     fn what_can_t_change_is_named() {
         let unchangeable = |text| parse("").unchangeable(&parse(text));
         let everything = "listen = []\nlog = { format = \"json\" }\n\
-            admin = { listen = \"127.0.0.1:1\", control = \"x\" }\nhistory = { messages = 0 }\n";
+            admin = { listen = \"127.0.0.1:1\", control = \"x\" }\n";
         let keys: Vec<String> = unchangeable(everything).iter().map(|key| key.join(".")).collect();
-        assert_eq!(keys, ["listen", "admin.listen", "admin.control", "log.format", "history"]);
+        assert_eq!(keys, ["listen", "admin.listen", "admin.control", "history", "log.format"]);
         assert!(
             unchangeable("limits = { connections = 1 }\nlog = { level = \"warn\" }").is_empty()
         );

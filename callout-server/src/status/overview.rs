@@ -137,10 +137,10 @@ impl Status {
     }
 
     fn budgets(&self) -> Markup {
-        let held = &self.server.budgets;
+        let spool = &self.server.budgets;
         let budgets = [
-            ("Content in memory", "[limits] content-octets", &held.memory),
-            ("Bodies in files", "[spool] octets", &held.disk),
+            ("Content in memory", "[limits] content-octets", &spool.memory),
+            ("Bodies in files", "[spool] octets", &spool.disk),
         ];
         html! {
             section aria-labelledby="budgets" {

@@ -181,12 +181,16 @@ impl Roster {
         refused: &[usize],
         deadline: Deadline,
     ) -> Result<Place, NoServer> {
+        let mut has_waited = false;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             match self.place_now(preferred, refused) {
                 Err(NoServer::Away(_)) if self.moves() && !deadline.has_passed() => {
+                    if !std::mem::replace(&mut has_waited, true) {
+                        self.metrics.waited.inc();
+                    }
                     let _ = timeout_at(deadline.end, changed).await;
                 }
                 placed => return placed,
@@ -396,20 +400,20 @@ impl State {
 }
 
 impl Server {
-    /// Forgets connections that take no new dialogs, and says why of each: how many there were, and how many of those
-    /// are lost. That a server wants us to leave others is no failure: it may have a new configuration.
-    fn sweep(&mut self, now: Instant, mut left: impl FnMut(LostConnection)) -> (usize, usize) {
+    /// Forgets connections that take no new dialogs, and says why of each: how many there were, and how many of
+    /// those are lost. That a server wants us to leave others is no failure: it may have a new configuration.
+    fn sweep(&mut self, now: Instant, mut tell: impl FnMut(LostConnection)) -> (usize, usize) {
         let before = self.links.len();
         let mut lost = 0;
         for link in self.links.extract_if(.., |link| !link.client.is_usable()) {
             self.cause = Some(match link.client.closed() {
                 Some(cause) => {
-                    left(LostConnection::Lost);
+                    tell(LostConnection::Lost);
                     lost += 1;
                     format!("the connection is lost: {cause}")
                 }
                 None => {
-                    left(LostConnection::Drained);
+                    tell(LostConnection::Drained);
                     let is_young = now < link.since + DRAINED_PAUSE;
                     self.moves = Some(if is_young { now + DRAINED_PAUSE } else { now });
                     "the server takes no new dialogs".to_owned()

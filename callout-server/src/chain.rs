@@ -206,7 +206,8 @@ impl Link {
         request.input = std::mem::replace(&mut branch.input, Input::Nothing);
         request.envelope.recipients = std::mem::take(&mut branch.recipients);
         let span = spans::service(&self.entry.name);
-        let outcome = self.ask(request).instrument(span.clone()).await;
+        let outcome =
+            self.guarded(|| self.entry.service.handle(request)).instrument(span.clone()).await;
         branch.input = std::mem::replace(&mut request.input, Input::Nothing);
         branch.recipients = std::mem::take(&mut request.envelope.recipients);
         // A service that could not read all of it has judged something else.
@@ -241,9 +242,13 @@ impl Link {
         }
     }
 
-    /// Asks the service, within its deadline; a panic is a failure of this service alone.
-    async fn ask(&self, request: &Request) -> Result<Outcome, ServiceError> {
-        let asked = AssertUnwindSafe(async { self.entry.service.handle(request).await });
+    /// What the service answers, within its deadline; a panic is a failure of this service alone.
+    async fn guarded<'a, F: Future<Output = Result<Outcome, ServiceError>> + 'a>(
+        &'a self,
+        ask: impl FnOnce() -> F,
+    ) -> Result<Outcome, ServiceError> {
+        // It may panic before there is a future.
+        let asked = AssertUnwindSafe(async { ask().await });
         match tokio::time::timeout(self.entry.deadline, asked.catch_unwind()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => Err(ServiceError::new("panic", panic_message(&*panic))),

@@ -99,6 +99,20 @@ impl Metrics {
         Self(series.collect())
     }
 
+    /// They, once they are as they are waited for.
+    ///
+    /// # Panics
+    /// If they never are.
+    pub fn when(address: &str, wanted: impl Fn(&Self) -> bool) -> Self {
+        for _ in 0..10_000 {
+            let metrics = Self::of(address);
+            if wanted(&metrics) {
+                return metrics;
+            }
+        }
+        panic!("they never were: {:#?}", Self::of(address).0);
+    }
+
     /// The value of a series.
     ///
     /// # Panics

@@ -20,17 +20,6 @@ fn started(config: &str) -> (TempDir, CalloutServer, String) {
     (folder, server, admin)
 }
 
-/// The metrics, once they are as they are waited for.
-fn metrics_when(admin: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
-    for _ in 0..10_000 {
-        let metrics = Metrics::of(admin);
-        if wanted(&metrics) {
-            return metrics;
-        }
-    }
-    panic!("they never were: {:#?}", Metrics::of(admin).0);
-}
-
 #[test]
 fn transactions_are_counted_by_what_became_of_them() {
     let (folder, mut server, admin) = started("");
@@ -137,8 +126,9 @@ fn services_tell_of_themselves() {
          [services.odd.settings.grants]\nevents = [\"MESSAGE\"]\n",
     );
     let of = |result: &str| format!("clamd_scans_total{{service=\"scan\",result=\"{result}\"}}");
-    let before =
-        metrics_when(&admin, |metrics| metrics.value("plugin_starts_total{service=\"odd\"}") > 0.0);
+    let before = Metrics::when(&admin, |metrics| {
+        metrics.value("plugin_starts_total{service=\"odd\"}") > 0.0
+    });
     assert_eq!(before.value("plugin_left_alone{service=\"odd\"}"), 0.0);
     assert_eq!(before.value(&of("failed")), 0.0);
     let ask = |service: &str| {
@@ -211,7 +201,7 @@ fn peers_add_no_series() {
     lost.send(
         [&start[..], mail, &data(1, 0, "message-header", "Subject: x\r\n\r\n", true)].concat(),
     );
-    let held = metrics_when(&admin, |metrics| metrics.value("content_used_octets") > 0.0);
+    let held = Metrics::when(&admin, |metrics| metrics.value("content_used_octets") > 0.0);
     assert_eq!(held.value("content_used_octets"), 14.0);
     assert_eq!(held.value("open_transactions"), 1.0);
     assert_eq!((held.value("open_connections"), held.value("open_dialogs")), (3.0, 3.0));
@@ -221,7 +211,7 @@ fn peers_add_no_series() {
     assert!(refused.contains("too many connections"), "{refused}");
 
     drop(lost);
-    let metrics = metrics_when(&admin, |metrics| metrics.value("open_connections") == 2.0);
+    let metrics = Metrics::when(&admin, |metrics| metrics.value("open_connections") == 2.0);
     assert_eq!((metrics.value("open_transactions"), metrics.value("open_dialogs")), (0.0, 2.0));
     assert_eq!(metrics.value("content_used_octets"), 0.0);
     assert_eq!(metrics.value("connections_total"), 4.0);

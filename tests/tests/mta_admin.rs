@@ -19,17 +19,6 @@ use tests::{CalloutServer, Milter, program};
 const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
 const MAIL: &[u8] = b"Subject: x\r\n\r\nbody\r\n";
 
-/// The metrics, once they are as they are waited for.
-fn metrics_when(admin: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
-    for _ in 0..10_000 {
-        let metrics = Metrics::of(admin);
-        if wanted(&metrics) {
-            return metrics;
-        }
-    }
-    panic!("they never were: {:#?}", Metrics::of(admin).0);
-}
-
 /// What a group was asked about, by event and outcome.
 fn events(metrics: &Metrics) -> Vec<(&str, f64)> {
     metrics.nonzero("event_duration_seconds_count")
@@ -99,7 +88,7 @@ fn what_becomes_of_mail_behind_postfix_is_counted() {
     assert_eq!(metrics.value("content_used_octets"), 0.0);
     let listener = "{front_end=\"milter\",listener=\"inet:127.0.0.1:0\"}";
     assert_eq!(metrics.value(&format!("connections_total{listener}")), connects);
-    metrics_when(&admin, |metrics| metrics.value(&format!("open_connections{listener}")) == 1.0);
+    Metrics::when(&admin, |metrics| metrics.value(&format!("open_connections{listener}")) == 1.0);
 
     // Without a server the policy decides, and that it is away is seen.
     let address = server.address.clone();
@@ -128,7 +117,7 @@ fn what_becomes_of_mail_behind_postfix_is_counted() {
     gateway.milter.wait_for("the server is there");
     assert_eq!(Metrics::of(&admin).value(&format!("server_up{{{of_server}}}")), 1.0);
     client.say("QUIT");
-    metrics_when(&admin, |metrics| {
+    Metrics::when(&admin, |metrics| {
         metrics.value(&format!("open_connections{listener}")) == 0.0
             && metrics.value(&format!("server_open_dialogs{{{of_server}}}")) == 0.0
     });
@@ -158,7 +147,7 @@ fn octets_that_stay_are_those_that_the_server_names() {
     client.say("QUIT");
 
     let metrics =
-        metrics_when(&admin, |metrics| !metrics.nonzero("shadow_messages_total").is_empty());
+        Metrics::when(&admin, |metrics| !metrics.nonzero("shadow_messages_total").is_empty());
     let watched = [("group=\"next\",decision=\"accept\"", 1.0)];
     assert_eq!(metrics.nonzero("shadow_messages_total"), watched);
     assert_eq!(metrics.value("shadow_missed_dialogs_total{group=\"next\"}"), 0.0);
@@ -173,7 +162,7 @@ fn octets_that_stay_are_those_that_the_server_names() {
     assert!(of_hop.iter().any(|(labels, count)| labels.ends_with(replies) && *count >= 5.0));
     let established = format!("next_hop=\"{next_hop}\",result=\"established\"");
     assert_eq!(metrics.nonzero("next_hop_connections_total"), [(&established[..], 1.0)]);
-    metrics_when(&admin, |metrics| {
+    Metrics::when(&admin, |metrics| {
         metrics.value(&format!("next_hop_open_connections{{next_hop=\"{next_hop}\"}}")) == 0.0
     });
 }
@@ -236,7 +225,7 @@ fn mail_that_waits_is_counted_until_it_is_gone() {
     }
     // To Bob, and the report to the sender.
     hop.wait_for(2);
-    let metrics = metrics_when(&admin, |metrics| {
+    let metrics = Metrics::when(&admin, |metrics| {
         metrics.value("deliveries_total{result=\"delivered\"}") == 2.0
             && metrics.nonzero("spool_entries").len() == 1
     });

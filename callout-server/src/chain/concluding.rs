@@ -1,16 +1,14 @@
 //! Services that are told what the group has made of an event, and may have others told of it.
 
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use ocp_proto::smtp::Verdict;
 use services::{
     Change, Conclusion, Fate, Finding, Found, Input, Notification, Outcome, Request, ServiceError,
 };
 use tracing::warn;
 
-use super::{Adapted, milliseconds, panic_message, shadow, verdict};
+use super::{Adapted, milliseconds, shadow, verdict};
 use crate::branch::Branch;
 use crate::metrics::ServiceResult;
 use crate::router::Link;
@@ -56,7 +54,7 @@ impl<'a> Conclusions<'a> {
             request.parameters = link.parameters.clone();
             request.may_notify = may_notify && link.entry.declaration.notifies;
             let conclusion = Conclusion { request: &request, found: &found, fates: &fates };
-            let concluded = match link.conclude(&conclusion).await {
+            let concluded = match link.guarded(|| link.entry.service.conclude(&conclusion)).await {
                 Ok(outcome) if link.entry.shadow => {
                     Ok((shadow::finding(&link.entry.name, outcome), Vec::new()))
                 }
@@ -82,19 +80,6 @@ impl<'a> Conclusions<'a> {
 }
 
 impl Link {
-    /// Within its deadline; a panic is a failure of this service alone.
-    async fn conclude(&self, conclusion: &Conclusion<'_>) -> Result<Outcome, ServiceError> {
-        let asked = AssertUnwindSafe(async { self.entry.service.conclude(conclusion).await });
-        match tokio::time::timeout(self.entry.deadline, asked.catch_unwind()).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => Err(ServiceError::new("panic", panic_message(&*panic))),
-            Err(_) => {
-                let cause = format!("no answer within {} s", self.entry.deadline.as_secs());
-                Err(ServiceError::new("deadline", cause))
-            }
-        }
-    }
-
     /// What it has to tell; an answer beyond what it may say counts as a failure.
     fn told(
         &self,

@@ -565,14 +565,7 @@ mod tests {
         assert_eq!(format!("{config:?}"), format!("{defaults:?}"));
         // Uncommented lines that begin with `#key` are examples, and valid too.
         let text = std::fs::read_to_string(path).unwrap();
-        let uncommented: String = text
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => key,
-                _ => line,
-            })
-            .flat_map(|line| [line, "\n"])
-            .collect();
+        let uncommented = super::super::uncommented(&text);
         if let Err(error) = Config::parse(&uncommented, Path::new(path), &crate::registry()) {
             panic!("{:?}\n{uncommented}", miette::Report::new(error));
         }

@@ -274,15 +274,7 @@ mod tests {
     #[test]
     fn the_example_with_everything_that_is_commented_out_is_dumped() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/callout-server.toml");
-        let text: String = std::fs::read_to_string(path)
-            .unwrap()
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => key,
-                _ => line,
-            })
-            .flat_map(|line| [line, "\n"])
-            .collect();
+        let text = super::super::uncommented(&std::fs::read_to_string(path).unwrap());
         let dump = dumped(&text, Path::new(path));
         for part in
             ["[services.footer.settings.grants]\n", "[[access]]\n", "control = ", "deny = true"]

@@ -76,6 +76,12 @@ mod tests {
     fn lines_stay_short() {
         let text = format!("{}=\u{fc} \r\n\tx ", "y".repeat(75));
         let encoded = encode_quoted_printable(text.as_bytes(), "\r\n");
+        let full = encode_quoted_printable(&[b'y'; 78], "\r\n");
+        assert_eq!(
+            full,
+            format!("{}=\r\nyyy", "y".repeat(75)),
+            "a soft break takes the last place"
+        );
         assert_eq!(encoded, format!("{}=\r\n=3D=C3=BC=20\r\n\tx=20", "y".repeat(75)));
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::mail::{
-    Edits, Embedded, Mail, Notice, Part, PartKind, data_uris, header_length, uuencoded,
+    Edits, Embedded, Mail, Notice, OtherPart, Part, PartKind, data_uris, header_length, uuencoded,
 };
 
 /// The most octets that a part is decoded to here.
@@ -17,8 +17,8 @@ const NOTICE: Notice<'_> = Notice { text: "removed\nby policy", filename: Some("
 const IN_MEMORY: &str = "octets in memory can be read";
 
 /// Any octets as a mail: its parts lie within each other, decoding is bounded, any part can be
-/// replaced by a notice, and what comes out reads as the same mail with that notice in it. A mail
-/// that is read window by window is no other.
+/// replaced by a notice, and what comes out reads as the same mail with that notice in it. Parts that only some clients
+/// see lie within those that we see. A mail that is read window by window is no other.
 ///
 /// # Panics
 /// If that is not so.
@@ -32,6 +32,8 @@ pub fn mail(octets: &[u8]) {
     for part in parts(&mail) {
         assert_eq!(decoded(&stored, part), decoded(&mail, part));
     }
+    check_others(&mail);
+    assert_eq!(others(&stored), others(&mail));
     let leaves = |(index, part): (usize, &Part)| (part.kind == PartKind::Leaf).then_some(index);
     let leaves: Vec<usize> = parts(&mail).iter().enumerate().filter_map(leaves).collect();
     let each = (0..parts(&mail).len()).map(|index| vec![index]);
@@ -47,6 +49,24 @@ fn read(octets: &[u8]) -> Mail {
 
 fn parts(mail: &Mail) -> &[Part] {
     mail.parts().expect(IN_MEMORY)
+}
+
+fn others(mail: &Mail) -> (&[OtherPart], Option<&'static str>) {
+    let truncated = mail.others_are_truncated().expect(IN_MEMORY);
+    (mail.other_parts().expect(IN_MEMORY), truncated)
+}
+
+fn check_others(mail: &Mail) {
+    for OtherPart { part, .. } in others(mail).0 {
+        assert_eq!((part.header.start, part.body.end), (part.whole.start, part.whole.end));
+        assert_eq!(part.header.end, part.body.start);
+        assert!(part.body.start <= part.body.end && part.kind == PartKind::Leaf);
+        let within = part.parent.and_then(|parent| parts(mail).get(parent));
+        let within = &within.expect("it lies in a part of the first reading").whole;
+        assert!(within.start <= part.whole.start && part.whole.end <= within.end);
+        let decoded = mail.decoded(part, LIMIT).expect(IN_MEMORY).octets;
+        assert!(decoded.len() <= LIMIT);
+    }
 }
 
 fn raw(mail: &Mail, range: Range<usize>) -> Bytes {
@@ -92,7 +112,7 @@ fn decoded(mail: &Mail, part: &Part) -> (Bytes, String, Vec<InText>) {
     assert!(text.len() <= 3 * LIMIT);
     let body = mail.octets(part.body.clone());
     let read = |file: std::io::Result<Embedded>| {
-        let Embedded { name, range, content } = file.expect(IN_MEMORY);
+        let Embedded { name, range, mut content } = file.expect(IN_MEMORY);
         (name, range, content.collect(usize::MAX).expect(IN_MEMORY))
     };
     let mut files: Vec<_> = uuencoded(&body).map(read).collect();
@@ -189,6 +209,7 @@ mod tests {
             Just("Content-Type: message/rfc822\n"), Just("Content-Type: text/html\r\n"),
             Just("Content-Transfer-Encoding: base64\r\n"), Just("Content-Disposition: attachment"),
             Just("text"), Just("\0\r"), Just("begin 644 a\n"), Just("data:,"), Just("A: b\r\n"),
+            Just("Content-Type: multipart/mixed; boundary=c; boundary=b\r\n"), Just("--bb\r"), Just("\r"),
         ], 0..40)) {
             super::mail(pieces.concat().as_bytes());
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use crate::mail::{Octets, SpoolError, Transfer, decoder};
+use crate::mail::{Base64Rule, Octets, SpoolError, Transfer, decoder_by};
 use crate::temporary::TemporaryFolder;
 
 /// Octets that are read at a time. Always the same, since some decoders lose with an error what they
@@ -89,18 +89,34 @@ pub(crate) fn stored_part(
     memory: usize,
     folder: &TemporaryFolder,
 ) -> Result<Octets, SpoolError> {
+    Ok(stored_part_by(raw, transfer, Base64Rule::default(), memory, folder)?.0)
+}
+
+/// The same, by a rule for base64; and whether it is base64 that another rule would decode to something else.
+///
+/// # Errors
+/// If the part can't be read, or a file not written.
+pub(super) fn stored_part_by(
+    raw: &Octets,
+    transfer: &Transfer,
+    rule: Base64Rule,
+    memory: usize,
+    folder: &TemporaryFolder,
+) -> Result<(Octets, bool), SpoolError> {
     if transfer.is_identity() {
-        return Ok(raw.clone());
+        return Ok((raw.clone(), false));
     }
-    let mut content = decoder(raw, transfer)?;
-    if raw.in_memory().is_some() {
-        return Ok(content.collect(usize::MAX)?.into());
-    }
-    let stored = store(&mut content, usize::MAX, memory, folder)?;
-    match stored.broken {
-        Some(error) => Err(error.into()),
-        None => Ok(stored.octets),
-    }
+    let mut content = decoder_by(raw, transfer, rule)?;
+    let octets = if raw.in_memory().is_some() {
+        content.collect(usize::MAX)?.into()
+    } else {
+        let stored = store(&mut content, usize::MAX, memory, folder)?;
+        match stored.broken {
+            Some(error) => return Err(error.into()),
+            None => stored.octets,
+        }
+    };
+    Ok((octets, content.is_odd()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use crate::mail::{Mail, Octets, Part, SpoolError};
 
 /// Something that a user could open.
 pub(crate) struct Object<'a> {
-    /// The part of the outermost message that it is in.
+    /// The part of the outermost message that it is in: what goes with that is gone for all clients that see no other
+    /// header section than we do.
     pub(crate) part: usize,
     /// The way to it, from the outside in; the last is the object itself.
     pub(crate) place: &'a [String],
@@ -23,6 +24,8 @@ pub(crate) struct Object<'a> {
     pub(crate) octets: &'a Octets,
     /// Octets at its start that tell what it is.
     pub(crate) head: &'a [u8],
+    /// If only some clients see it: what is odd about the message.
+    pub(crate) oddity: Option<&'static str>,
 }
 
 impl Object<'_> {
@@ -79,7 +82,8 @@ pub(crate) struct Remarks {
 /// What looks at objects.
 pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Object<'_>) -> Result<Next, SpoolError>;
 
-/// Shows every object in a mail to `visit`, outer before inner.
+/// Shows every object in a mail to `visit`, outer before inner: also those that only some clients see, since the mail
+/// breaks the rules of MIME.
 ///
 /// # Errors
 /// If octets of the mail can't be read, or unpacked ones not kept; whatever was seen until then says
@@ -115,6 +119,18 @@ pub(crate) fn part_labels(parts: &[Part]) -> Vec<String> {
         None => format!("part {number}"),
     };
     numbers.into_iter().zip(parts).map(label).collect()
+}
+
+/// Those of these parts that lie in no other one of them, each once: what lies in another one goes with it.
+pub(crate) fn outermost(parts: &[Part], mut chosen: Vec<usize>) -> Vec<usize> {
+    chosen.sort_unstable();
+    chosen.dedup();
+    let parent = |part: usize| parts.get(part).and_then(|part| part.parent);
+    let is_inside = |part: usize| {
+        let mut around = std::iter::successors(parent(part), |around| parent(*around));
+        around.any(|around| chosen.binary_search(&around).is_ok())
+    };
+    chosen.iter().copied().filter(|part| !is_inside(*part)).collect()
 }
 
 pub(super) fn location(place: &[String]) -> String {

@@ -2,14 +2,16 @@
 
 use std::io::Read;
 
+use bytes::Bytes;
+
 use super::archive::{Ended, File, Incomplete, Member, cost, members};
 use super::limits::{Limits, Room};
 use super::sniff;
-use super::store::{Stored, store, stored_part};
+use super::store::{Stored, store, stored_part_by};
 use super::walk::{Next, Object, Origin, Remarks, Visit, location, part_labels};
 use crate::mail::{
-    Decoder, Embedded, Mail, Octets, Part, PartKind, SpoolError, Transfer, data_uris, header_of,
-    uuencoded,
+    Base64Rule, Decoder, Embedded, Mail, Octets, OtherPart, Part, PartKind, SpoolError, Transfer,
+    data_uris, header_of, uuencoded,
 };
 use crate::temporary::TemporaryFolder;
 
@@ -34,6 +36,8 @@ struct Found<'a> {
     names: &'a [String],
     declared: &'a str,
     octets: &'a Octets,
+    /// The part that it is the decoded body of.
+    body_of: Option<&'a Part>,
 }
 
 pub(super) struct Walker<'v> {
@@ -43,6 +47,8 @@ pub(super) struct Walker<'v> {
     pub(super) remarks: Remarks,
     place: Vec<String>,
     part: usize,
+    /// What is odd about the message where only some clients see what is looked at.
+    oddity: Option<&'static str>,
     members: usize,
     unpacked: usize,
     /// Unpacked octets in memory.
@@ -63,6 +69,7 @@ impl<'v> Walker<'v> {
             remarks: Remarks::default(),
             place: Vec::new(),
             part: 0,
+            oddity: None,
             members: 0,
             unpacked: 0,
             held: 0,
@@ -75,21 +82,41 @@ impl<'v> Walker<'v> {
         if let Some(bound) = mail.is_truncated()? {
             self.remark_limit(bound);
         }
+        if let Some(bound) = mail.others_are_truncated()? {
+            self.remark_limit(bound);
+        }
         let parts = mail.parts()?;
-        for ((index, part), label) in parts.iter().enumerate().zip(part_labels(parts)) {
-            if part.kind != PartKind::Leaf {
-                continue;
-            }
+        let labels = part_labels(parts);
+        let known = parts.iter().zip(&labels).enumerate();
+        let known = known.filter(|(_, (part, _))| part.kind == PartKind::Leaf);
+        let known = known.map(|(index, (part, label))| (index, part, label.clone(), None));
+        let others = mail.other_parts()?.iter().map(|OtherPart { part, oddity }| {
+            let within = part.parent.unwrap_or_default();
+            let label = labels.get(within).map_or("part 1", String::as_str);
+            (within, part, format!("{label}, {oddity}"), Some(*oddity))
+        });
+        let mut is_left = vec![false; parts.len()];
+        let oddity = self.oddity;
+        for (index, part, label, other) in known.chain(others) {
             if is_outermost {
+                if is_left.get(index).is_some_and(|is_left| *is_left) {
+                    continue;
+                }
                 self.part = index;
             } else if !self.count_member() {
                 break;
             }
             self.place.push(label);
+            self.oddity = oddity.or(other);
             let flow = self.leaf(mail, part);
+            self.oddity = oddity;
             self.place.pop();
             match flow {
-                Err(Leave::Part) if is_outermost => {}
+                Err(Leave::Part) if is_outermost => {
+                    if let Some(is_left) = is_left.get_mut(index) {
+                        *is_left = true;
+                    }
+                }
                 flow => flow?,
             }
         }
@@ -103,16 +130,14 @@ impl<'v> Walker<'v> {
             names: &part.names,
             declared: &part.content_type.essence,
             octets: &raw,
+            body_of: None,
         };
         let transfers = transfers(part);
         for transfer in &transfers {
-            let octets = stored_part(&raw, transfer, self.memory_left(), self.folder)?;
-            // The octets of parts don't count if the message itself is in memory.
-            let held = if raw.in_memory().is_some() { 0 } else { in_memory(&octets) };
-            self.held += held;
-            let flow = self.object(&Found { origin: Origin::Part, octets: &octets, ..found });
-            self.held -= held;
-            flow?;
+            let is_odd = self.decoded(&found, part, transfer, Base64Rule::Tolerant)?;
+            if is_odd {
+                self.decoded_otherwise(&found, part, transfer)?;
+            }
         }
         if part.transfer.is_identity() {
             return Ok(());
@@ -121,6 +146,42 @@ impl<'v> Walker<'v> {
             Next::Descend if transfers.contains(&Transfer::Uuencode) => self.text(&raw),
             next => leave(next),
         }
+    }
+
+    /// Shows a part as a client decodes it; returns whether another rule for base64 would decode it to something else.
+    fn decoded(
+        &mut self,
+        raw: &Found<'_>,
+        part: &Part,
+        transfer: &Transfer,
+        rule: Base64Rule,
+    ) -> Result<bool, Leave> {
+        let memory = self.memory_left();
+        let (octets, is_odd) = stored_part_by(raw.octets, transfer, rule, memory, self.folder)?;
+        // The octets of parts don't count if the message itself is in memory.
+        let held = if raw.octets.in_memory().is_some() { 0 } else { in_memory(&octets) };
+        self.held += held;
+        let body_of = Some(part);
+        let flow = self.object(&Found { origin: Origin::Part, octets: &octets, body_of, ..*raw });
+        self.held -= held;
+        flow.map(|()| is_odd)
+    }
+
+    /// The same by the other rules for base64.
+    fn decoded_otherwise(&mut self, raw: &Found<'_>, part: &Part, transfer: &Transfer) -> Flow {
+        const ODDITY: &str = "base64 that can be read in several ways";
+        let oddity = self.oddity;
+        let label = self.place.pop().unwrap_or_default();
+        self.place.push(format!("{label}, {ODDITY}"));
+        self.oddity = oddity.or(Some(ODDITY));
+        let mut flow = Ok(());
+        for rule in [Base64Rule::Ends, Base64Rule::PassedOver] {
+            flow = flow.and_then(|()| self.decoded(raw, part, transfer, rule).map(drop));
+        }
+        self.oddity = oddity;
+        self.place.pop();
+        self.place.push(label);
+        flow
     }
 
     /// Shows an object, and goes into it.
@@ -144,11 +205,17 @@ impl<'v> Walker<'v> {
             declared: found.declared,
             octets: found.octets,
             head,
+            oddity: self.oddity,
         })
     }
 
     fn inside(&mut self, found: &Found<'_>, head: &[u8]) -> Flow {
         let octets = found.octets;
+        if let Some(part) = found.body_of.filter(|part| !part.transfer.is_identity())
+            && found.declared.starts_with("multipart/")
+        {
+            return self.message(&content_fields(part), octets);
+        }
         if let Some(archive) = sniff::archive(head) {
             return self.archive(archive, octets, true);
         }
@@ -168,20 +235,26 @@ impl<'v> Walker<'v> {
 
     /// Goes into a message that is encoded or in an archive.
     fn nested(&mut self, octets: &Octets) -> Flow {
-        if !self.may_enter() {
-            return Ok(());
-        }
-        if octets.len() > self.limits.unpacked.saturating_sub(self.unpacked) {
-            self.remark_limit("too many octets to unpack");
-            return Ok(());
-        }
-        self.unpacked += octets.len();
         let (header, is_cut) = header_of(octets)?;
         if is_cut {
             self.remark_limit("1,048,576 or more octets in a header section");
         }
         let body = octets.slice(header.len()..octets.len());
-        self.mail(&Mail::new(header, body))
+        self.message(&header, &body)
+    }
+
+    /// Goes into a message, if it is within all bounds.
+    fn message(&mut self, header: &Bytes, body: &Octets) -> Flow {
+        if !self.may_enter() {
+            return Ok(());
+        }
+        let length = header.len() + body.len();
+        if length > self.limits.unpacked.saturating_sub(self.unpacked) {
+            self.remark_limit("too many octets to unpack");
+            return Ok(());
+        }
+        self.unpacked += length;
+        self.mail(&Mail::new(header.clone(), body.clone()))
     }
 
     /// Goes into the files that stand in a text.
@@ -222,7 +295,8 @@ impl<'v> Walker<'v> {
         }
         self.unpacked += octets.len();
         self.held += in_memory(&octets);
-        let flow = self.entered(&Found { origin, names, declared: "", octets: &octets });
+        let flow =
+            self.entered(&Found { origin, names, declared: "", octets: &octets, body_of: None });
         self.held -= in_memory(&octets);
         flow.map(|()| true)
     }
@@ -252,7 +326,13 @@ impl<'v> Walker<'v> {
 
     fn member(&mut self, member: Member<'_>, allowance: &mut usize) -> Flow {
         let octets = Octets::default();
-        let found = |names| Found { origin: Origin::Member, names, declared: "", octets: &octets };
+        let found = |names| Found {
+            origin: Origin::Member,
+            names,
+            declared: "",
+            octets: &octets,
+            body_of: None,
+        };
         match member {
             Member::Encrypted(names) if self.count_member() => {
                 self.place.push(names.first().cloned().unwrap_or_default());
@@ -283,7 +363,13 @@ impl<'v> Walker<'v> {
                 break;
             }
             let octets = octets.slice(range.clone());
-            let found = Found { origin: Origin::Member, names, declared: "", octets: &octets };
+            let found = Found {
+                origin: Origin::Member,
+                names,
+                declared: "",
+                octets: &octets,
+                body_of: None,
+            };
             self.entered(&found)?;
         }
         Ok(())
@@ -373,6 +459,13 @@ fn leave(next: Next) -> Flow {
 /// Octets that take memory.
 fn in_memory(octets: &Octets) -> usize {
     octets.in_memory().map_or(0, |octets| octets.len())
+}
+
+/// The types of a part, as a header section of their own.
+fn content_fields(part: &Part) -> Bytes {
+    let types = part.fields.iter().filter(|field| field.is_named("Content-Type"));
+    let lines = types.flat_map(|field| [field.raw_name(), b":", field.raw_value(), b"\r\n"]);
+    lines.chain([&b"\r\n"[..]]).collect::<Vec<_>>().concat().into()
 }
 
 /// The transfer encodings by which some client may read a part: the first field that declares one

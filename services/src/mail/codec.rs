@@ -58,25 +58,52 @@ fn joined(undecided: &mut Undecided, piece: &[u8], decode: impl FnOnce(&[u8]) ->
     };
 }
 
-/// Octets that are not of the alphabet are passed over, and padding in the middle starts a new run.
+/// What octets do that are not of the alphabet, and padding that something follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Base64Rule {
+    /// The former are passed over (RFC 2045 section 6.8), and padding starts a new run.
+    #[default]
+    Tolerant,
+    /// Either ends the content.
+    Ends,
+    /// Both are passed over.
+    PassedOver,
+}
+
+/// Decodes base64 by a rule.
 #[derive(Debug, Default)]
 pub(super) struct Base64 {
+    rule: Base64Rule,
     bits: u32,
     count: u32,
+    is_padded: bool,
+    has_ended: bool,
+    /// Whether the rule matters.
+    pub(super) is_odd: bool,
 }
 
 impl Base64 {
+    pub(super) fn by(rule: Base64Rule) -> Self {
+        Self { rule, ..Self::default() }
+    }
+
     pub(super) fn feed(&mut self, mut encoded: &[u8], out: &mut Vec<u8>) {
         out.reserve(encoded.len() / 4 * 3 + 3);
-        loop {
-            if self.count == 0 {
+        while !self.has_ended {
+            if self.count == 0 && !self.is_padded {
                 encoded = whole_groups(encoded, out);
             }
             let Some((&octet, rest)) = encoded.split_first() else { return };
             encoded = rest;
             match sextet(octet) {
-                PADDING => (self.bits, self.count) = (0, 0),
+                PADDING => {
+                    self.has_ended = self.rule == Base64Rule::Ends;
+                    self.is_padded = self.rule != Base64Rule::PassedOver;
+                }
                 value @ 0..64 => {
+                    if std::mem::take(&mut self.is_padded) {
+                        (self.bits, self.count, self.is_odd) = (0, 0, true);
+                    }
                     self.bits = self.bits << 6 | u32::from(value);
                     self.count += 6;
                     if self.count >= 8 {
@@ -84,6 +111,10 @@ impl Base64 {
                         let [.., octet] = (self.bits >> self.count).to_be_bytes();
                         out.push(octet);
                     }
+                }
+                _ if !octet.is_ascii_whitespace() => {
+                    self.is_odd = true;
+                    self.has_ended = self.rule == Base64Rule::Ends;
                 }
                 _ => {}
             }
@@ -269,6 +300,29 @@ mod tests {
         assert_eq!(decode(b"aGVs\r\nbG8="), b"hello");
         assert_eq!(decode(b"aG*Vs\0bG8"), b"hello");
         assert_eq!(decode(b"aGk=aGk="), b"hihi");
+    }
+
+    #[test]
+    fn odd_base64_has_three_readings() {
+        let read = |rule, text: &[u8]| {
+            let mut state = Base64::by(rule);
+            let mut out = Vec::new();
+            for octet in text {
+                state.feed(&[*octet], &mut out);
+            }
+            (String::from_utf8_lossy(&out).into_owned(), state.is_odd)
+        };
+        use Base64Rule::{Ends, PassedOver, Tolerant};
+        for rule in [Tolerant, Ends, PassedOver] {
+            assert_eq!(read(rule, b"aGVs\r\nbG8=\r\n ==").0, "hello");
+        }
+        assert!(!read(Tolerant, b"aGVs\r\nbG8=\r\n ==").1);
+        assert_eq!(read(Tolerant, b"aGk=aGkh"), ("hihi!".into(), true));
+        assert_eq!(read(Ends, b"aGk=aGkh"), ("hi".into(), false));
+        assert_eq!(read(PassedOver, b"aGk=aGkh").0.as_bytes()[..2], *b"hi");
+        assert_eq!(read(PassedOver, b"aG=kh").0, "hi!");
+        assert_eq!(read(Tolerant, b"aG*kh"), ("hi!".into(), true));
+        assert_eq!(read(Ends, b"aGkh*aGkh").0, "hi!");
     }
 
     #[test]

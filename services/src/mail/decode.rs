@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::codec::{Base64, Codec, Undecided, Uuencode};
+use super::codec::{Base64, Base64Rule, Codec, Undecided, Uuencode};
 use super::embedded::uuencoded;
 use super::octets::{Octets, SpoolError};
 use super::structure::Part;
@@ -97,9 +97,18 @@ impl Mail {
 }
 
 /// A decoder of a body; of one in uuencode only the first file counts.
-pub(crate) fn decoder(raw: &Octets, transfer: &Transfer) -> io::Result<Decoder> {
+fn decoder(raw: &Octets, transfer: &Transfer) -> io::Result<Decoder> {
+    decoder_by(raw, transfer, Base64Rule::default())
+}
+
+/// The same, by another rule for base64.
+pub(crate) fn decoder_by(
+    raw: &Octets,
+    transfer: &Transfer,
+    rule: Base64Rule,
+) -> io::Result<Decoder> {
     let codec = match transfer {
-        Transfer::Base64 => Codec::Base64(Base64::default()),
+        Transfer::Base64 => Codec::Base64(Base64::by(rule)),
         Transfer::QuotedPrintable => Codec::QuotedPrintable(Undecided::new()),
         Transfer::Uuencode => {
             let first = uuencoded(raw).next().transpose()?;
@@ -130,12 +139,17 @@ impl Decoder {
     }
 
     /// The octets from the start, up to a limit.
-    pub(crate) fn collect(mut self, limit: usize) -> io::Result<Vec<u8>> {
+    pub(crate) fn collect(&mut self, limit: usize) -> io::Result<Vec<u8>> {
         // A piece more may be decoded than wanted.
         self.decoded.reserve(self.encoded.len().min(limit.saturating_add(PIECE)));
         while self.decoded.len() < limit && self.step()? {}
         self.decoded.truncate(limit);
-        Ok(self.decoded)
+        Ok(std::mem::take(&mut self.decoded))
+    }
+
+    /// Whether what was decoded so far is base64 that clients read in several ways.
+    pub(crate) fn is_odd(&self) -> bool {
+        matches!(&self.codec, Codec::Base64(state) if state.is_odd)
     }
 
     /// Decodes the next piece, if there is one.

@@ -162,7 +162,7 @@ mod tests {
     fn collected(found: impl Iterator<Item = io::Result<Embedded>>) -> Vec<Found> {
         found
             .map(|found| {
-                let Embedded { name, range, content } = found.unwrap();
+                let Embedded { name, range, mut content } = found.unwrap();
                 (name, range, content.collect(usize::MAX).unwrap())
             })
             .collect()

@@ -48,22 +48,27 @@ pub(super) const MOST_FIELDS: usize = 10_000;
 /// The fields of a header section whose first octet has the offset `base`, up to the empty line that
 /// ends it. Lines that are no fields belong to none.
 pub(super) fn fields(octets: &Bytes, base: usize) -> Vec<Field> {
-    let mut fields = field_ranges(octets, base);
+    fields_by(octets, base, LineEnd::LineFeed)
+}
+
+/// The same, if lines end otherwise.
+pub(super) fn fields_by(octets: &Bytes, base: usize, line_end: LineEnd) -> Vec<Field> {
+    let mut fields = field_ranges(octets, base, line_end);
     for field in &mut fields {
         field.octets = octets.slice(field.whole.start - base..field.whole.end - base);
     }
     fields
 }
 
-fn field_ranges(octets: &[u8], base: usize) -> Vec<Field> {
+fn field_ranges(octets: &[u8], base: usize, line_end: LineEnd) -> Vec<Field> {
     let mut fields: Vec<Field> = Vec::new();
     let mut at = 0;
     // Whether a folded line would continue the last field.
     let mut open = false;
     while at < octets.len() {
         let rest = octets.get(at..).unwrap_or_default();
-        let next = memchr::memchr(b'\n', rest).map_or(octets.len(), |end| at + end + 1);
-        let line = trim_line_end(octets.get(at..next).unwrap_or_default());
+        let (line, length) = line_end.first_line(rest);
+        let next = at + length;
         match line.first() {
             None => break,
             Some(b' ' | b'\t') => {
@@ -91,17 +96,43 @@ fn field_ranges(octets: &[u8], base: usize) -> Vec<Field> {
     fields
 }
 
+/// What ends a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineEnd {
+    /// LF, with or without CR.
+    LineFeed,
+    /// Both, and nothing else (RFC 5322 section 2.3).
+    Both,
+    /// Either, and both.
+    Either,
+}
+
+impl LineEnd {
+    /// The first line without its end, and its octets with it.
+    pub(super) fn first_line(self, octets: &[u8]) -> (&[u8], usize) {
+        let end = match self {
+            Self::LineFeed => memchr::memchr(b'\n', octets).map(|at| (at, 1)),
+            Self::Both => memchr::memmem::find(octets, b"\r\n").map(|at| (at, 2)),
+            Self::Either => memchr::memchr2(b'\r', b'\n', octets).map(|at| {
+                let is_pair = octets.get(at..at + 2) == Some(b"\r\n");
+                (at, 1 + usize::from(is_pair))
+            }),
+        };
+        let (at, length) = end.unwrap_or((octets.len(), 0));
+        let line = octets.get(..at).unwrap_or_default();
+        match self {
+            Self::LineFeed => (line.strip_suffix(b"\r").unwrap_or(line), at + length),
+            Self::Both | Self::Either => (line, at + length),
+        }
+    }
+}
+
 /// Octets of the name at the start of a line, if it is a field's: printable, then perhaps blanks,
 /// then a colon.
-fn field_name(line: &[u8]) -> Option<usize> {
+pub(super) fn field_name(line: &[u8]) -> Option<usize> {
     let colon = memchr::memchr(b':', line)?;
     let name = line.get(..colon)?.trim_ascii_end();
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name.len())
-}
-
-pub(super) fn trim_line_end(line: &[u8]) -> &[u8] {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Removes the line ends of folds (RFC 5322 section 2.2.3).

@@ -9,25 +9,32 @@
 
 mod codec;
 mod decode;
+mod delimiters;
 mod edit;
 mod embedded;
 mod encode;
 mod field;
 mod octets;
+mod other_headers;
+mod parameters;
+mod readings;
 mod splice;
 mod structure;
 mod version;
 mod window;
 
-pub(crate) use decode::decoder;
+pub(crate) use codec::Base64Rule;
+pub(crate) use decode::decoder_by;
 pub use decode::{Decoded, Decoder, Transfer, decode_base64};
 pub use edit::{Edit, EditError, Edits, Notice};
 pub use embedded::{Embedded, data_uris, uuencoded};
 pub(crate) use encode::{encode_base64, encode_quoted_printable};
 pub use field::{Field, decode_words, unfold};
 pub use octets::{Octets, SpoolError};
+pub use parameters::ContentType;
+pub use readings::OtherPart;
 pub(crate) use structure::header_of;
-pub use structure::{ContentType, Part, PartKind};
+pub use structure::{Part, PartKind};
 pub use version::{Mail, Segment, Version, header_length};
 pub use window::Reader;
 pub(crate) use window::Window;

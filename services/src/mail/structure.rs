@@ -4,31 +4,26 @@ use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
-use mail_parser::parsers::MessageStream;
-use mail_parser::{ContentType as ParsedType, HeaderValue};
-use memchr::memmem::Finder;
 
 use super::decode::Transfer;
+use super::delimiters::between_delimiters;
 use super::field::{Field, MOST_FIELDS, fields, unfold};
 use super::octets::Octets;
+use super::parameters::{ContentType, MOST_NAMES, collect_names};
 use super::version::{Mail, header_end};
-use super::window::Window;
 
 /// The deepest nesting that is looked into.
-const DEEPEST: usize = 64;
+pub(super) const DEEPEST: usize = 64;
 /// The most parts that are looked at. Worst case: 4,096 × about 500 octets.
-const MOST_PARTS: usize = 4_096;
+pub(super) const MOST_PARTS: usize = 4_096;
 /// The longest header section of a part inside the message.
-const LONGEST_HEADER: usize = 1024 * 1024;
+pub(super) const LONGEST_HEADER: usize = 1024 * 1024;
 /// The most octets in the header sections of all parts inside the message: they are kept in memory.
-const MOST_HEADER_OCTETS: usize = 8 * 1024 * 1024;
+pub(super) const MOST_HEADER_OCTETS: usize = 8 * 1024 * 1024;
 /// The most fields in these. Worst case: 100,000 × 80 octets.
-const MOST_FIELDS_IN_ALL: usize = 100_000;
+pub(super) const MOST_FIELDS_IN_ALL: usize = 100_000;
 /// The longest value of a structured field that is parsed.
-const LONGEST_VALUE: usize = 16 * 1024;
-/// The most file names of one part. Each is compared with the ones before it: a mail of 10 MB full of
-/// names costs some 10^8 comparisons.
-const MOST_NAMES: usize = 256;
+pub(super) const LONGEST_VALUE: usize = 16 * 1024;
 
 /// A part of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,31 +63,6 @@ pub enum PartKind {
     Message,
 }
 
-/// A declared type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContentType {
-    /// Lower case, such as `text/plain`.
-    pub essence: String,
-    /// Parameters: lower-case name, decoded value (RFC 2231).
-    pub parameters: Vec<(String, String)>,
-}
-
-impl ContentType {
-    /// The parameter of this name.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    /// Whether the type is `text/` something.
-    pub fn is_text(&self) -> bool {
-        self.essence.starts_with("text/")
-    }
-
-    fn assumed(essence: &str) -> Self {
-        Self { essence: essence.to_owned(), parameters: Vec::new() }
-    }
-}
-
 /// The parts of a message.
 #[derive(Debug, Default)]
 pub(super) struct Structure {
@@ -101,11 +71,12 @@ pub(super) struct Structure {
 }
 
 /// A part that is still to be looked at.
-struct Pending {
-    parent: Option<usize>,
-    depth: usize,
-    whole: Range<usize>,
-    assumed: &'static str,
+pub(super) struct Pending {
+    pub(super) parent: Option<usize>,
+    pub(super) depth: usize,
+    pub(super) whole: Range<usize>,
+    /// Its type, if it declares none.
+    pub(super) assumed: &'static str,
 }
 
 /// Finds the parts. Inner parts are looked for only between the delimiters of outer ones, so each
@@ -145,63 +116,84 @@ pub(super) fn scan(mail: &Mail) -> io::Result<Structure> {
 }
 
 fn read_part(mail: &Mail, pending: Pending) -> io::Result<Part> {
-    let Pending { parent, depth, whole, assumed } = pending;
-    let (fields, header_end) = match parent {
+    let (fields, header_end) = match pending.parent {
         None => (mail.fields().to_vec(), mail.header().len()),
         Some(_) => {
-            let (header, _) = header_of(&mail.octets(whole.clone()))?;
-            (fields(&header, whole.start), whole.start + header.len())
+            let (header, _) = header_of(&mail.octets(pending.whole.clone()))?;
+            (fields(&header, pending.whole.start), pending.whole.start + header.len())
         }
     };
-    let values = |name: &'static str| {
-        fields.iter().filter(move |field| field.is_named(name)).map(|field| {
-            let value = field.raw_value();
-            value.get(..value.len().min(LONGEST_VALUE)).unwrap_or_default()
-        })
-    };
-    let mut content_type = None;
-    let mut names = Vec::new();
-    let mut disposition = None;
-    for value in values("Content-Type") {
-        let parsed = parse(value);
-        collect_names(&parsed, "name", &mut names);
-        content_type.get_or_insert(parsed);
-    }
-    for value in values("Content-Disposition") {
-        let parsed = parse(value);
-        collect_names(&parsed, "filename", &mut names);
-        disposition.get_or_insert(parsed.essence);
-    }
-    let transfer = values("Content-Transfer-Encoding").next().map_or(Transfer::Identity, |value| {
-        Transfer::from_name(&String::from_utf8_lossy(&unfold(value)))
-    });
-    let content_type = content_type
-        .filter(|parsed| parsed.essence.contains('/'))
-        .unwrap_or_else(|| ContentType::assumed(assumed));
-    let kind = match content_type.essence.as_str() {
-        essence if essence.starts_with("multipart/") && boundary(&content_type).is_some() => {
-            PartKind::Multipart
-        }
-        "message/rfc822" | "message/global"
-            if transfer == Transfer::Identity && header_end < whole.end =>
-        {
-            PartKind::Message
-        }
-        _ => PartKind::Leaf,
-    };
-    Ok(Part {
-        parent,
-        depth,
-        header: whole.start..header_end,
-        body: header_end..whole.end,
-        whole,
-        fields,
-        content_type,
-        disposition,
-        names,
-        transfer,
-        kind,
+    let types = declared_types(&fields);
+    let content_type = types.first().filter(|parsed| parsed.essence.contains('/')).cloned();
+    let content_type = content_type.unwrap_or_else(|| ContentType::assumed(pending.assumed));
+    Ok(Part::new(pending, fields, header_end, content_type, &types))
+}
+
+/// The types that the fields of a part declare, in order.
+pub(super) fn declared_types(fields: &[Field]) -> Vec<ContentType> {
+    values(fields, "Content-Type").map(ContentType::parse).collect()
+}
+
+/// The values of the fields of this name, cut.
+pub(super) fn values<'f>(
+    fields: &'f [Field],
+    name: &'static str,
+) -> impl Iterator<Item = &'f [u8]> {
+    fields.iter().filter(move |field| field.is_named(name)).map(|field| {
+        let value = field.raw_value();
+        value.get(..LONGEST_VALUE).unwrap_or(value)
     })
+}
+
+impl Part {
+    /// A part of this type, which is one of those that its fields declare, or an assumed one.
+    pub(super) fn new(
+        pending: Pending,
+        fields: Vec<Field>,
+        header_end: usize,
+        content_type: ContentType,
+        types: &[ContentType],
+    ) -> Self {
+        let Pending { parent, depth, whole, .. } = pending;
+        let mut names = Vec::new();
+        for (value, parsed) in values(&fields, "Content-Type").zip(types) {
+            collect_names(value, parsed, "name", &mut names);
+        }
+        let mut disposition = None;
+        for value in values(&fields, "Content-Disposition") {
+            let parsed = ContentType::parse(value);
+            collect_names(value, &parsed, "filename", &mut names);
+            disposition.get_or_insert(parsed.essence);
+        }
+        let transfer = values(&fields, "Content-Transfer-Encoding").next();
+        let transfer = transfer.map_or(Transfer::Identity, |value| {
+            Transfer::from_name(&String::from_utf8_lossy(&unfold(value)))
+        });
+        let kind = match content_type.essence.as_str() {
+            essence if essence.starts_with("multipart/") && content_type.boundary().is_some() => {
+                PartKind::Multipart
+            }
+            "message/rfc822" | "message/global"
+                if transfer == Transfer::Identity && header_end < whole.end =>
+            {
+                PartKind::Message
+            }
+            _ => PartKind::Leaf,
+        };
+        Self {
+            parent,
+            depth,
+            header: whole.start..header_end,
+            body: header_end..whole.end,
+            whole,
+            fields,
+            content_type,
+            disposition,
+            names,
+            transfer,
+            kind,
+        }
+    }
 }
 
 /// The header section at the start of a part or message: up to the first empty line, all octets if
@@ -247,56 +239,15 @@ fn cut_short(part: &Part) -> Option<&'static str> {
     }
 }
 
-fn boundary(content_type: &ContentType) -> Option<&str> {
-    content_type.parameter("boundary").map(str::trim_end).filter(|boundary| !boundary.is_empty())
-}
-
-/// A structured value: `type/subtype` or a disposition, and parameters.
-fn parse(value: &[u8]) -> ContentType {
-    // The parser stops at the first line end, so folds go.
-    let line = [unfold(value).as_ref(), b"\n"].concat();
-    let HeaderValue::ContentType(parsed) = MessageStream::new(&line).parse_content_type() else {
-        return ContentType::assumed("");
-    };
-    let ParsedType { c_type, c_subtype, attributes } = parsed;
-    let essence = match c_subtype {
-        Some(subtype) => format!("{c_type}/{subtype}"),
-        None => c_type.into_owned(),
-    };
-    let parameters = attributes
-        .into_iter()
-        .flatten()
-        .map(|attribute| {
-            (attribute.name.trim_end_matches('*').to_lowercase(), attribute.value.into_owned())
-        })
-        .collect();
-    ContentType { essence: essence.trim().to_lowercase(), parameters }
-}
-
-/// Collects every value of a name parameter, and its decoded form where the sender used encoded
-/// words against the rules (RFC 2231 section 1), as clients read them all the same.
-fn collect_names(parsed: &ContentType, parameter: &str, names: &mut Vec<String>) {
-    for (_, value) in parsed.parameters.iter().filter(|(name, _)| name == parameter) {
-        let decoded = super::field::decode_words(value.as_bytes());
-        for name in [value.clone(), decoded] {
-            if names.len() < MOST_NAMES && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-    }
-}
-
 fn inner_parts(mail: &Mail, part: &Part, index: usize) -> io::Result<Vec<Pending>> {
     let pending =
         |whole, assumed| Pending { parent: Some(index), depth: part.depth + 1, whole, assumed };
-    Ok(match (part.kind, boundary(&part.content_type)) {
+    Ok(match (part.kind, part.content_type.boundary()) {
         (PartKind::Message, _) => vec![pending(part.body.clone(), "text/plain")],
         (PartKind::Multipart, Some(boundary)) => {
-            let assumed = match part.content_type.essence.as_str() {
-                "multipart/digest" => "message/rfc822",
-                _ => "text/plain",
-            };
-            between_delimiters(mail.octets(part.body.clone()), boundary.as_bytes())?
+            let assumed = assumed_inside(&part.content_type);
+            let body = mail.octets(part.body.clone());
+            between_delimiters(body, boundary.as_bytes(), MOST_PARTS)?
                 .into_iter()
                 .map(|range| {
                     let base = part.body.start;
@@ -308,81 +259,9 @@ fn inner_parts(mail: &Mail, part: &Part, index: usize) -> io::Result<Vec<Pending
     })
 }
 
-/// The stretches between delimiter lines (RFC 2046 section 5.1.1). A missing last delimiter ends the
-/// last part where the octets end.
-fn between_delimiters(octets: Octets, boundary: &[u8]) -> io::Result<Vec<Range<usize>>> {
-    let delimiter = [b"--", boundary].concat();
-    let finder = Finder::new(&delimiter);
-    let length = octets.len();
-    let mut window = Window::new(octets);
-    let mut ranges = Vec::new();
-    let mut open: Option<usize> = None;
-    let mut next = 0;
-    while let Some(at) = window.find(&finder, next)? {
-        next = at + delimiter.len();
-        if at > 0 && window.octet(at - 1)? != Some(b'\n') {
-            continue;
-        }
-        let Some(line) = delimiter_line(&mut window, next)? else { continue };
-        if let Some(start) = open.take() {
-            ranges.push(start..before_line_end(&mut window, start, at)?);
-        }
-        if line.closes {
-            return Ok(ranges);
-        }
-        // Without the end of its line a delimiter opens nothing.
-        open = line.end;
-        if ranges.len() > MOST_PARTS {
-            return Ok(ranges);
-        }
-    }
-    ranges.extend(open.map(|start| start..length));
-    Ok(ranges)
-}
-
-/// What follows a boundary on a delimiter line.
-struct DelimiterLine {
-    /// Whether the line is the last delimiter.
-    closes: bool,
-    /// Where the next line starts, if this one has an end.
-    end: Option<usize>,
-}
-
-/// The rest of a delimiter line: blanks, and perhaps two hyphens. `None` if there is more.
-fn delimiter_line(window: &mut Window, mut at: usize) -> io::Result<Option<DelimiterLine>> {
-    let mut hyphens = 0;
-    let mut blank_behind = false;
-    loop {
-        let here = window.at(at, 1)?;
-        let (mut is_end, mut end) = (here.is_empty(), None);
-        for octet in here {
-            at += 1;
-            match octet {
-                b'\n' => (is_end, end) = (true, Some(at)),
-                b'-' if hyphens < 2 && !blank_behind => hyphens += 1,
-                octet if octet.is_ascii_whitespace() => blank_behind = hyphens > 0,
-                _ => return Ok(None),
-            }
-            if is_end {
-                break;
-            }
-        }
-        if is_end {
-            let line = DelimiterLine { closes: hyphens == 2, end };
-            return Ok((hyphens != 1).then_some(line));
-        }
-    }
-}
-
-/// The end of a part: the line end before the delimiter belongs to the delimiter.
-fn before_line_end(window: &mut Window, start: usize, delimiter: usize) -> io::Result<usize> {
-    let mut end = delimiter;
-    for line_end in [b'\n', b'\r'] {
-        if end > start && window.octet(end - 1)? == Some(line_end) {
-            end -= 1;
-        }
-    }
-    Ok(end.max(start))
+/// The type of a part of a multipart that declares none (RFC 2046 section 5.1.5).
+pub(super) fn assumed_inside(multipart: &ContentType) -> &'static str {
+    if multipart.essence == "multipart/digest" { "message/rfc822" } else { "text/plain" }
 }
 
 #[cfg(test)]

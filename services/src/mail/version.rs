@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::edit::{EditError, Edits};
 use super::field::Field;
 use super::octets::{Octets, SpoolError};
+use super::readings::{self, OtherPart, OtherParts};
 use super::splice::{joined, splice};
 use super::structure::{self, Part, Structure};
 
@@ -81,6 +82,7 @@ pub struct Mail {
     rest: Rest,
     fields: OnceLock<Vec<Field>>,
     structure: OnceLock<Result<Structure, SpoolError>>,
+    others: OnceLock<Result<OtherParts, SpoolError>>,
 }
 
 /// What is behind the octets of a message that are here.
@@ -111,7 +113,8 @@ impl Mail {
     }
 
     fn of(version: Version, header: Bytes, body: Octets, rest: Rest) -> Self {
-        Self { version, header, body, rest, fields: OnceLock::new(), structure: OnceLock::new() }
+        let (fields, structure, others) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { version, header, body, rest, fields, structure, others }
     }
 
     /// The next version. Header or body are shared if they have no edit; of a body in a file nothing
@@ -182,13 +185,16 @@ impl Mail {
         }
     }
 
-    /// Octets of this version; of a range over the end of the header section only the part in the
-    /// header. What is out of range is left out.
+    /// Octets of this version. What is out of range is left out.
     pub fn octets(&self, range: Range<usize>) -> Octets {
         let header = self.header.len();
         match range.start.checked_sub(header) {
             Some(start) => self.body.slice(start..range.end.saturating_sub(header)),
-            None => Octets::from(self.header.clone()).slice(range),
+            None if range.end <= header => Octets::from(self.header.clone()).slice(range),
+            None => {
+                let body = self.body.slice(0..range.end - header);
+                Octets::concat([Octets::from(self.header.slice(range.start..)), body])
+            }
         }
     }
 
@@ -229,6 +235,30 @@ impl Mail {
     /// If the body can't be read.
     pub fn is_truncated(&self) -> Result<Option<&'static str>, SpoolError> {
         Ok(if self.is_cut() { Some(CUT) } else { self.structure()?.truncated })
+    }
+
+    /// What only some clients see, mostly since the message breaks the rules of MIME, and text outside of all parts. Who
+    /// calls a message clean has to look at that too. Looks through the whole message when it is called first, as
+    /// [`parts`](Self::parts).
+    ///
+    /// # Errors
+    /// If the body can't be read.
+    pub fn other_parts(&self) -> Result<&[OtherPart], SpoolError> {
+        Ok(&self.others()?.parts)
+    }
+
+    /// Which bound cut [`other_parts`](Self::other_parts) short, if one did: nobody should call such a message clean.
+    ///
+    /// # Errors
+    /// If the body can't be read.
+    pub fn others_are_truncated(&self) -> Result<Option<&'static str>, SpoolError> {
+        Ok(self.others()?.truncated)
+    }
+
+    fn others(&self) -> Result<&OtherParts, SpoolError> {
+        let structure = self.structure()?;
+        let searched = self.others.get_or_init(|| Ok(readings::search(self, structure)?));
+        searched.as_ref().map_err(SpoolError::clone)
     }
 
     fn structure(&self) -> Result<&Structure, SpoolError> {

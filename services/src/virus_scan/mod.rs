@@ -51,7 +51,9 @@ use ocp_proto::smtp::{Command, EffectName};
 
 pub use settings::{Action, ClamdAddresses, VirusScanSettings};
 
-use crate::content::{Policy, Room, Scans, applied, fill, part_labels, printable, stored_part};
+use crate::content::{
+    Policy, Room, Scan, Scans, applied, fill, outermost, part_labels, printable, stored_part,
+};
 use crate::mail::{Edits, Mail, Notice, PartKind, SpoolError};
 use crate::measure::Measure;
 use crate::outcome::{Change, Finding, Outcome};
@@ -114,7 +116,25 @@ impl VirusScan {
         if let Some(clamd) = self.clamd.as_ref().filter(|_| all || report.infections.is_empty()) {
             self.ask(clamd, mail, &mut report).await?;
         }
+        if all && report.is_odd {
+            report.is_beyond_repair = self.is_still_infected(&running, mail, &report).await?;
+        }
         Ok(report)
+    }
+
+    /// Whether there is an infection for some client once the infected parts are replaced: where clients disagree about
+    /// what is a part, it is looked at again.
+    async fn is_still_infected(
+        &self,
+        running: &Scan,
+        mail: &Mail,
+        report: &Report,
+    ) -> Result<bool, ServiceError> {
+        let edited = mail.edited(&self.replace(mail, report)?);
+        let edited = edited.map_err(|error| ServiceError::new("replacing", error))?;
+        let (signatures, room) = (Arc::clone(&self.signatures), self.room.clone());
+        let again = running.run(move || scan(&edited, &signatures, &room, false)).await??;
+        Ok(!again.infections.is_empty())
     }
 
     async fn ask(
@@ -210,6 +230,7 @@ impl VirusScan {
             (Action::Reject, _) => Policy::Reject,
             (Action::Quarantine, Some((_, policy, _))) => policy.max(Policy::Quarantine),
             (Action::Quarantine, None) => Policy::Quarantine,
+            (Action::Replace, _) if report.is_beyond_repair => Policy::Reject,
             (Action::Replace, Some((_, policy, _))) => policy,
             (Action::Replace, None) => Policy::Accept,
         };
@@ -225,14 +246,11 @@ impl VirusScan {
 
     fn replace(&self, mail: &Mail, report: &Report) -> Result<Edits, SpoolError> {
         let mut edits = Edits::new();
-        let mut replaced: Vec<usize> = Vec::new();
-        let whole = report.infections.iter().find(|infection| infection.part == 0);
-        for infection in whole.map_or(&report.infections[..], std::slice::from_ref) {
-            let Some(part) = mail.parts()?.get(infection.part) else { continue };
-            if replaced.contains(&infection.part) {
-                continue;
-            }
-            replaced.push(infection.part);
+        let infected = report.infections.iter().map(|infection| infection.part).collect();
+        let parts = mail.parts()?;
+        for infected in outermost(parts, infected) {
+            let infection = report.infections.iter().find(|infection| infection.part == infected);
+            let (Some(infection), Some(part)) = (infection, parts.get(infected)) else { continue };
             let values = [("{virus}", &infection.name[..]), ("{place}", &infection.place[..])];
             let text = fill(&self.settings.notice, &values);
             edits.replace_part(

@@ -23,6 +23,10 @@ pub(super) struct Report {
     pub(super) infections: Vec<Infection>,
     /// What could not be looked at.
     pub(super) remarks: Remarks,
+    /// Whether an infection is there for some clients only.
+    pub(super) is_odd: bool,
+    /// Whether it stays if all infected parts go.
+    pub(super) is_beyond_repair: bool,
 }
 
 /// Searches a mail. The first infection ends the search, unless `all` wants one for each part.
@@ -36,6 +40,7 @@ pub(super) fn scan(
     all: bool,
 ) -> Result<Report, SpoolError> {
     let mut infections = Vec::new();
+    let mut is_odd = false;
     let mut out_of_steps = None;
     if signatures.wants_mail() {
         match signatures.find(&mail.whole(), true) {
@@ -49,13 +54,14 @@ pub(super) fn scan(
         }
     }
     if !infections.is_empty() {
-        return Ok(Report { infections, remarks: Remarks::default() });
+        return Ok(Report { infections, ..Report::default() });
     }
     let mut visit = |object: &Object<'_>| match find(object, signatures) {
         Ok(None) => Ok(Next::Descend),
         Ok(Some(name)) => {
             let (name, place, part) = (name.to_owned(), object.location(), object.part);
             infections.push(Infection { name, place, part });
+            is_odd |= object.oddity.is_some();
             Ok(if all { Next::SkipPart } else { Next::Stop })
         }
         Err(Unfinished::OutOfSteps) => {
@@ -68,7 +74,7 @@ pub(super) fn scan(
     if let Some(place) = out_of_steps {
         remarks.limit.get_or_insert(format!("content made to slow down the search: {place}"));
     }
-    Ok(Report { infections, remarks })
+    Ok(Report { infections, remarks, is_odd, is_beyond_repair: false })
 }
 
 fn find<'s>(

@@ -83,6 +83,113 @@ async fn clients_disagree_about_the_transfer_encoding() {
     }
 }
 
+/// Mails in which some client finds the test file and another one doesn't, each with what is odd about it.
+fn odd_mails() -> Vec<(&'static str, String)> {
+    let eicar = base64(&eicar::text());
+    let evil = format!(
+        "Content-Type: application/x; name=x.com\r\nContent-Transfer-Encoding: base64\r\n\r\n{eicar}"
+    );
+    let evil_only = format!("--b\r\n{evil}\r\n--b--\r\n");
+    let encoded = format!("--b\r\n\r\n{}\r\n--b--\r\n", String::from_utf8(eicar::text()).unwrap());
+    let encoded = base64(encoded.as_bytes());
+    let multipart = "Content-Type: multipart/mixed; boundary=b\r\n";
+    let good = "--b\r\n\r\ngood\r\n";
+    let cut = base64(&[&eicar::text()[..], b"!!"].concat());
+    vec![
+        (
+            "a boundary that can be read in several ways",
+            format!(
+                "Content-Type: multipart/mixed; boundary=a; boundary=b\r\n\r\n--a\r\n\r\nx\r\n{evil_only}--a--\r\n"
+            ),
+        ),
+        (
+            "more than one Content-Type field",
+            format!("Content-Type: text/plain\r\n{multipart}\r\n{evil_only}"),
+        ),
+        (
+            "a multipart without a boundary",
+            format!("Content-Type: multipart/mixed\r\n\r\n{evil_only}"),
+        ),
+        ("a bare CR in a header section", format!("A: x\r{multipart}\r\n{evil_only}")),
+        ("a bare LF in a header section", format!("A: x\n\nB: y\r\n{multipart}\r\n{evil_only}")),
+        (
+            "more than one Content-Type field, behind a line of blanks",
+            format!("{multipart} \t\r\n{evil_only}"),
+        ),
+        (
+            "more than one Content-Type field, behind a line that is no field",
+            format!("{multipart}Hello!\r\n{evil_only}"),
+        ),
+        (
+            "a delimiter that not every client sees",
+            format!("{multipart}\r\n{good}--bb\r\n{evil}\r\n--b--\r\n"),
+        ),
+        ("parts behind the last delimiter", format!("{multipart}\r\n{good}--b--\r\n{evil_only}")),
+        (
+            "text before the first part",
+            format!(
+                "{multipart}\r\nbegin 644 x.com\r\n{}`\r\nend\r\n{good}--b--\r\n",
+                uuencode(&eicar::text())
+            ),
+        ),
+        (
+            "an encoded multipart",
+            format!("{multipart}Content-Transfer-Encoding: base64\r\n\r\n{encoded}\r\n"),
+        ),
+        (
+            "a bare CR in a header section, and all else",
+            format!(
+                "A: x\rContent-Type: multipart/mixed; boundary=b\r\r--b\r\r{}\r--b--\r\n\r\nbody\r\n",
+                String::from_utf8(eicar::text()).unwrap()
+            ),
+        ),
+        // The test file has to be all of a file.
+        (
+            "base64 that can be read in several ways",
+            format!("Content-Transfer-Encoding: base64\r\n\r\n{eicar}\r\n{cut}\r\n"),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn clients_disagree_about_what_is_a_part() {
+    for (oddity, octets) in odd_mails() {
+        let (verdict, reason) = verdict(&service(""), octets.clone().into()).await;
+        assert_eq!(verdict, "infected", "{oddity}");
+        // What looks like a mail is read as one anyway.
+        let is_named =
+            reason.contains(oddity.split(", ").next().unwrap()) || oddity.starts_with("a bare LF");
+        assert!(is_named, "{oddity}: {reason}");
+        let with_good = octets.replace(&base64(&eicar::text()), "Z29vZA==");
+        let with_good = with_good.replace(&uuencode(&eicar::text()), "#9V]O\r\n");
+        if with_good != octets {
+            let found = handle(&service(""), &mail(with_good)).await.finding;
+            assert_eq!(found.verdict, "clean", "{oddity}");
+        }
+    }
+}
+
+/// For no client is it there any more; or the mail is refused.
+#[tokio::test]
+async fn what_only_some_clients_see_is_replaced_too() {
+    let service = service("action = \"replace\"");
+    let mut refused = Vec::new();
+    for (oddity, octets) in odd_mails() {
+        let infected = mail(octets);
+        match handle(&service, &infected).await.change {
+            Change::Content(edits) => {
+                let cured = Arc::new(infected.edited(&edits).unwrap());
+                let cured = mail(whole(&cured));
+                assert_eq!(handle(&service, &cured).await.finding.verdict, "clean", "{oddity}");
+            }
+            Change::Reply(_) => refused.push(oddity),
+            other => panic!("{oddity}: {other:?}"),
+        }
+    }
+    // A replaced body does not help against what stands in front of it.
+    assert_eq!(refused, ["a bare CR in a header section, and all else"]);
+}
+
 #[tokio::test]
 async fn zip_members_can_not_hide() {
     let service = service("");

@@ -116,3 +116,18 @@ pub(crate) fn uuencode(octets: &[u8]) -> String {
     }
     text
 }
+
+/// A `winmail.dat` of attachments ([MS-OXTNEF]).
+pub(crate) fn tnef(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let attribute = |id: u32, data: &[u8]| {
+        let length = u32::try_from(data.len()).unwrap().to_le_bytes();
+        [&[2][..], &id.to_le_bytes(), &length, data, &[0, 0]].concat()
+    };
+    let mut octets = vec![0x78, 0x9f, 0x3e, 0x22, 1, 0];
+    for (name, content) in files {
+        octets.extend(attribute(0x0006_9002, &[0; 14]));
+        octets.extend(attribute(0x0001_8010, format!("{name}\0").as_bytes()));
+        octets.extend(attribute(0x0006_800f, content));
+    }
+    octets
+}

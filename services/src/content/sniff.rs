@@ -24,6 +24,8 @@ pub(super) enum Archive {
     Tar,
     /// Microsoft cabinet.
     Cabinet,
+    /// Outlook's `winmail.dat`.
+    Tnef,
 }
 
 /// The archive that starts with these octets.
@@ -34,6 +36,7 @@ pub(super) fn archive(octets: &[u8]) -> Option<Archive> {
         }
         [0x1f, 0x8b, 8, ..] => Some(Archive::Gzip),
         [b'M', b'S', b'C', b'F', 0, 0, 0, 0, ..] => Some(Archive::Cabinet),
+        [0x78, 0x9f, 0x3e, 0x22, ..] => Some(Archive::Tnef),
         _ if is_tar(octets) => Some(Archive::Tar),
         _ => None,
     }

@@ -1,7 +1,7 @@
 //! `virus-scan`: looks for viruses in everything that a user could open.
 //!
 //! It looks at decoded parts, nested messages, uuencoded files and `data:` URIs in text, and into
-//! zip, gzip, tar and cabinet archives, recursively; what octets are is decided by the octets, not
+//! zip, gzip, tar and cabinet archives and Outlook's winmail.dat, recursively; what octets are is decided by the octets, not
 //! by names. Scanners are the EICAR test file, signatures in ClamAV's text formats, and clamd.
 //!
 //! A message in a spool file is read a window at a time, and what is unpacked of any message stands

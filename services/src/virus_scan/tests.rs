@@ -6,8 +6,8 @@ use ocp_proto::smtp::{FailurePolicy, SideEffect};
 
 use super::*;
 use crate::fixtures::{
-    base64, cabinet, gzip, mail, request, shared, spooled, tar, uuencode, whole, with_attachment,
-    zip,
+    base64, cabinet, gzip, mail, request, shared, spooled, tar, tnef, uuencode, whole,
+    with_attachment, zip,
 };
 use crate::mail::Octets;
 
@@ -39,11 +39,12 @@ async fn eicar_in_every_wrapping() {
     let inner = with_attachment("x.com", &eicar);
     let uuencoded = "begin 644 x.com\r\n".to_owned() + &uuencode(&eicar) + "`\r\nend\r\n";
     let html = format!("<a href=\"data:application/x;base64,{}\">x</a>", base64(&eicar));
-    let wrapped: [(&str, Vec<u8>); 12] = [
+    let wrapped: [(&str, Vec<u8>); 13] = [
         ("x.com", eicar.clone()),
         ("a.zip / x.com", zip(&[("y", b"1"), ("x.com", &eicar)])),
         ("a.tgz / unnamed / x.com", gzip(&tar(&[("x.com", &eicar)]))),
         ("a.cab / x.com", cabinet(&[("y", b"1"), ("x.com", &eicar), ("z", b"2")])),
+        ("winmail.dat / x.com", tnef(&[("y", b"1"), ("x.com", &eicar)])),
         ("a.eml / part 1.2 (x.com)", inner.clone()),
         ("a.zip / b.zip / x.com", zip(&[("b.zip", &zip(&[("x.com", &eicar)]))])),
         ("a.exe / x.com", [&b"MZ\0\0 a program"[..], &zip(&[("x.com", &eicar)])].concat()),

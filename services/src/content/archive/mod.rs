@@ -6,6 +6,8 @@
 //! [`Octets::check`].
 
 mod cabinet;
+mod rtf;
+mod tnef;
 mod zip;
 
 use std::io::{self, Read};
@@ -94,7 +96,7 @@ pub(super) fn cost(archive: Archive, octets: &Octets) -> io::Result<u64> {
     let (times, each) = match archive {
         Archive::Zip => zip::cost(&mut window)?,
         Archive::Cabinet => cabinet::cost(&mut window)?,
-        Archive::Gzip | Archive::Tar => (1, 0),
+        Archive::Gzip | Archive::Tar | Archive::Tnef => (1, 0),
     };
     let [times, each] =
         [times, each.saturating_add(octets.len())].map(|n| u64::try_from(n).unwrap_or(u64::MAX));
@@ -114,6 +116,7 @@ pub(super) fn members<B>(
         Archive::Zip => zip::members(octets, most, may_search, each),
         Archive::Gzip => gzip_members(octets, each),
         Archive::Tar => tar_members(octets, each),
+        Archive::Tnef => tnef::members(octets, each),
         Archive::Cabinet if may_search => cabinet::members(octets, most, each),
         Archive::Cabinet => Err(Incomplete::TooMany("folders").into()),
     }

@@ -33,7 +33,7 @@ use super::window::Window;
 
 /// The most octets that are searched for delimiters, as a multiple of the message, and beyond that: each level of
 /// nesting and each boundary costs its octets once.
-const MOST_SEARCHED: usize = 32;
+const MOST_SEARCHED: usize = 12;
 const SEARCHED_ANYWAY: usize = 16 * 1024 * 1024;
 /// The most `Content-Type` fields of a part, and boundaries of one of its readings.
 const MOST_TYPES: usize = 8;

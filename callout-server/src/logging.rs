@@ -1,10 +1,8 @@
 //! Log lines: for people on a terminal, JSON otherwise; always on the standard error.
 
-use std::io::{self, IsTerminal};
-
-use opes_mta::telemetry::{self, Telemetry, Traces};
+use opes_mta::telemetry::{self, Form, Telemetry, Traces};
 use tracing::error;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -18,20 +16,13 @@ pub(crate) fn start(
     config: &LogConfig,
     settings: Option<&Telemetry>,
 ) -> anyhow::Result<(Traces, Level)> {
-    // Who reads the log may end before us; to say so where nobody reads is a panic.
-    let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
-    let human = match config.format {
-        LogFormat::Auto => io::stderr().is_terminal(),
-        LogFormat::Human => true,
-        LogFormat::Json => false,
+    let form = match config.format {
+        LogFormat::Auto => Form::of_terminal(),
+        LogFormat::Human => Form::Human,
+        LogFormat::Json => Form::Json,
     };
-    let lines = if human {
-        lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
-    } else {
-        // The innermost span names connection, dialog and xid.
-        lines.json().flatten_event(true).with_span_list(false).boxed()
-    };
-    let (traces, level) = telemetry::start(lines, filter(config), settings, "callout-server")?;
+    let (traces, level) =
+        telemetry::start(form.lines(), filter(config), settings, "callout-server")?;
     Ok((traces, Level(level)))
 }
 

@@ -8,16 +8,17 @@
 
 #[cfg(feature = "opentelemetry")]
 mod export;
+mod json;
 pub mod spans;
 
-use std::fmt;
+use std::io::{self, IsTerminal};
 use std::ops::Range;
 
 use serde::Deserialize;
 use toml::Spanned;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 /// `[telemetry]`, as written.
 #[derive(Debug, Default, Deserialize)]
@@ -76,8 +77,8 @@ impl Telemetry {
     }
 }
 
-impl fmt::Display for Telemetry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.endpoint {
             Some(endpoint) => write!(f, "to {endpoint}")?,
             None => write!(f, "to OTEL_EXPORTER_OTLP_ENDPOINT, or http://localhost:4317")?,
@@ -94,6 +95,32 @@ fn is_endpoint(text: &str) -> bool {
 
 /// Log lines, as they look.
 pub type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// How log lines look, on the standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Human,
+    /// An object a line.
+    Json,
+}
+
+impl Form {
+    /// For people on a terminal, JSON otherwise.
+    pub fn of_terminal() -> Self {
+        if io::stderr().is_terminal() { Self::Human } else { Self::Json }
+    }
+
+    /// The lines.
+    pub fn lines(self) -> Lines {
+        // Who reads the log may end before us; to say so where nobody reads is a panic.
+        let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+        match self {
+            Self::Human => lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
+            Self::Json => lines.fmt_fields(json::JsonFields).event_format(json::JsonEvents).boxed(),
+        }
+    }
+}
 
 /// Traces that are being exported, if they are.
 #[derive(Debug)]
@@ -120,8 +147,8 @@ impl Level {
     }
 }
 
-impl fmt::Debug for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Level").finish_non_exhaustive()
     }
 }

@@ -90,7 +90,7 @@ pub(super) fn collect_names(
 }
 
 /// Everything that a client may take for the value of a parameter: of each place where it is set, with quotes or
-/// up to a blank or a semicolon, percent-encoded (RFC 2231 section 4), and put together of pieces in their order
+/// up to a blank, a semicolon or NUL, percent-encoded (RFC 2231 section 4), and put together of pieces in their order
 /// and as they come (section 3).
 pub(super) fn written(value: &[u8], parameter: &str) -> Vec<Vec<u8>> {
     let value = unfold(value);
@@ -126,8 +126,12 @@ pub(super) fn written(value: &[u8], parameter: &str) -> Vec<Vec<u8>> {
 }
 
 fn push_new(found: &mut Vec<Vec<u8>>, value: Vec<u8>) {
-    if !value.is_empty() && !found.contains(&value) {
-        found.push(value);
+    // For some programs a text ends at NUL.
+    let until_nul = memchr::memchr(0, &value).and_then(|nul| value.get(..nul)).map(<[u8]>::to_vec);
+    for value in [value].into_iter().chain(until_nul) {
+        if !value.is_empty() && !found.contains(&value) {
+            found.push(value);
+        }
     }
 }
 
@@ -231,6 +235,7 @@ mod tests {
         assert_eq!(texts("x/y; boundary=\"a\\b\"", "boundary"), ["ab", "a\\b"]);
         assert_eq!(texts("x/y; name=a b.exe; z", "name"), ["a", "a b.exe"]);
         assert_eq!(texts("x/y; filename=\"a.exe", "filename"), ["a.exe"]);
+        assert_eq!(texts("x/y; boundary=\"b\0c\"", "boundary"), ["b\0c", "b"]);
         let value = "x; filename*1=b; filename*0=a; filename*0=c";
         assert_eq!(texts(value, "filename"), ["bac", "acb", "ab"]);
     }

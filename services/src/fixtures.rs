@@ -100,6 +100,47 @@ pub(crate) fn cabinet(files: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
+/// An OLE compound file with these streams, whose folders are made too.
+pub(crate) fn compound(streams: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut file = cfb::CompoundFile::create(std::io::Cursor::new(Vec::new())).unwrap();
+    for (path, octets) in streams {
+        let path = std::path::Path::new(path);
+        file.create_storage_all(path.parent().unwrap()).unwrap();
+        file.create_stream(path).unwrap().write_all(octets).unwrap();
+    }
+    file.into_inner().into_inner()
+}
+
+/// The stream of an Excel workbook whose sheets are of these kinds, in its list and where they begin, with so
+/// many octets before its list.
+pub(crate) fn workbook(sheets: &[(u8, u8)], has_password: bool, padding: u16) -> Vec<u8> {
+    let record = |kind: u16, content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap();
+        [&kind.to_le_bytes()[..], &length.to_le_bytes(), content].concat()
+    };
+    let begin = |kind: u8| record(0x0809, &[0, 6, kind, 0, 0, 0, 0, 0]);
+    let mut globals = begin(5);
+    if has_password {
+        globals.extend(record(0x002f, &[0; 6]));
+    }
+    globals.extend(record(0x00e1, &vec![0; padding.into()]));
+    let sheet = |start: usize, kind: u8| {
+        let start = u32::try_from(start).unwrap().to_le_bytes();
+        record(0x0085, &[&start[..], &[0, kind, 1, 0, b's']].concat())
+    };
+    let end = record(0x000a, &[]);
+    let listed = globals.len() + sheets.len() * sheet(0, 0).len() + end.len();
+    let each = begin(0).len() + end.len();
+    for (nth, (kind, _)) in sheets.iter().enumerate() {
+        globals.extend(sheet(listed + nth * each, *kind));
+    }
+    globals.extend(&end);
+    for (_, kind) in sheets {
+        globals.extend([begin(*kind), end.clone()].concat());
+    }
+    globals
+}
+
 pub(crate) fn uuencode(octets: &[u8]) -> String {
     let mut text = String::new();
     for line in octets.chunks(45) {

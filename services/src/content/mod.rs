@@ -3,7 +3,9 @@
 //! within bounds.
 
 mod archive;
+mod compound;
 mod limits;
+mod office;
 mod policy;
 mod scans;
 mod sniff;

@@ -241,7 +241,7 @@ proptest! {
     fn any_octets_with_any_magic_number(
         magic in prop::sample::select(vec![
             &b"PK\x03\x04"[..], b"PK\x05\x06", b"\x1f\x8b\x08", b"MSCF\0\0\0\0",
-            b"begin 644 x\n", b"data:,", b"From: x\n\n",
+            b"begin 644 x\n", b"data:,", b"From: x\n\n", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
         ]),
         octets: Vec<u8>,
     ) {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::limits::Room;
+use super::office::office;
 use super::sniff;
 use super::walker::{Leave, Walker};
 use crate::mail::{Mail, Octets, Part, SpoolError};
@@ -34,6 +35,11 @@ impl Object<'_> {
         location(self.place)
     }
 
+    /// Which macros it holds, for people; those of what is in it are its own.
+    pub(crate) fn macros(&self) -> Result<Option<&'static str>, SpoolError> {
+        Ok(office(self.names, self.head, self.octets)?.macros)
+    }
+
     /// Whether it is an archive that is looked into.
     pub(crate) fn is_archive(&self) -> Result<bool, SpoolError> {
         Ok(sniff::archive(self.head).is_some() || sniff::has_zip_end(self.octets)?)
@@ -53,6 +59,8 @@ pub(crate) enum Origin {
     DataUri,
     /// A member of an archive.
     Member,
+    /// A member of an archive that only a password opens; it has no octets.
+    LockedMember,
 }
 
 /// How the walk goes on.

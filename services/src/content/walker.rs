@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::archive::{Ended, File, Incomplete, Member, cost, members};
 use super::limits::{Limits, Room};
+use super::office::office;
 use super::sniff;
 use super::store::{Stored, store, stored_part_by};
 use super::walk::{Next, Object, Origin, Remarks, Visit, location, part_labels};
@@ -219,6 +220,9 @@ impl<'v> Walker<'v> {
         if let Some(archive) = sniff::archive(head) {
             return self.archive(archive, octets, true);
         }
+        if office(found.names, head, octets)?.is_encrypted {
+            self.remark_encrypted();
+        }
         if sniff::has_zip_end(octets)? {
             self.archive(sniff::Archive::Zip, octets, false)?;
         } else if let Some(kind) = sniff::unread_archive(head) {
@@ -326,25 +330,19 @@ impl<'v> Walker<'v> {
 
     fn member(&mut self, member: Member<'_>, allowance: &mut usize) -> Flow {
         let octets = Octets::default();
-        let found = |names| Found {
-            origin: Origin::Member,
-            names,
-            declared: "",
-            octets: &octets,
-            body_of: None,
-        };
+        let found =
+            |origin, names| Found { origin, names, declared: "", octets: &octets, body_of: None };
         match member {
             Member::Encrypted(names) if self.count_member() => {
                 self.place.push(names.first().cloned().unwrap_or_default());
-                let place = location(&self.place);
-                self.remarks.encrypted.get_or_insert(format!("needs a password: {place}"));
-                let next = self.show(&found(&names), &[]);
+                self.remark_encrypted();
+                let next = self.show(&found(Origin::LockedMember, &names), &[]);
                 self.place.pop();
                 leave(next?)
             }
             Member::Unreadable(names, why) if self.count_member() => {
                 self.remark_unreadable(&format!("member that can't be read ({why})"));
-                self.entered(&found(&names))
+                self.entered(&found(Origin::Member, &names))
             }
             Member::Encrypted(_) | Member::Unreadable(..) => Ok(()),
             Member::Files { content, files } => {
@@ -436,6 +434,11 @@ impl<'v> Walker<'v> {
     fn remark_limit(&mut self, reason: &str) {
         let place = location(&self.place);
         self.remarks.limit.get_or_insert_with(|| remark(reason, &place));
+    }
+
+    fn remark_encrypted(&mut self) {
+        let place = location(&self.place);
+        self.remarks.encrypted.get_or_insert_with(|| format!("needs a password: {place}"));
     }
 
     fn remark_unreadable(&mut self, reason: &str) {

@@ -10,7 +10,7 @@
 //!
 //! What could not be looked at is never called clean: the verdict is `infected`, else `too-big`
 //! (something is beyond a limit), `encrypted`, `unreadable` (broken, or an archive of a kind that is
-//! not read), and `clean` only if everything was looked at. When the service itself fails, the
+//! not read), `macro` (in an Office file, if looked for), and `clean` only if everything was looked at. When the service itself fails, the
 //! sender has to try again later.
 //!
 //! ```toml
@@ -18,6 +18,7 @@
 //! on-limit = "reject"          # these three: accept, quarantine, tempfail, reject
 //! on-encrypted = "accept"
 //! on-unreadable = "accept"
+//! on-macros = "quarantine"     # looked for if this is set
 //! signatures = "signatures"    # a folder with .hdb, .hsb and .ndb files
 //! clamd = "unix:/run/clamav/clamd.ctl"    # or "127.0.0.1:3310", or a list of several
 //! clamd-timeout = 60           # seconds
@@ -61,7 +62,7 @@ use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError, compute};
 use clamd::Answer;
 use clamds::Clamds;
-use scan::{Infection, Report, scan};
+use scan::{Infection, Report, Wanted, scan};
 use signatures::Signatures;
 
 /// The kind `virus-scan`.
@@ -111,7 +112,8 @@ impl VirusScan {
         let mut report = {
             let (mail, signatures) = (Arc::clone(mail), Arc::clone(&self.signatures));
             let room = self.room.clone();
-            running.run(move || scan(&mail, &signatures, &room, all)).await??
+            let wanted = Wanted { all, macros: self.settings.on_macros.is_some() };
+            running.run(move || scan(&mail, &signatures, &room, wanted)).await??
         };
         if let Some(clamd) = self.clamd.as_ref().filter(|_| all || report.infections.is_empty()) {
             self.ask(clamd, mail, &mut report).await?;
@@ -133,7 +135,8 @@ impl VirusScan {
         let edited = mail.edited(&self.replace(mail, report)?);
         let edited = edited.map_err(|error| ServiceError::new("replacing", error))?;
         let (signatures, room) = (Arc::clone(&self.signatures), self.room.clone());
-        let again = running.run(move || scan(&edited, &signatures, &room, false)).await??;
+        let again =
+            running.run(move || scan(&edited, &signatures, &room, Wanted::default())).await??;
         Ok(!again.infections.is_empty())
     }
 
@@ -209,6 +212,7 @@ impl VirusScan {
             ("too-big", self.settings.on_limit, &remarks.limit),
             ("encrypted", self.settings.on_encrypted, &remarks.encrypted),
             ("unreadable", self.settings.on_unreadable, &remarks.unreadable),
+            ("macro", self.settings.on_macros.unwrap_or(Policy::Accept), &report.macros),
         ];
         let mut strictest: Option<(&'static str, Policy, &str)> = None;
         for (verdict, policy, reason) in remark {
@@ -221,7 +225,10 @@ impl VirusScan {
             let Some((verdict, policy, reason)) = strictest else {
                 return Ok(Outcome::unchanged(Finding::new("clean")));
             };
-            let text = format!("content can't be scanned: {reason}");
+            let text = match verdict {
+                "macro" => format!("content has {reason}"),
+                _ => format!("content can't be scanned: {reason}"),
+            };
             return applied(request, policy, verdict, reason, &text);
         };
         let reason = format!("{} in {}", infection.name, infection.place);
@@ -266,7 +273,8 @@ impl VirusScan {
 impl Service for VirusScan {
     fn declaration(&self) -> Declaration {
         let settings = &self.settings;
-        let policies = [settings.on_limit, settings.on_encrypted, settings.on_unreadable];
+        let macros = settings.on_macros.unwrap_or(Policy::Accept);
+        let policies = [settings.on_limit, settings.on_encrypted, settings.on_unreadable, macros];
         let quarantines =
             settings.action == Action::Quarantine || policies.contains(&Policy::Quarantine);
         let effects = if quarantines { vec![EffectName::Quarantine] } else { Vec::new() };

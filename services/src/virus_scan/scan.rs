@@ -27,9 +27,20 @@ pub(super) struct Report {
     pub(super) is_odd: bool,
     /// Whether it stays if all infected parts go.
     pub(super) is_beyond_repair: bool,
+    /// The first macros, if they are looked for, and where.
+    pub(super) macros: Option<String>,
 }
 
-/// Searches a mail. The first infection ends the search, unless `all` wants one for each part.
+/// What a search is for besides signatures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted {
+    /// One infection for each part, instead of the first one.
+    pub(super) all: bool,
+    /// Macros in Office files.
+    pub(super) macros: bool,
+}
+
+/// Searches a mail. The first infection ends the search, unless one is wanted for each part.
 ///
 /// # Errors
 /// If the mail can't be read, or unpacked octets not kept.
@@ -37,7 +48,7 @@ pub(super) fn scan(
     mail: &Mail,
     signatures: &Signatures,
     room: &Room,
-    all: bool,
+    wanted: Wanted,
 ) -> Result<Report, SpoolError> {
     let mut infections = Vec::new();
     let mut is_odd = false;
@@ -56,25 +67,34 @@ pub(super) fn scan(
     if !infections.is_empty() {
         return Ok(Report { infections, ..Report::default() });
     }
-    let mut visit = |object: &Object<'_>| match find(object, signatures) {
-        Ok(None) => Ok(Next::Descend),
-        Ok(Some(name)) => {
-            let (name, place, part) = (name.to_owned(), object.location(), object.part);
-            infections.push(Infection { name, place, part });
-            is_odd |= object.oddity.is_some();
-            Ok(if all { Next::SkipPart } else { Next::Stop })
+    let mut macros: Option<String> = None;
+    let mut visit = |object: &Object<'_>| {
+        if wanted.macros
+            && macros.is_none()
+            && let Some(which) = object.macros()?
+        {
+            macros = Some(format!("{which} in {}", object.location()));
         }
-        Err(Unfinished::OutOfSteps) => {
-            out_of_steps.get_or_insert_with(|| object.location());
-            Ok(Next::Descend)
+        match find(object, signatures) {
+            Ok(None) => Ok(Next::Descend),
+            Ok(Some(name)) => {
+                let (name, place, part) = (name.to_owned(), object.location(), object.part);
+                infections.push(Infection { name, place, part });
+                is_odd |= object.oddity.is_some();
+                Ok(if wanted.all { Next::SkipPart } else { Next::Stop })
+            }
+            Err(Unfinished::OutOfSteps) => {
+                out_of_steps.get_or_insert_with(|| object.location());
+                Ok(Next::Descend)
+            }
+            Err(Unfinished::Unreadable(error)) => Err(error),
         }
-        Err(Unfinished::Unreadable(error)) => Err(error),
     };
     let mut remarks = walk(mail, room, &mut visit)?;
     if let Some(place) = out_of_steps {
         remarks.limit.get_or_insert(format!("content made to slow down the search: {place}"));
     }
-    Ok(Report { infections, remarks, is_odd, is_beyond_repair: false })
+    Ok(Report { infections, remarks, macros, is_odd, is_beyond_repair: false })
 }
 
 fn find<'s>(

@@ -15,8 +15,12 @@ pub struct VirusScanSettings {
     /// What happens to mail that is beyond a limit, so that something was not looked at; default
     /// `reject`: a sender who means well hears of it at once.
     pub on_limit: Policy,
-    /// What happens to mail with something that only a password opens; default `accept`.
+    /// What happens to mail with something that only a password opens, members of archives and Office files; default
+    /// `accept`.
     pub on_encrypted: Policy,
+    /// What happens to mail with macros in an Office file (VBA, or Excel 4 macro sheets), also in archives; by default
+    /// nobody looks for them.
+    pub on_macros: Option<Policy>,
     /// What happens to mail with a broken archive, or one of a kind that is not read (7z, rar, ...);
     /// default `accept`. Its octets are searched as they are.
     pub on_unreadable: Policy,
@@ -81,6 +85,7 @@ impl Default for VirusScanSettings {
             action: Action::Reject,
             on_limit: Policy::Reject,
             on_encrypted: Policy::Accept,
+            on_macros: None,
             on_unreadable: Policy::Accept,
             signatures: None,
             clamd: None,

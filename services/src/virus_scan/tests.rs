@@ -6,8 +6,8 @@ use ocp_proto::smtp::{FailurePolicy, SideEffect};
 
 use super::*;
 use crate::fixtures::{
-    base64, cabinet, gzip, mail, request, shared, spooled, tar, tnef, uuencode, whole,
-    with_attachment, zip,
+    base64, cabinet, compound, gzip, mail, request, shared, spooled, tar, tnef, uuencode, whole,
+    with_attachment, workbook, zip,
 };
 use crate::mail::Octets;
 
@@ -391,6 +391,40 @@ async fn policies() {
 }
 
 #[tokio::test]
+async fn macros_are_found_in_every_wrapping() {
+    let looking = service("on-macros = \"reject\"");
+    let xls = compound(&[("/Workbook", &workbook(&[(0, 0x10), (1, 0x40)], false, 0))]);
+    let doc = compound(&[("/WordDocument", b"x"), ("/Macros/VBA/dir", b"x")]);
+    let docm = zip(&[("[Content_Types].xml", b"<Types/>"), ("word/vbaProject.bin", &doc)]);
+    let xlsm = zip(&[("[Content_Types].xml", b"<Override ContentType=\"x.macroEnabled.y\"/>")]);
+    for (octets, found) in [
+        (xls.clone(), "Excel 4 macros in part 1.2 (z)"),
+        (doc.clone(), "VBA macros in part 1.2 (z)"),
+        (docm.clone(), "VBA macros in part 1.2 (z) / word/vbaProject.bin"),
+        (xlsm, "content types with macros in part 1.2 (z) / [Content_Types].xml"),
+        (zip(&[("a.docm", &docm)]), "VBA macros in part 1.2 (z) / a.docm / word/vbaProject.bin"),
+        (gzip(&tar(&[("a.xls", &xls)])), "Excel 4 macros in part 1.2 (z) / unnamed / a.xls"),
+    ] {
+        let found = ("macro".to_owned(), found.to_owned());
+        assert_eq!(verdict(&looking, with_attachment("z", &octets)).await, found);
+        assert_eq!(verdict(&service(""), with_attachment("z", &octets)).await.0, "clean");
+    }
+    let outcome = handle(&looking, &mail(with_attachment("z", &doc))).await;
+    let Change::Reply(reply) = outcome.change else { panic!("{:?}", outcome.change) };
+    assert_eq!(reply.to_string(), "554 5.7.1 content has VBA macros in part 1.2 (z)");
+    let infected = zip(&[("a.doc", &doc), ("x.com", &eicar::text())]);
+    assert_eq!(verdict(&looking, with_attachment("z", &infected)).await.0, "infected");
+}
+
+#[tokio::test]
+async fn an_office_file_with_a_password_is_encrypted() {
+    let locked = compound(&[("/EncryptedPackage", b"x"), ("/EncryptionInfo", b"x")]);
+    let found = verdict(&service(""), with_attachment("a.docx", &locked)).await;
+    let expected = ("encrypted", "needs a password: part 1.2 (a.docx)");
+    assert_eq!((found.0.as_str(), found.1.as_str()), expected);
+}
+
+#[tokio::test]
 async fn infected_parts_are_replaced() {
     let service = service("action = \"replace\", notice = \"{virus} was in {place}\"");
     let mut text = String::from_utf8(with_attachment("a", &eicar::text())).unwrap();
@@ -514,6 +548,7 @@ fn the_example_of_the_documentation_is_read() {
         signatures: Some("signatures".into()),
         clamd: Some(ClamdAddresses::One("unix:/run/clamav/clamd.ctl".to_owned())),
         notice: read.notice.clone(),
+        on_macros: Some(Policy::Quarantine),
         ..VirusScanSettings::default()
     };
     assert_eq!(read, expected);

@@ -194,13 +194,13 @@ fn distinct(names: Vec<String>) -> Vec<String> {
 }
 
 /// A little-endian number of two octets.
-fn read_u16(octets: &[u8], at: usize) -> Option<usize> {
+pub(super) fn read_u16(octets: &[u8], at: usize) -> Option<usize> {
     let field = octets.get(at..)?.first_chunk()?;
     Some(usize::from(u16::from_le_bytes(*field)))
 }
 
 /// A little-endian number of four octets.
-fn read_u32(octets: &[u8], at: usize) -> Option<usize> {
+pub(super) fn read_u32(octets: &[u8], at: usize) -> Option<usize> {
     let field = octets.get(at..)?.first_chunk()?;
     usize::try_from(u32::from_le_bytes(*field)).ok()
 }

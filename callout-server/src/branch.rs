@@ -1,6 +1,7 @@
-//! Recipients that differ: a chain forks where a service is for some of them only, and joins again
-//! where the results are the same (profile section 5).
+//! Recipients that differ: a chain forks where a service is for some of them only or treats them differently, and joins
+//! again where the results are the same (profile section 5).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ocp_proto::smtp::{Address, EffectName, Reply, SideEffect};
@@ -75,22 +76,20 @@ fn same_mail(a: &Arc<Mail>, b: &Arc<Mail>) -> bool {
     Arc::ptr_eq(a, b) || a.version() == b.version()
 }
 
-/// Forks each open branch into those recipients that are named and the others.
-pub(crate) fn fork(branches: &mut Vec<Branch>, is_named: impl Fn(&Address) -> bool) {
+/// Forks each open branch into recipients who are not the same, in the order of what tells them apart.
+pub(crate) fn fork<K: Ord>(branches: &mut Vec<Branch>, of: impl Fn(&Address) -> K) {
     let mut forked = Vec::with_capacity(branches.len() + 1);
     for mut branch in branches.drain(..) {
-        if branch.has_ended() {
+        if branch.has_ended() || branch.recipients.is_empty() {
             forked.push(branch);
             continue;
         }
-        let (named, others): (Vec<_>, Vec<_>) = branch.recipients.drain(..).partition(&is_named);
-        if named.is_empty() || others.is_empty() {
-            branch.recipients = if named.is_empty() { others } else { named };
-            forked.push(branch);
-            continue;
+        let mut groups: BTreeMap<K, Vec<Address>> = BTreeMap::new();
+        for recipient in branch.recipients.drain(..) {
+            groups.entry(of(&recipient)).or_default().push(recipient);
         }
-        forked.push(Branch { recipients: others, ..branch.clone() });
-        forked.push(Branch { recipients: named, ..branch });
+        let each = groups.into_values();
+        forked.extend(each.map(|recipients| Branch { recipients, ..branch.clone() }));
     }
     *branches = forked;
 }

@@ -137,9 +137,8 @@ impl Chain {
                 agreement.add(Terms::default(), link.waits(&command));
                 continue;
             }
-            let named = link.entry.recipients.as_ref();
-            if let Some(named) = named.filter(|_| event.abilities.variants) {
-                branch::fork(&mut branches, |recipient| named.find(recipient).is_some());
+            if event.abilities.variants && link.distinguishes(&command) {
+                branch::fork(&mut branches, |recipient| link.treatment(recipient, &command));
             }
             request.parameters = link.parameters.clone();
             request.may_notify = may_notify && link.entry.declaration.notifies;
@@ -184,6 +183,26 @@ impl Link {
     /// Whether it is told what the others have made of an event.
     fn concludes(&self) -> bool {
         self.entry.declaration.concludes
+    }
+
+    /// Whether recipients of this event may not be the same to it.
+    fn distinguishes(&self, command: &Command) -> bool {
+        self.entry.recipients.is_some() || self.may_treat_differently(command)
+    }
+
+    fn may_treat_differently(&self, command: &Command) -> bool {
+        *command == Command::Message && self.entry.declaration.distinguishes_recipients
+    }
+
+    /// How it treats a recipient; `None` for whom it is not there.
+    fn treatment(&self, recipient: &Address, command: &Command) -> Option<u64> {
+        let named = self.entry.recipients.as_ref();
+        named.is_none_or(|named| named.find(recipient).is_some()).then(|| {
+            match self.may_treat_differently(command) {
+                true => self.entry.service.treatment(recipient),
+                false => 0,
+            }
+        })
     }
 
     /// Whether the service is for one of the branch's recipients; commands before the first

@@ -228,6 +228,9 @@ fn describe(out: &mut String, entry: &Entry) {
     if declaration.notifies {
         say!(out, "  notifies    new messages may be submitted; the MTA says so if it can't");
     }
+    if declaration.distinguishes_recipients {
+        say!(out, "  recipients  may get versions of their own, if the MTA can do that");
+    }
     if entry.bypassable {
         say!(out, "  bypass      skipped for senders who ask for it and whom the MTA hears");
     }

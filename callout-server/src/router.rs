@@ -73,6 +73,7 @@ impl Entry {
         declaration.observed = declaration.events.clone();
         declaration.observed_replies = declaration.replies.clone();
         declaration.notifies = false;
+        declaration.distinguishes_recipients = false;
         Self { shadow: true, on_failure: FailurePolicy::Accept, ..self }
     }
 
@@ -215,8 +216,10 @@ impl Chain {
     pub(crate) fn command_profile(&self, offer: &CommandProfile) -> CommandProfile {
         let kind = ProfileKind::Command;
         let (commands, observed) = self.wanted(kind, &offer.commands);
-        // A service for some recipients only is why they may differ.
-        let differ = self.links.iter().any(|link| link.entry.recipients.is_some());
+        // A service for some recipients only, or one that treats them differently, is why they may differ.
+        let differ = self.links.iter().any(|link| {
+            link.entry.recipients.is_some() || link.entry.declaration.distinguishes_recipients
+        });
         let notifies = commands.contains(&Command::Message) && self.notifying().next().is_some();
         let multiple_messages = offer.multiple_messages && (differ || notifies);
         let recipient_replies = offer.recipient_replies && differ;

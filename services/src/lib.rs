@@ -29,7 +29,7 @@ mod temporary;
 pub mod virus_scan;
 
 pub use conclusion::{Conclusion, Fate, Found};
-pub use content::{FileKind, Limits, Policy};
+pub use content::{FileKind, Limits, Policy, Tag};
 pub use mail_from::AddressList;
 pub use measure::{Measure, MeasureKind};
 pub use notification::{Notification, NotificationError, TextMail};

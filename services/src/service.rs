@@ -8,7 +8,8 @@ use std::sync::{Arc, LazyLock};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use ocp_proto::MAXIMUM;
 use ocp_proto::smtp::{
-    Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, ProfileKind, Reply,
+    Address, Command, CommandLine, DialogFacts, EffectName, Envelope, FailurePolicy, ProfileKind,
+    Reply,
 };
 use ocp_proto::wire::Structure;
 use tokio::sync::Semaphore;
@@ -87,6 +88,14 @@ pub trait Service: Send + Sync + 'static {
         ready(Ok(Outcome::unchanged(Finding::new("unchanged")))).boxed()
     }
 
+    /// How the service treats a recipient of a message: those with the same number get the same of it. Services are
+    /// asked that [declare](Declaration::distinguishes_recipients) it: where recipients can get versions of their own,
+    /// [`handle`](Self::handle) sees those of one number at a time; otherwise it sees all of them together, and has one
+    /// answer for them.
+    fn treatment(&self, _recipient: &Address) -> u64 {
+        0
+    }
+
     /// The server is about to use the service; called once, in its runtime. What the service needs for its whole
     /// life begins here, and ends when it is dropped. A configuration that is loaded while the server runs is not used
     /// before all its services have started.
@@ -145,6 +154,9 @@ pub struct Declaration {
     /// messages then, whatever [`Declaration::content`] says: the rest of a body stays with the processor
     /// only where each message has one answer (profile section 5).
     pub notifies: bool,
+    /// Whether it may treat recipients of a message differently ([`Service::treatment`]). The group gets whole
+    /// messages then, as with [`Declaration::notifies`].
+    pub distinguishes_recipients: bool,
     /// What happens to the mail when the service fails, unless configured otherwise.
     pub on_failure: FailurePolicy,
     /// Whether it is told what the group has made of an event ([`Service::conclude`]), and not asked about it.
@@ -171,6 +183,7 @@ impl Declaration {
             content: Content::Whole,
             effects: Vec::new(),
             notifies: false,
+            distinguishes_recipients: false,
             on_failure: FailurePolicy::Tempfail,
             concludes: false,
             immediate: false,

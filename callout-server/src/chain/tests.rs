@@ -385,6 +385,54 @@ async fn recipients_get_their_own_version_if_the_processor_can() {
     assert_eq!(answer.branches.len(), 1);
 }
 
+/// Treats recipients by the first letter of their names, and says so in a field.
+struct ByName;
+
+impl Service for ByName {
+    fn declaration(&self) -> Declaration {
+        Declaration { distinguishes_recipients: true, ..Declaration::on([Command::Message]) }
+    }
+
+    fn treatment(&self, recipient: &Address) -> u64 {
+        recipient.mailbox().first().copied().unwrap_or_default().into()
+    }
+
+    fn handle<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Outcome, ServiceError>> {
+        let mut treatments: Vec<u64> =
+            request.envelope.recipients.iter().map(|one| self.treatment(one)).collect();
+        treatments.dedup();
+        let mut edits = Edits::new();
+        // Nothing is done for the first of them.
+        if treatments != [u64::from(b'a')] {
+            edits.insert(0, format!("X: {treatments:?}\r\n").into());
+        }
+        let outcome = match edits.is_empty() {
+            true => clean(),
+            false => Outcome::changed(Change::Content(edits), "marked"),
+        };
+        async move { Ok(outcome) }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn recipients_whom_a_service_treats_alike_share_an_answer() {
+    let service = || chain(vec![(Arc::new(ByName), FailurePolicy::Tempfail)]);
+    let five = ["<a1@x>", "<b1@x>", "<c1@x>", "<b2@x>", "<a2@x>"];
+    let answer = service().run(to(&five, true, false)).await;
+    let named = |names: &[&str]| names.iter().map(|name| format!("<{name}@x>")).collect::<Vec<_>>();
+    let expected = [
+        (named(&["a1", "a2"]), "Unchanged".to_owned()),
+        (named(&["b1", "b2"]), "X: [98]\r\nA: b\r\n\r\n".to_owned()),
+        (named(&["c1"]), "X: [99]\r\nA: b\r\n\r\n".to_owned()),
+    ];
+    assert_eq!(shown(&answer), expected);
+    assert_eq!(answer.verdicts.len(), 3, "asked once for each treatment");
+    let answer = service().run(to(&five, false, false)).await;
+    let all = five.map(str::to_owned).to_vec();
+    let expected = "X: [97, 98, 99, 98, 97]\r\nA: b\r\n\r\n".to_owned();
+    assert_eq!(shown(&answer), [(all, expected)], "one version, one answer");
+}
+
 #[tokio::test]
 async fn some_recipients_are_refused_alone_or_all_of_them() {
     let refuse = |_: &Request| {

@@ -173,7 +173,7 @@ fn the_rest_of_a_body_stays_where_nobody_needs_it() {
 }
 
 #[test]
-fn a_group_that_notifies_needs_several_messages_and_whole_ones() {
+fn a_group_that_notifies_or_distinguishes_needs_several_messages_and_whole_ones() {
     let mut router = Router::default();
     let notifies = |events: &[Command]| Declaration {
         content: Content::Header,
@@ -181,14 +181,18 @@ fn a_group_that_notifies_needs_several_messages_and_whole_ones() {
         ..Declaration::on(events.iter().cloned())
     };
     let header = Declaration { notifies: false, ..notifies(&[Command::Message]) };
+    let differs = Declaration { distinguishes_recipients: true, ..header.clone() };
     for (name, declaration) in [
         ("notifies", notifies(&[Command::Message])),
         ("senders", notifies(&[Command::Mail])),
         ("header", header),
+        ("differs", differs.clone()),
     ] {
         let service = Arc::new(Declared(declaration));
         router.add(Entry::new(name, "", service, Duration::from_secs(1))).unwrap();
     }
+    let shadow = Entry::new("tried", "", Arc::new(Declared(differs)), Duration::from_secs(1));
+    router.add(shadow.in_shadow()).unwrap();
     let offer = CommandProfile {
         commands: vec![Command::Mail, Command::Message],
         multiple_messages: true,
@@ -200,7 +204,8 @@ fn a_group_that_notifies_needs_several_messages_and_whole_ones() {
         let chain = router.chain(&services, &Access::default()).unwrap();
         let selected = chain.command_profile(offer);
         assert_eq!(selected.beyond(offer), None);
-        assert!(!selected.recipient_replies, "nobody's recipients differ");
+        let differ = names.contains(&"ocp://service/differs");
+        assert_eq!(selected.recipient_replies, differ && offer.recipient_replies);
         (selected.multiple_messages, selected.leave_at_body, chain.notifying().count())
     };
     let both = ["ocp://service/header", "ocp://service/notifies"];
@@ -208,6 +213,8 @@ fn a_group_that_notifies_needs_several_messages_and_whole_ones() {
     assert_eq!(selected(&both[..1], &offer), (false, Some(0), 0));
     let alone = CommandProfile { multiple_messages: false, ..offer.clone() };
     assert_eq!(selected(&both, &alone), (false, Some(0), 1), "nobody can be notified then");
+    assert_eq!(selected(&[both[0], "ocp://service/differs"], &offer), (true, None, 0));
+    assert_eq!(selected(&[both[0], "ocp://service/tried"], &offer), (false, Some(0), 0));
     // Only content has notifications.
     assert_eq!(selected(&[both[0], "ocp://service/senders"], &offer), (false, Some(0), 0));
 }

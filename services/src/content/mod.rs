@@ -4,12 +4,14 @@
 
 mod archive;
 mod compound;
+mod extension;
 mod limits;
 mod office;
 mod policy;
 mod scans;
 mod sniff;
 mod store;
+mod tag;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -18,8 +20,9 @@ mod walker;
 pub use limits::Limits;
 pub(crate) use limits::Room;
 pub use policy::Policy;
-pub(crate) use policy::{applied, fill, printable};
+pub(crate) use policy::{applied, effects, fill, printable};
 pub(crate) use scans::{Scan, Scans};
 pub use sniff::FileKind;
 pub(crate) use store::stored_part;
+pub use tag::Tag;
 pub(crate) use walk::{Next, Object, Origin, Remarks, outermost, part_labels, walk};

@@ -1,29 +1,44 @@
-//! What happens to mail that was not looked at as a whole, and how people hear of it.
+//! What happens to mail that is not just clean, and how people hear of it.
 
 use ocp_proto::smtp::{EffectName, Reply, SideEffect};
 use serde::Deserialize;
 
+use super::tag::Tag;
+use crate::mail::Edits;
 use crate::outcome::{Change, Finding, Outcome};
 use crate::service::{Request, ServiceError};
 
-/// What happens to mail that was not looked at as a whole. In the order of strictness.
+/// What happens to mail that is not just clean. In the order of strictness: of several that concern a mail, the last one
+/// counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// It passes.
     Accept,
+    /// It passes with a mark (`tag`).
+    Tag,
     /// The MTA keeps it for review; rejected where it can't.
     Quarantine,
     /// The sender shall try again later.
     Tempfail,
+    /// The MTA takes it and drops it, and nobody hears of it; rejected where it can't.
+    Discard,
     /// It is refused.
     Reject,
+}
+
+/// The side effects that some of these policies ask for.
+pub(crate) fn effects(policies: &[Policy]) -> Vec<EffectName> {
+    let effects =
+        [(Policy::Quarantine, EffectName::Quarantine), (Policy::Discard, EffectName::Discard)];
+    effects.iter().filter(|(one, _)| policies.contains(one)).map(|(_, effect)| *effect).collect()
 }
 
 /// What a policy makes of a mail.
 pub(crate) fn applied(
     request: &Request,
     policy: Policy,
+    tag: &Tag,
     verdict: &'static str,
     reason: &str,
     text: &str,
@@ -37,12 +52,24 @@ pub(crate) fn applied(
     };
     let outcome = match policy {
         Policy::Accept => Outcome::unchanged(finding.clone()),
+        Policy::Tag => match request.mail() {
+            Some(mail) => {
+                let mut edits = Edits::new();
+                tag.mark(mail, verdict, &reason, &mut edits);
+                Outcome::changed(Change::Content(edits), verdict)
+            }
+            None => Outcome::unchanged(finding.clone()),
+        },
+        Policy::Discard if request.may(EffectName::Discard) => {
+            let reason = format!("{verdict}: {reason}").into();
+            Outcome::unchanged(finding.clone()).with_effect(SideEffect::Discard(reason))
+        }
         Policy::Quarantine if request.may(EffectName::Quarantine) => {
             let reason = format!("{verdict}: {reason}").into();
             Outcome::unchanged(finding.clone()).with_effect(SideEffect::Quarantine(reason))
         }
         Policy::Tempfail => refused(451, "4.7.1")?,
-        Policy::Quarantine | Policy::Reject => refused(554, "5.7.1")?,
+        Policy::Quarantine | Policy::Discard | Policy::Reject => refused(554, "5.7.1")?,
     };
     Ok(outcome.with_finding(finding))
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::extension::mismatch;
 use super::limits::Room;
 use super::office::office;
 use super::sniff;
@@ -38,6 +39,17 @@ impl Object<'_> {
     /// Which macros it holds, for people; those of what is in it are its own.
     pub(crate) fn macros(&self) -> Result<Option<&'static str>, SpoolError> {
         Ok(office(self.names, self.head, self.octets)?.macros)
+    }
+
+    /// Whether only a password opens it.
+    pub(crate) fn is_encrypted(&self) -> Result<bool, SpoolError> {
+        let is_locked = *self.origin == Origin::LockedMember;
+        Ok(is_locked || office(self.names, self.head, self.octets)?.is_encrypted)
+    }
+
+    /// What it is, if files of this extension, in lower case, are something else.
+    pub(crate) fn mismatch(&self, extension: &str) -> Option<&'static str> {
+        mismatch(extension, self.head)
     }
 
     /// Whether it is an archive that is looked into.

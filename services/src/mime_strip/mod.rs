@@ -5,8 +5,13 @@
 //! A text notice takes the place of a part (of the lines, for a file in unencoded text); all other
 //! octets stay. A message that is nothing but a forbidden file becomes the notice.
 //!
-//! The verdict is `stripped`, `too-big` (something is beyond a limit) or `clean`. When the service
-//! itself fails, the sender has to try again later.
+//! Rules go before that: the first one that is for a mail, by its direction, its sender and a recipient, and about a
+//! file decides what happens to that. Recipients with different rules get versions of their own where the MTA can;
+//! otherwise the strictest rule counts for all of them, and the verdict's reason says so.
+//!
+//! The verdict is `stripped`, `tagged`, `forbidden` (a rule stopped the message), `too-big` (something is beyond a
+//! limit), `exempt` (a rule lets all pass) or `clean`. When the service itself fails, the sender has to try again
+//! later.
 //!
 //! ```toml
 //! forbidden-names = ["*secret*", "/^invoice_[0-9]+\\./"]   # patterns, or regular expressions
@@ -15,34 +20,54 @@
 //! forbidden-content = ["windows-executable", "elf", "mach-o", "java-class", "windows-shortcut"]
 //! inside-archives = true
 //! scans = 8                                                # messages at the same time
-//! on-limit = "reject"                                      # accept, quarantine, tempfail, reject
+//! on-limit = "reject"                         # accept, tag, quarantine, tempfail, discard, reject
 //! notice = "{name} ({type}) was removed: {reason}"
+//! language = "en"                             # of notices that are built in
+//! languages = [{ recipients = ["example.de", ".example.at"], language = "de" }]
+//! tag = { subject = "[attachment] ", field = "X-Content-Warning" }
+//!
+//! [[rules]]                                   # the first one that is about a file decides
+//! recipients = ["abuse@example.org"]          # nothing is removed for them
+//! action = "accept"
+//!
+//! [[rules]]
+//! direction = "inbound"                       # from clients that have not authenticated
+//! senders = [".example.net"]
+//! macros = true                               # any of these: names, extensions, types, content,
+//! encrypted = true                            # macros, encrypted, mismatched, larger-than
+//! mismatched = true
+//! larger-than = 20971520
+//! action = "strip"            # accept, tag, replace, strip, quarantine, tempfail, discard, reject
 //!
 //! [limits]
 //! depth = 16                                               # as for virus-scan
 //! ```
 
+mod notices;
+mod patterns;
+mod removal;
 mod rules;
+mod search;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use ocp_proto::smtp::{Command, EffectName};
+use ocp_proto::smtp::{Address, Command};
 
-pub use settings::MimeStripSettings;
+pub use settings::{Action, Direction, LanguageSettings, MimeStripSettings, RuleSettings};
 
-use crate::content::{
-    Next, Object, Origin, Policy, Room, Scans, applied, fill, part_labels, printable, walk,
-};
-use crate::mail::{Edits, Mail, Notice, Part, PartKind, SpoolError, Transfer};
+use crate::content::{Policy, Room, Scans, applied, effects, printable};
+use crate::mail::{Edits, Mail};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError};
+use notices::Notices;
+use removal::remove;
 use rules::Rules;
+use search::{Match, search};
 
 /// The kind `mime-strip`.
 pub const KIND: Kind = Kind {
@@ -59,26 +84,14 @@ struct MimeStrip {
     settings: MimeStripSettings,
 }
 
-/// Something forbidden.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Match {
-    part: usize,
-    /// The lines of the message that hold it, if it is a file in unencoded text.
-    lines: Option<Range<usize>>,
-    name: String,
-    declared: String,
-    /// Why.
-    reason: String,
-    /// Where.
-    place: String,
-}
-
 impl MimeStrip {
     fn new(settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let directory = settings.directory().to_owned();
         let folder = settings.temporary_folder().clone();
         let settings: MimeStripSettings = settings.read()?;
+        let notices = Notices::new(&settings, &directory)?;
         Ok(Self {
-            rules: Arc::new(Rules::new(&settings)?),
+            rules: Arc::new(Rules::new(&settings, notices)?),
             scans: Scans::new(settings.scans)?,
             room: Room { limits: settings.limits.clone(), folder },
             settings,
@@ -86,134 +99,84 @@ impl MimeStrip {
     }
 
     async fn strip(&self, request: &Request, mail: &Arc<Mail>) -> Result<Outcome, ServiceError> {
+        let rules = self.rules.applied(request);
+        if rules.are_all_exempt() {
+            return Ok(Outcome::unchanged(Finding::new("exempt")));
+        }
+        let differ = rules.are_different();
         let (found, limit) = {
-            let (mail, rules) = (Arc::clone(mail), Arc::clone(&self.rules));
+            let mail = Arc::clone(mail);
             let (room, inside) = (self.room.clone(), self.settings.inside_archives);
             let running = self.scans.start().await?;
             running.run(move || search(&mail, &rules, &room, inside)).await??
         };
+        let strictest = found.iter().max_by_key(|one| one.decision.action);
+        let policy = strictest.and_then(|one| one.decision.action.policy());
         if let Some(reason) = &limit
             && (found.is_empty() || self.settings.on_limit != Policy::Accept)
+            && policy.is_none_or(|policy| policy <= self.settings.on_limit)
         {
             let text = format!("content can't be examined: {reason}");
-            return applied(request, self.settings.on_limit, "too-big", reason, &text);
+            return self.applied(request, self.settings.on_limit, "too-big", reason, &text);
         }
-        let Some(first) = found.first() else {
+        let Some(strictest) = strictest else {
             return Ok(Outcome::unchanged(Finding::new("clean")));
         };
-        let mut reason = format!("{} in {}", first.reason, first.place);
+        let mut reason = strictest.reason();
         if found.len() > 1 {
             reason = format!("{reason}; {} more", found.len() - 1);
         }
+        if differ {
+            reason =
+                format!("{reason}; recipients have different rules, the strictest counts for all");
+        }
+        if let Some(policy) = policy {
+            let text = format!("attachment not allowed: {}", strictest.reason());
+            return self.applied(request, policy, "forbidden", &reason, &text);
+        }
+        self.edited(mail, &found, strictest.decision.action, &reason)
+    }
+
+    fn edited(
+        &self,
+        mail: &Mail,
+        found: &[Match],
+        strictest: Action,
+        reason: &str,
+    ) -> Result<Outcome, ServiceError> {
         let mut edits = Edits::new();
-        for found in &found {
-            self.remove(mail, found, &mut edits)?;
+        if let Some(tagged) = found.iter().find(|one| one.decision.action == Action::Tag) {
+            self.settings.tag.mark(mail, "tagged", &tagged.reason(), &mut edits);
         }
-        let finding = Finding::new("stripped").with_reason(printable(&reason));
-        Ok(Outcome::changed(Change::Content(edits), "stripped").with_finding(finding))
+        remove(mail, found, &mut edits)?;
+        let verdict = if strictest == Action::Tag { "tagged" } else { "stripped" };
+        let finding = Finding::new(verdict).with_reason(printable(reason));
+        Ok(Outcome::changed(Change::Content(edits), verdict).with_finding(finding))
     }
 
-    fn remove(&self, mail: &Mail, found: &Match, edits: &mut Edits) -> Result<(), SpoolError> {
-        let reason = format!("{} in {}", found.reason, found.place);
-        let text = fill(
-            &self.settings.notice,
-            &[("{name}", &found.name), ("{type}", &found.declared), ("{reason}", &reason)],
-        );
-        if let Some(lines) = &found.lines {
-            let end = mail.line_ending();
-            let text: String = text.lines().flat_map(|line| [line, end]).collect();
-            edits.replace(lines.clone(), text.into());
-        } else if let Some(part) = mail.parts()?.get(found.part) {
-            edits.replace_part(
-                mail,
-                part,
-                Notice { text: &text, filename: Some("removed.txt") },
-            )?;
-        }
-        Ok(())
+    fn applied(
+        &self,
+        request: &Request,
+        policy: Policy,
+        verdict: &'static str,
+        reason: &str,
+        text: &str,
+    ) -> Result<Outcome, ServiceError> {
+        applied(request, policy, &self.settings.tag, verdict, reason, text)
     }
-}
-
-/// Everything forbidden in a mail, and the first bound that kept something from being looked at.
-fn search(
-    mail: &Mail,
-    rules: &Rules,
-    room: &Room,
-    inside_archives: bool,
-) -> Result<(Vec<Match>, Option<String>), SpoolError> {
-    let mut found: Vec<Match> = Vec::new();
-    let parts = mail.parts()?;
-    let labels = part_labels(parts);
-    let name = |names: &[String]| names.first().cloned().unwrap_or_else(|| "unnamed".to_owned());
-    // Parts that hold others have names and types too, and go with all that is in them.
-    let mut is_gone = vec![false; parts.len()];
-    for (index, (part, place)) in parts.iter().zip(labels).enumerate() {
-        let parent_is_gone =
-            part.parent.and_then(|parent| is_gone.get(parent)).is_some_and(|gone| *gone);
-        let reason = rules.forbid(&part.names, &part.content_type.essence, b"");
-        let reason = reason.filter(|_| part.kind != PartKind::Leaf && !parent_is_gone);
-        if let Some(gone) = is_gone.get_mut(index) {
-            *gone = parent_is_gone || reason.is_some();
-        }
-        if let Some(reason) = reason {
-            let declared = part.content_type.essence.clone();
-            let name = name(&part.names);
-            found.push(Match { part: index, lines: None, name, declared, reason, place });
-        }
-    }
-    let mut visit = |object: &Object<'_>| {
-        if is_gone.get(object.part).is_some_and(|gone| *gone) {
-            return Ok(Next::SkipPart);
-        }
-        if *object.origin == Origin::RawPart {
-            return Ok(Next::Descend);
-        }
-        let Some(reason) = rules.forbid(object.names, object.declared, object.head) else {
-            let is_shut = !inside_archives && object.is_archive()?;
-            return Ok(if is_shut { Next::Skip } else { Next::Descend });
-        };
-        let Some(part) = parts.get(object.part) else { return Ok(Next::SkipPart) };
-        let lines = plain_lines(mail, part, object)?;
-        // What is removed with all around it has the name of that.
-        let is_inside = object.place.len() > 1 && lines.is_none();
-        let shown = if is_inside { &part.names[..] } else { object.names };
-        let next = if lines.is_some() { Next::Skip } else { Next::SkipPart };
-        if lines.is_none() {
-            // The whole part goes, and these lines with it.
-            found.retain(|earlier| earlier.part != object.part);
-        }
-        found.push(Match {
-            part: object.part,
-            lines,
-            name: name(shown),
-            declared: part.content_type.essence.clone(),
-            reason,
-            place: object.location(),
-        });
-        Ok(next)
-    };
-    let remarks = walk(mail, room, &mut visit)?;
-    Ok((found, remarks.limit))
-}
-
-/// The lines of the message that hold a file, if they stand there as they are.
-fn plain_lines(
-    mail: &Mail,
-    part: &Part,
-    object: &Object<'_>,
-) -> Result<Option<Range<usize>>, SpoolError> {
-    let Origin::Uuencoded(lines) = object.origin else { return Ok(None) };
-    let is_plain = matches!(part.transfer, Transfer::Identity) && object.place.len() == 2;
-    let lines = part.body.start + lines.start..part.body.start + lines.end;
-    let start = mail.octets(lines.clone()).read(0..6)?;
-    Ok((is_plain && start == "begin ").then_some(lines))
 }
 
 impl Service for MimeStrip {
     fn declaration(&self) -> Declaration {
-        let quarantines = self.settings.on_limit == Policy::Quarantine;
-        let effects = if quarantines { vec![EffectName::Quarantine] } else { Vec::new() };
-        Declaration { effects, ..Declaration::on([Command::Message]) }
+        let mut policies: Vec<Policy> = self.rules.actions().filter_map(Action::policy).collect();
+        policies.push(self.settings.on_limit);
+        let effects = effects(&policies);
+        let distinguishes_recipients = self.rules.differ();
+        Declaration { effects, distinguishes_recipients, ..Declaration::on([Command::Message]) }
+    }
+
+    fn treatment(&self, recipient: &Address) -> u64 {
+        self.rules.treatment(recipient).number()
     }
 
     fn worst_case_memory(&self) -> usize {

@@ -1,10 +1,14 @@
 use std::fs;
 use std::path::Path;
 
+use ocp_proto::smtp::{Address, Auth, EffectName, SideEffect};
+
 use super::*;
 use crate::fixtures::{
-    cabinet, gzip, mail, request, shared, tar, uuencode, whole, with_attachment, zip,
+    cabinet, compound, gzip, mail, request, shared, spooled, tar, uuencode, whole, with_attachment,
+    zip,
 };
+use crate::mail::{Part, PartKind};
 
 fn service(settings: &str) -> MimeStrip {
     let settings = format!("{{ {settings} }}");
@@ -157,6 +161,280 @@ async fn what_is_beyond_a_limit_is_not_clean() {
     assert_eq!((outcome.change, &outcome.finding.verdict[..]), (Change::None, "too-big"));
 }
 
+/// A request with a sender and recipients.
+fn envelope(mail: &Arc<Mail>, sender: &'static str, recipients: &[&'static str]) -> Request {
+    let mut request = request(mail, &[EffectName::Quarantine, EffectName::Discard]);
+    request.envelope.sender = Some(Address::new(sender).unwrap());
+    let addresses = recipients.iter().map(|path| Address::new(*path).unwrap());
+    request.envelope.recipients = addresses.collect();
+    request
+}
+
+fn macros() -> Vec<u8> {
+    compound(&[("/WordDocument", b"x"), ("/Macros/VBA/dir", b"x")])
+}
+
+async fn found(service: &MimeStrip, name: &str, octets: &[u8]) -> (String, String) {
+    let finding = handle(service, &mail(with_attachment(name, octets))).await.finding;
+    (finding.verdict.into_owned(), finding.reason.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn what_a_rule_may_be_about() {
+    let rule = |what: &str| service(&format!("rules = [{{ {what}, action = \"replace\" }}]"));
+    let mut locked = zip(&[("b.txt", b"hello")]);
+    locked[6] |= 1;
+    let at = memchr::memmem::find(&locked, b"PK\x01\x02").unwrap();
+    locked[at + 8] |= 1;
+    let office = compound(&[("/EncryptedPackage", b"x")]);
+    let docm = zip(&[("word/vbaProject.bin", &macros())]);
+    let cases: [(&str, &str, &[u8], &str); 9] = [
+        ("macros = true", "a.doc", &macros(), "VBA macros in part 1.2 (a.doc)"),
+        ("macros = true", "a.docm", &docm, "VBA macros in part 1.2 (a.docm) / word/vbaProject.bin"),
+        (
+            "encrypted = true",
+            "a.zip",
+            &locked,
+            "only a password opens it in part 1.2 (a.zip) / b.txt",
+        ),
+        ("encrypted = true", "a.xlsx", &office, "only a password opens it in part 1.2 (a.xlsx)"),
+        ("larger-than = 99", "a.txt", &[b'x'; 100], "larger than 99 octets in part 1.2 (a.txt)"),
+        (
+            "mismatched = true",
+            "a.pdf",
+            &zip(&[]),
+            "named .pdf, but of the kind zip in part 1.2 (a.pdf)",
+        ),
+        ("names = [\"b*\"]", "b.txt", b"x", "forbidden name (b*) in part 1.2 (b.txt)"),
+        ("extensions = [\".TXT\"]", "b.txt", b"x", "forbidden extension .txt in part 1.2 (b.txt)"),
+        (
+            "types = [\"*/octet-stream\"]",
+            "b",
+            b"x",
+            "forbidden type (*/octet-stream) in part 1.2 (b)",
+        ),
+    ];
+    for (what, name, octets, reason) in cases {
+        let expected = ("stripped".to_owned(), reason.to_owned());
+        assert_eq!(found(&rule(what), name, octets).await, expected, "{what}");
+        let others = found(&rule("content = [\"flash\"]"), name, octets).await;
+        assert_eq!(others.0, "clean", "{what}: the rules for all name none of these");
+    }
+    let at_most = rule("larger-than = 100");
+    assert_eq!(found(&at_most, "a.txt", &[b'x'; 100]).await.0, "clean");
+}
+
+/// Macros and passwords are those of the whole file, even if archives are not looked into.
+#[tokio::test]
+async fn what_counts_inside_of_archives_that_are_not_looked_into() {
+    let outside = service(
+        "inside-archives = false, rules = [{ macros = true, names = [\"b*\"], action = \"strip\" }]",
+    );
+    let docm = zip(&[("b.exe", b"x"), ("word/vbaProject.bin", &macros())]);
+    let reason = "VBA macros in part 1.2 (a.docm) / word/vbaProject.bin";
+    assert_eq!(found(&outside, "a.docm", &docm).await.1, reason);
+    assert_eq!(found(&outside, "a.zip", &zip(&[("b.exe", b"x")])).await.0, "clean");
+    assert_eq!(found(&outside, "b.zip", &zip(&[])).await.0, "stripped");
+}
+
+#[tokio::test]
+async fn actions_for_the_whole_message() {
+    let before = mail(with_attachment("a.doc", &macros()));
+    let outcome = |action: &str, granted: &[EffectName]| {
+        let service = service(&format!("rules = [{{ macros = true, action = \"{action}\" }}]"));
+        let request = request(&before, granted);
+        async move { service.handle(&request).await.unwrap() }
+    };
+    let code = |outcome: &Outcome| match &outcome.change {
+        Change::Reply(reply) => reply.to_string(),
+        _ => String::new(),
+    };
+    let refusal = "attachment not allowed: VBA macros in part 1.2 (a.doc)";
+    for (action, reply) in [("reject", "554"), ("quarantine", "554"), ("discard", "554")] {
+        let outcome = outcome(action, &[]).await;
+        assert_eq!(code(&outcome), format!("{reply} 5.7.1 {refusal}"), "{action}");
+        assert_eq!(outcome.finding.verdict, "forbidden");
+    }
+    assert_eq!(code(&outcome("tempfail", &[]).await), format!("451 4.7.1 {refusal}"));
+    let reason = "forbidden: VBA macros in part 1.2 (a.doc)";
+    let kept = outcome("quarantine", &[EffectName::Quarantine]).await;
+    assert_eq!(kept.effects, [SideEffect::Quarantine(reason.into())]);
+    let dropped = outcome("discard", &[EffectName::Discard]).await;
+    assert_eq!(dropped.effects, [SideEffect::Discard(reason.into())]);
+    assert_eq!((kept.change, dropped.change), (Change::None, Change::None));
+    let effects =
+        service("rules = [{ macros = true, action = \"discard\" }]").declaration().effects;
+    assert_eq!(effects, [EffectName::Discard]);
+}
+
+#[tokio::test]
+async fn a_tagged_message_passes_with_its_parts() {
+    let service = service(
+        "tag = { subject = \"[macros] \", field = \"X-Odd\" }, \
+         rules = [{ macros = true, action = \"tag\" }]",
+    );
+    let octets = with_attachment("a.doc", &macros());
+    let outcome = handle(&service, &mail(octets.clone())).await;
+    assert_eq!(outcome.finding.verdict, "tagged");
+    let Change::Content(edits) = outcome.change else { panic!("{:?}", outcome.change) };
+    let after = text(&mail(octets.clone()).edited(&edits).unwrap());
+    let rest = String::from_utf8(octets).unwrap();
+    let field = "X-Odd: tagged: VBA macros in part 1.2 (a.doc)\r\nSubject: [macros]\r\n";
+    assert_eq!(after, format!("{field}{rest}"));
+}
+
+/// What is tagged may hold something worse.
+#[tokio::test]
+async fn the_strictest_of_several_counts() {
+    let service = service(
+        "rules = [{ extensions = [\"zip\"], action = \"tag\" }, { macros = true, action = \"reject\" }]",
+    );
+    let archive = zip(&[("a.doc", &macros())]);
+    assert_eq!(found(&service, "a.zip", &archive).await.0, "forbidden");
+    assert_eq!(found(&service, "a.zip", &zip(&[("a.txt", b"x")])).await.0, "tagged");
+    assert_eq!(found(&service, "a.zip", &zip(&[("a.exe", b"x")])).await.0, "stripped");
+}
+
+fn with_parts(parts: &[&str]) -> Arc<Mail> {
+    let parts: String = parts.iter().map(|part| format!("--b\r\n{part}\r\n")).collect();
+    mail(format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{parts}--b--\r\n"))
+}
+
+#[tokio::test]
+async fn a_part_that_is_stripped_goes_with_its_delimiter() {
+    let service = service("notice = \"gone\", rules = [{ names = [\"x*\"], action = \"strip\" }]");
+    let text = "\r\nhello";
+    let x = "Content-Disposition: attachment; filename=x1\r\n\r\nx";
+    let empty = "Content-Disposition: attachment; filename=x2\r\n";
+    for (before, after) in [
+        (vec![text, x], vec![text]),
+        (vec![x, text], vec![text]),
+        (vec![x, x, text, empty, x], vec![text]),
+    ] {
+        let before = with_parts(&before);
+        let stripped = stripped(&service, &before).await.0;
+        assert_eq!(whole(&stripped), whole(&with_parts(&after)));
+        assert_eq!(whole(&self::stripped(&service, &spooled(&before)).await.0), whole(&stripped));
+    }
+    let notice = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\
+                  Content-Disposition: attachment; filename=\"removed.txt\"\r\n\r\ngone";
+    let nothing_left = stripped(&service, &with_parts(&[x, x])).await.0;
+    assert_eq!(whole(&nothing_left), whole(&with_parts(&[notice])));
+    let alone = mail("Content-Disposition: attachment; filename=x1\r\n\r\nx");
+    assert!(self::text(&stripped(&service, &alone).await.0).ends_with("\r\n\r\ngone\r\n"));
+}
+
+#[tokio::test]
+async fn rules_for_some_mail() {
+    let service = service(
+        "rules = [\
+         { senders = [\"friend.example\"], names = [\"tool.exe\"], action = \"accept\" }, \
+         { direction = \"outbound\", extensions = [\"exe\"], action = \"reject\" }, \
+         { recipients = [\"abuse@b.example\"], action = \"accept\" }]",
+    );
+    let before = mail(with_attachment("tool.exe", b"x"));
+    let ask = async |sender, recipients: &[&'static str], authenticated: bool| {
+        let mut request = envelope(&before, sender, recipients);
+        let (mechanism, identity) = ("PLAIN".into(), "ann".into());
+        let auth = authenticated.then_some(Auth { mechanism, identity });
+        Arc::make_mut(&mut request.dialog).auth = auth;
+        service.handle(&request).await.unwrap().finding
+    };
+    let ann = "<ann@b.example>";
+    assert_eq!(ask("<a@friend.example>", &[ann], false).await.verdict, "clean");
+    assert_eq!(ask("<a@friend.example>", &[ann], true).await.verdict, "clean");
+    assert_eq!(ask("<a@a.example>", &[ann], false).await.verdict, "stripped");
+    assert_eq!(ask("<>", &[ann], false).await.verdict, "stripped");
+    assert_eq!(ask("<a@a.example>", &[ann], true).await.verdict, "forbidden");
+    let abuse = "<abuse@b.example>";
+    assert_eq!(ask("<a@a.example>", &[abuse], false).await.verdict, "exempt");
+    let both = ask("<a@a.example>", &[abuse, ann], false).await;
+    assert_eq!(
+        both.reason.unwrap(),
+        "forbidden extension .exe in part 1.2 (tool.exe); \
+         recipients have different rules, the strictest counts for all"
+    );
+}
+
+#[test]
+fn recipients_are_treated_alike_unless_rules_or_languages_differ() {
+    let service = service(
+        "rules = [{ recipients = [\"a.example\"], macros = true, action = \"strip\" }, \
+         { senders = [\"c.example\"], recipients = [\"b.example\"], action = \"accept\" }], \
+         languages = [{ recipients = [\"/^karl@/\"], language = \"de\" }]",
+    );
+    let of = |path: &'static str| service.treatment(&Address::new(path).unwrap());
+    assert_eq!(of("<ann@a.example>"), of("<BOB@A.example>"));
+    let all = ["<x@a.example>", "<x@b.example>", "<x@c.example>", "<karl@a.example>"].map(of);
+    let distinct: std::collections::BTreeSet<_> = all.into_iter().collect();
+    assert_eq!(distinct.len(), 4);
+    assert!(service.declaration().distinguishes_recipients);
+    let same = "rules = [{ macros = true, action = \"strip\" }], \
+                languages = [{ recipients = [\"a.example\"], language = \"en\" }]";
+    assert!(!self::service(same).declaration().distinguishes_recipients);
+    assert!(!self::service("").declaration().distinguishes_recipients);
+}
+
+#[tokio::test]
+async fn notices_in_the_language_of_the_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("sv.txt"), "Borttagen: {name} \u{e5}").unwrap();
+    let settings = "language = \"fr\"\nnotices = { sv = \"sv.txt\" }\n\
+        languages = [{ recipients = [\"b.example\"], language = \"DE\" }, \
+        { recipients = [\"c.example\"], language = \"sv\" }]\n\
+        [[rules]]\nnames = [\"x\"]\naction = \"replace\"\nlanguage = \"es\"\n\
+        [[rules]]\nnames = [\"y\"]\naction = \"replace\"\nnotice = \"own {name}\"\n";
+    let service = MimeStrip::new(Settings::parse(settings, folder.path()).unwrap()).unwrap();
+    for (name, recipient, begins) in [
+        (
+            "a.exe",
+            "<a@a.example>",
+            "Une pi\u{e8}ce jointe a \u{e9}t\u{e9} supprim\u{e9}e ici.\nNom : a.exe",
+        ),
+        ("a.exe", "<a@b.example>", "Ein Anhang wurde hier entfernt.\nName: a.exe"),
+        ("a.exe", "<a@c.example>", "Borttagen: a.exe \u{e5}"),
+        ("x", "<a@b.example>", "Se ha eliminado aqu\u{ed} un archivo adjunto.\nNombre: x"),
+        ("y", "<a@b.example>", "own y"),
+    ] {
+        let before = mail(with_attachment(name, b"x"));
+        let outcome = service.handle(&envelope(&before, "<a@x.example>", &[recipient])).await;
+        let Change::Content(edits) = outcome.unwrap().change else { panic!("{name}") };
+        let after = before.edited(&edits).unwrap();
+        let notice = after.text(&after.parts().unwrap()[2], 1_000).unwrap().replace("\r\n", "\n");
+        assert!(notice.starts_with(begins), "{notice}");
+    }
+}
+
+#[test]
+fn settings_that_can_not_be_used_are_shown_where_they_stand() {
+    let error = |settings: &str| {
+        let error = MimeStrip::new(Settings::parse(settings, Path::new("/base")).unwrap());
+        let error = error.err().unwrap();
+        let at = error.span.map_or("", |span| &settings[span]).to_owned();
+        (error.message, at)
+    };
+    let rule = |rest: &str| error(&format!("[[rules]]\n{rest}\n"));
+    let (why, at) = rule("action = \"replace\"");
+    assert!(why.starts_with("the rule names no files: it needs names, "), "{why}");
+    assert_eq!(at, "\"replace\"");
+    assert_eq!(rule("names = [\"/(/\"]\naction = \"strip\"").1, "\"/(/\"");
+    assert_eq!(rule("senders = [\"a b\"]\naction = \"accept\"").1, "\"a b\"");
+    assert!(rule("action = \"drop\"").0.contains("unknown variant `drop`"));
+    assert!(rule("macros = true").0.contains("missing field `action`"));
+    let (why, at) = error("language = \"tlh\"");
+    assert!(
+        why.starts_with("there is no notice in \"tlh\": these languages have one: cs, de, en, "),
+        "{why}"
+    );
+    assert_eq!(at, "\"tlh\"");
+    let (why, at) = error("notices = { tlh = \"none.txt\" }");
+    assert!(why.starts_with("notices: /base/none.txt: No such file"), "{why}");
+    assert_eq!(at, "\"none.txt\"");
+    assert!(error("tag = { subject = \"\u{fc}\" }").0.contains("subject is text in ASCII"));
+    let many = "[[rules]]\naction = \"accept\"\n".repeat(56);
+    assert_eq!(error(&many).0, "mime-strip has at most 55 rules");
+}
+
 #[test]
 fn the_example_of_the_documentation_is_read() {
     let example: String = include_str!("mod.rs")
@@ -168,7 +446,10 @@ fn the_example_of_the_documentation_is_read() {
         .collect();
     let table = toml::de::Deserializer::parse(&example).unwrap();
     let read: MimeStripSettings = serde::Deserialize::deserialize(table).unwrap();
-    assert!(Rules::new(&read).is_ok());
+    assert_eq!(read.rules.len(), 2);
+    assert_eq!(*read.rules[1].action.get_ref(), Action::Strip);
+    let notices = Notices::new(&read, Path::new("")).unwrap();
+    assert!(Rules::new(&read, notices).is_ok());
     assert_eq!(read.forbidden_names, ["*secret*", "/^invoice_[0-9]+\\./"]);
     assert_eq!((read.inside_archives, read.on_limit), (true, Policy::Reject));
 }
@@ -189,7 +470,8 @@ async fn the_test_mails() {
             let outcome = handle(&service, &before).await;
             let Change::Content(edits) = outcome.change else { continue };
             let after = before.edited(&edits).unwrap();
-            let (found, _) = search(&before, &service.rules, &service.room, true).unwrap();
+            let rules = service.rules.applied(&request(&before, &[]));
+            let (found, _) = search(&before, &rules, &service.room, true).unwrap();
             let (old, new) = (before.parts().unwrap(), after.parts().unwrap());
             // A container that goes takes its parts along.
             if found.iter().any(|found| old[found.part].kind != PartKind::Leaf) {

@@ -14,11 +14,13 @@
 //! sender has to try again later.
 //!
 //! ```toml
-//! action = "reject"            # infected mail: reject, replace (the part, by a notice), quarantine
-//! on-limit = "reject"          # these three: accept, quarantine, tempfail, reject
+//! action = "reject"            # infected mail: reject, replace (the part, by a notice), quarantine,
+//!                              # discard, tag
+//! on-limit = "reject"          # these four: accept, tag, quarantine, tempfail, discard, reject
 //! on-encrypted = "accept"
 //! on-unreadable = "accept"
 //! on-macros = "quarantine"     # looked for if this is set
+//! tag = { subject = "[unchecked] ", field = "X-Content-Warning" }
 //! signatures = "signatures"    # a folder with .hdb, .hsb and .ndb files
 //! clamd = "unix:/run/clamav/clamd.ctl"    # or "127.0.0.1:3310", or a list of several
 //! clamd-timeout = 60           # seconds
@@ -48,12 +50,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use ocp_proto::smtp::{Command, EffectName};
+use ocp_proto::smtp::Command;
 
 pub use settings::{Action, ClamdAddresses, VirusScanSettings};
 
 use crate::content::{
-    Policy, Room, Scan, Scans, applied, fill, outermost, part_labels, printable, stored_part,
+    Policy, Room, Scan, Scans, applied, effects, fill, outermost, part_labels, printable,
+    stored_part,
 };
 use crate::mail::{Edits, Mail, Notice, PartKind, SpoolError};
 use crate::measure::Measure;
@@ -229,7 +232,7 @@ impl VirusScan {
                 "macro" => format!("content has {reason}"),
                 _ => format!("content can't be scanned: {reason}"),
             };
-            return applied(request, policy, verdict, reason, &text);
+            return applied(request, policy, &self.settings.tag, verdict, reason, &text);
         };
         let reason = format!("{} in {}", infection.name, infection.place);
         let text = format!("message contains {}", infection.name);
@@ -237,6 +240,9 @@ impl VirusScan {
             (Action::Reject, _) => Policy::Reject,
             (Action::Quarantine, Some((_, policy, _))) => policy.max(Policy::Quarantine),
             (Action::Quarantine, None) => Policy::Quarantine,
+            (Action::Tag, Some((_, policy, _))) => policy.max(Policy::Tag),
+            (Action::Tag, None) => Policy::Tag,
+            (Action::Discard, _) => Policy::Discard,
             (Action::Replace, _) if report.is_beyond_repair => Policy::Reject,
             (Action::Replace, Some((_, policy, _))) => policy,
             (Action::Replace, None) => Policy::Accept,
@@ -244,7 +250,7 @@ impl VirusScan {
         // Infected mail is not worth another attempt.
         let policy = if policy == Policy::Tempfail { Policy::Reject } else { policy };
         if policy != Policy::Accept {
-            return applied(request, policy, "infected", &reason, &text);
+            return applied(request, policy, &self.settings.tag, "infected", &reason, &text);
         }
         let change = Change::Content(self.replace(mail, report)?);
         let finding = Finding::new("infected").with_reason(printable(&reason));
@@ -274,10 +280,13 @@ impl Service for VirusScan {
     fn declaration(&self) -> Declaration {
         let settings = &self.settings;
         let macros = settings.on_macros.unwrap_or(Policy::Accept);
-        let policies = [settings.on_limit, settings.on_encrypted, settings.on_unreadable, macros];
-        let quarantines =
-            settings.action == Action::Quarantine || policies.contains(&Policy::Quarantine);
-        let effects = if quarantines { vec![EffectName::Quarantine] } else { Vec::new() };
+        let infected = match settings.action {
+            Action::Quarantine => Policy::Quarantine,
+            Action::Discard => Policy::Discard,
+            Action::Tag | Action::Replace | Action::Reject => Policy::Reject,
+        };
+        let on_others = [settings.on_limit, settings.on_encrypted, settings.on_unreadable, macros];
+        let effects = effects(&[&[infected][..], &on_others].concat());
         Declaration { effects, indispensable: true, ..Declaration::on([Command::Message]) }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::content::{Limits, Policy};
+use crate::content::{Limits, Policy, Tag};
 
 /// Settings of `virus-scan`; every one has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -24,6 +24,8 @@ pub struct VirusScanSettings {
     /// What happens to mail with a broken archive, or one of a kind that is not read (7z, rar, ...);
     /// default `accept`. Its octets are searched as they are.
     pub on_unreadable: Policy,
+    /// How mail is marked that passes all the same; default a field `X-Content-Warning`.
+    pub tag: Tag,
     /// A folder with ClamAV signature files (`.hdb`, `.hsb`, `.ndb`), read once; none by default. A
     /// body signature takes about 3 KB of memory: for whole databases there is clamd.
     pub signatures: Option<PathBuf>,
@@ -77,6 +79,10 @@ pub enum Action {
     Replace,
     /// The MTA keeps it for review; refused where it can't.
     Quarantine,
+    /// The MTA takes it and drops it, and nobody hears of it; refused where it can't.
+    Discard,
+    /// It passes with a mark.
+    Tag,
 }
 
 impl Default for VirusScanSettings {
@@ -87,6 +93,7 @@ impl Default for VirusScanSettings {
             on_encrypted: Policy::Accept,
             on_macros: None,
             on_unreadable: Policy::Accept,
+            tag: Tag::default(),
             signatures: None,
             clamd: None,
             clamd_timeout: 60,

@@ -2,7 +2,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use ocp_proto::smtp::{FailurePolicy, SideEffect};
+use ocp_proto::smtp::{EffectName, FailurePolicy, SideEffect};
 
 use super::*;
 use crate::fixtures::{
@@ -378,7 +378,20 @@ async fn policies() {
         assert_eq!(outcome.finding.verdict, "unreadable");
         assert_eq!(code(&outcome), expected, "{policy}");
     }
+    let tagging = service("on-unreadable = \"tag\", tag = { field = \"X-Odd\" }");
+    let Change::Content(edits) = handle(&tagging, &broken).await.change else { panic!() };
+    let tagged = whole(&broken.edited(&edits).unwrap());
+    assert!(tagged.starts_with(b"X-Odd: unreadable: broken archive ("));
+    let discarding = service("on-unreadable = \"discard\"");
+    assert_eq!(discarding.declaration().effects, [EffectName::Discard]);
+    assert_eq!(code(&handle(&discarding, &broken).await), 554, "it was not granted");
+    let outcome = discarding.handle(&request(&broken, &[EffectName::Discard])).await.unwrap();
+    assert_eq!(outcome.effects[0].name(), EffectName::Discard);
     let infected = mail(with_attachment("z", &eicar::text()));
+    let outcome = handle(&service("action = \"tag\""), &infected).await;
+    let Change::Content(edits) = outcome.change else { panic!("{:?}", outcome.change) };
+    let tagged = whole(&infected.edited(&edits).unwrap());
+    assert!(tagged.starts_with(b"X-Content-Warning: infected: Eicar-Test-Signature in part"));
     let service = service("action = \"quarantine\"");
     assert_eq!(service.declaration().effects, [EffectName::Quarantine]);
     assert_eq!(service.declaration().on_failure, FailurePolicy::Tempfail);
@@ -549,6 +562,7 @@ fn the_example_of_the_documentation_is_read() {
         clamd: Some(ClamdAddresses::One("unix:/run/clamav/clamd.ctl".to_owned())),
         notice: read.notice.clone(),
         on_macros: Some(Policy::Quarantine),
+        tag: read.tag.clone(),
         ..VirusScanSettings::default()
     };
     assert_eq!(read, expected);

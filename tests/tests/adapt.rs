@@ -392,7 +392,7 @@ fn virus_scanning_fails_closed() {
     // A port that was free a moment ago and that nobody listens on.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (folder, mut server) =
-        started(&format!("[services.virus-scan.settings]\nclamd = \"{free}\"\n"));
+        started(&format!("[services.virus-scan.settings]\nclamd = \"{free}\"\nclamd-retry = 0\n"));
     let file = write(folder.path(), "a.eml", "Subject: x\r\n\r\nx\r\n");
     let out = folder.path().join("out");
     let adapted = server.adapt([

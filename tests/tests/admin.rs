@@ -120,7 +120,7 @@ fn what_stays_with_the_processor_is_counted() {
 #[test]
 fn services_tell_of_themselves() {
     let (_folder, server, admin) = started(
-        "[services.scan]\nkind = \"virus-scan\"\n[services.scan.settings]\nclamd = \"unix:/nonexistent/clamd\"\n\
+        "[services.scan]\nkind = \"virus-scan\"\n[services.scan.settings]\nclamd = \"unix:/nonexistent/clamd\"\nclamd-retry = 0\n\
          [services.odd]\nkind = \"plugin\"\n[services.odd.settings]\naddress = \"unix:/nonexistent/plugin\"\n\
          command = [\"false\"]\nfailures = 2\nrevive-seconds = 60\n\
          [services.odd.settings.grants]\nevents = [\"MESSAGE\"]\n",
@@ -151,7 +151,7 @@ fn services_tell_of_themselves() {
 
 #[test]
 fn failures_are_counted_by_service_and_stage() {
-    let config = "[services.virus-scan.settings]\nclamd = \"unix:/nonexistent/clamd.ctl\"\n";
+    let config = "[services.virus-scan.settings]\nclamd = \"unix:/nonexistent/clamd.ctl\"\nclamd-retry = 0\n";
     let (_folder, mut server, admin) = started(config);
     let before = Metrics::of(&admin);
     for stage in ["deadline", "panic", "answer", "spool", "service"] {

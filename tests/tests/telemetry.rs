@@ -204,7 +204,8 @@ fn a_failure_has_its_stage() {
     let telemetry =
         format!("[telemetry]\nendpoint = \"http://{}\"\n", listener.local_addr().unwrap());
     let collected = collect(listener);
-    let broken = "[services.virus-scan.settings]\nclamd = \"unix:/nowhere/clamd.sock\"\n";
+    let broken =
+        "[services.virus-scan.settings]\nclamd = \"unix:/nowhere/clamd.sock\"\nclamd-retry = 0\n";
     let server = CalloutServer::start(folder.path(), &format!("{telemetry}{broken}"), &[]);
     let file = folder.path().join("mail.eml");
     std::fs::write(&file, MAIL).unwrap();

@@ -10,8 +10,13 @@
 //!
 //! What could not be looked at is never called clean: the verdict is `infected`, else `too-big`
 //! (something is beyond a limit), `encrypted`, `unreadable` (broken, or an archive of a kind that is
-//! not read), `macro` (in an Office file, if looked for), and `clean` only if everything was looked at. When the service itself fails, the
-//! sender has to try again later.
+//! not read), `macro` (in an Office file, if looked for), and `clean` only if everything was looked at. When the service
+//! itself fails, the sender has to try again later, unless `on-error` says what happens to a message that could not be
+//! scanned (`error`).
+//!
+//! What clamd says of octets is kept for a while, by their SHA-256: a message that comes again, or in several versions, is
+//! not scanned again before clamd has another database. While no clamd can be reached, since it starts or starts
+//! again, a scan waits for `clamd-retry` seconds.
 //!
 //! ```toml
 //! action = "reject"            # infected mail: reject, replace (the part, by a notice), quarantine,
@@ -20,11 +25,15 @@
 //! on-encrypted = "accept"
 //! on-unreadable = "accept"
 //! on-macros = "quarantine"     # looked for if this is set
+//! on-error = "tempfail"        # instead of on-failure of the service
 //! tag = { subject = "[unchecked] ", field = "X-Content-Warning" }
 //! signatures = "signatures"    # a folder with .hdb, .hsb and .ndb files
 //! clamd = "unix:/run/clamav/clamd.ctl"    # or "127.0.0.1:3310", or a list of several
 //! clamd-timeout = 60           # seconds
+//! clamd-retry = 10             # seconds, while none can be reached; 0: not at all
+//! clamd-ping = 10              # seconds between two PINGs; 0: none
 //! clamd-size = 26214400        # octets; no more than clamd's StreamMaxLength
+//! clamd-cache = { entries = 10000, seconds = 180 }    # 0 entries: none
 //! scans = 8                    # messages at the same time
 //! notice = "Removed: {virus} in {place}"
 //!
@@ -36,6 +45,7 @@
 //! ratio = 250                  # unpacked to packed, above 16 MiB
 //! ```
 
+mod cache;
 mod clamd;
 mod clamds;
 mod eicar;
@@ -49,9 +59,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use ocp_proto::smtp::Command;
 
+pub use cache::CacheSettings;
 pub use settings::{Action, ClamdAddresses, VirusScanSettings};
 
 use crate::content::{
@@ -64,7 +75,7 @@ use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError, compute};
 use clamd::Answer;
-use clamds::Clamds;
+use clamds::{Clamds, Times};
 use scan::{Infection, Report, Wanted, scan};
 use signatures::Signatures;
 
@@ -97,9 +108,13 @@ impl VirusScan {
                 .map_err(|error| SettingsError::new(format!("signatures: {error}")))
         };
         let signatures = settings.signatures.as_deref().map(load).transpose()?;
-        let clamd_timeout = Duration::from_secs(settings.clamd_timeout);
-        let clamd =
-            settings.clamd.as_ref().map(|clamd| Clamds::new(clamd.addresses(), clamd_timeout));
+        let [timeout, retry] =
+            [settings.clamd_timeout, settings.clamd_retry].map(Duration::from_secs);
+        let times = Times { timeout, retry };
+        let clamd = settings
+            .clamd
+            .as_ref()
+            .map(|clamd| Clamds::new(clamd.addresses(), times, settings.clamd_cache.clone()));
         Ok(Self {
             signatures: Arc::new(signatures.unwrap_or_default()),
             clamd: clamd.transpose().map_err(SettingsError::new)?,
@@ -154,7 +169,14 @@ impl VirusScan {
             report.remarks.limit.get_or_insert(reason);
             return Ok(());
         }
-        let Answer::Found(name) = clamd.scan_mail(mail).await? else { return Ok(()) };
+        let name = match clamd.scan_mail(mail).await? {
+            Answer::Clean => return Ok(()),
+            Answer::TooLarge => {
+                report.remarks.limit.get_or_insert_with(too_large);
+                return Ok(());
+            }
+            Answer::Found(name) => name,
+        };
         // With clamd's Alert... options: not malware, but what it could not look at.
         if name.starts_with("Heuristics.Limits.Exceeded") {
             report.remarks.limit.get_or_insert(format!("clamd: {name}"));
@@ -191,8 +213,12 @@ impl VirusScan {
             let Room { limits, folder } = self.room.clone();
             let work = move || stored_part(&raw, &transfer, limits.memory, &folder);
             let octets = compute(of.body.len(), work).await??;
-            if let Answer::Found(name) = clamd.scan(&[octets]).await? {
-                found.push(Infection { name, place, part });
+            match clamd.scan(&[octets]).await? {
+                Answer::Clean => {}
+                Answer::Found(name) => found.push(Infection { name, place, part }),
+                Answer::TooLarge => {
+                    report.remarks.limit.get_or_insert_with(too_large);
+                }
             }
         }
         if found.is_empty() {
@@ -276,6 +302,11 @@ impl VirusScan {
     }
 }
 
+/// Why clamd has not looked at something.
+fn too_large() -> String {
+    "larger than the StreamMaxLength of clamd".to_owned()
+}
+
 impl Service for VirusScan {
     fn declaration(&self) -> Declaration {
         let settings = &self.settings;
@@ -285,7 +316,9 @@ impl Service for VirusScan {
             Action::Discard => Policy::Discard,
             Action::Tag | Action::Replace | Action::Reject => Policy::Reject,
         };
-        let on_others = [settings.on_limit, settings.on_encrypted, settings.on_unreadable, macros];
+        let on_error = settings.on_error.unwrap_or(Policy::Accept);
+        let on_others =
+            [settings.on_limit, settings.on_encrypted, settings.on_unreadable, macros, on_error];
         let effects = effects(&[&[infected][..], &on_others].concat());
         Declaration { effects, indispensable: true, ..Declaration::on([Command::Message]) }
     }
@@ -295,14 +328,40 @@ impl Service for VirusScan {
             let Some(mail) = request.mail() else {
                 return Ok(Outcome::unchanged(Finding::new("unchanged")));
             };
-            let report = self.report(mail).await?;
-            self.outcome(request, mail, &report)
+            match (self.report(mail).await, self.settings.on_error) {
+                (Ok(report), _) => self.outcome(request, mail, &report),
+                (Err(error), None) => Err(error),
+                (Err(error), Some(policy)) => {
+                    tracing::warn!(
+                        stage = error.stage,
+                        cause = error.cause,
+                        ?policy,
+                        "scan failed"
+                    );
+                    let text = "message could not be scanned";
+                    let tag = &self.settings.tag;
+                    applied(request, policy, tag, "error", &error.to_string(), text)
+                }
+            }
         }
         .boxed()
     }
 
     fn worst_case_memory(&self) -> usize {
-        self.settings.limits.worst_case(self.settings.scans)
+        let clamd = self.clamd.as_ref().map_or(0, Clamds::worst_case_memory);
+        self.settings.limits.worst_case(self.settings.scans).saturating_add(clamd)
+    }
+
+    fn start(&self) -> BoxFuture<'_, Result<(), ServiceError>> {
+        let interval = Duration::from_secs(self.settings.clamd_ping);
+        if let Some(clamd) = self.clamd.as_ref().filter(|_| !interval.is_zero()) {
+            clamd.ping_each(interval);
+        }
+        ready(Ok(())).boxed()
+    }
+
+    fn condition(&self) -> Option<String> {
+        self.clamd.as_ref().and_then(Clamds::condition)
     }
 
     fn measures(&self) -> Vec<Measure> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::cache::CacheSettings;
 use crate::content::{Limits, Policy, Tag};
 
 /// Settings of `virus-scan`; every one has a default.
@@ -21,6 +22,9 @@ pub struct VirusScanSettings {
     /// What happens to mail with macros in an Office file (VBA, or Excel 4 macro sheets), also in archives; by default
     /// nobody looks for them.
     pub on_macros: Option<Policy>,
+    /// What happens to mail that could not be scanned, since no clamd answers or something else failed; by default the
+    /// service fails, and its `on-failure` decides.
+    pub on_error: Option<Policy>,
     /// What happens to mail with a broken archive, or one of a kind that is not read (7z, rar, ...);
     /// default `accept`. Its octets are searched as they are.
     pub on_unreadable: Policy,
@@ -35,8 +39,16 @@ pub struct VirusScanSettings {
     /// Seconds that clamd may take for a message, all of several together; default 60. While it loads a new database it may
     /// answer nobody for half a minute.
     pub clamd_timeout: u64,
-    /// The largest message that clamd gets, in octets; larger ones are beyond a limit. Default 25
-    /// MiB; must not exceed clamd's own `StreamMaxLength`.
+    /// Seconds for which clamd is asked again while none can be reached, or ends connections: it may be starting; default
+    /// 10, 0: not at all. More than the service's deadline is of no use.
+    pub clamd_retry: u64,
+    /// Seconds between two times that each clamd is asked whether it answers (PING); default 10, 0: never. One that does
+    /// not is asked after the others, and the status page says why.
+    pub clamd_ping: u64,
+    /// What clamd said of octets that come again.
+    pub clamd_cache: CacheSettings,
+    /// The largest message that clamd gets, in octets; larger ones are beyond a limit, and so are those that clamd finds
+    /// larger than its own `StreamMaxLength`. Default 25 MiB.
     pub clamd_size: usize,
     /// Messages that are scanned at the same time; default 8. Others wait. The worst case of memory
     /// is this many times `limits.memory` and 8 MiB; of a message in memory the largest decoded part
@@ -92,11 +104,15 @@ impl Default for VirusScanSettings {
             on_limit: Policy::Reject,
             on_encrypted: Policy::Accept,
             on_macros: None,
+            on_error: None,
             on_unreadable: Policy::Accept,
             tag: Tag::default(),
             signatures: None,
             clamd: None,
             clamd_timeout: 60,
+            clamd_retry: 10,
+            clamd_ping: 10,
+            clamd_cache: CacheSettings::default(),
             clamd_size: 25 * 1024 * 1024,
             scans: 8,
             notice: "An infected attachment was removed here.\nFound: {virus}\nIn: {place}\n"

@@ -562,6 +562,7 @@ fn the_example_of_the_documentation_is_read() {
         clamd: Some(ClamdAddresses::One("unix:/run/clamav/clamd.ctl".to_owned())),
         notice: read.notice.clone(),
         on_macros: Some(Policy::Quarantine),
+        on_error: Some(Policy::Tempfail),
         tag: read.tag.clone(),
         ..VirusScanSettings::default()
     };
@@ -671,7 +672,9 @@ impl Drop for RunningClamd {
 #[tokio::test]
 async fn a_real_clamd() {
     let Some(clamd) = RunningClamd::start() else { return };
-    let asked = Clamds::new(&[clamd.address()], Duration::from_secs(60)).unwrap();
+    let minute = Duration::from_secs(60);
+    let times = Times { timeout: minute, retry: minute };
+    let asked = Clamds::new(&[clamd.address()], times, CacheSettings::default()).unwrap();
     let infected = mail(with_attachment("a.com", &eicar::text()));
     // What clamd makes of a name depends on its database: `.UNOFFICIAL` is added.
     let found = "Eicar-Test-Signature.UNOFFICIAL".to_owned();
@@ -680,19 +683,20 @@ async fn a_real_clamd() {
     assert_eq!(asked.scan_mail(&clean).await, Ok(Answer::Clean));
 
     let large = mail(with_attachment("a.com", &vec![b'x'; 3_000_000]));
-    let error = asked.scan_mail(&large).await.unwrap_err();
-    assert_eq!(error.stage, "clamd");
+    assert_eq!(asked.scan_mail(&large).await, Ok(Answer::TooLarge));
     // Given up before it is answered.
     assert_eq!(asked.scan_mail(&clean).now_or_never(), None);
     let counted: Vec<_> = asked
         .measures()
         .iter()
-        .map(|m| (m.label.map_or("open", |(_, name)| name), m.value))
+        .filter(|measure| measure.name == "clamd_scans")
+        .map(|measure| (measure.label.unwrap().1, measure.value))
         .collect();
-    assert_eq!(counted, [("open", 0), ("open", 1), ("clean", 1), ("found", 1), ("failed", 2)]);
+    assert_eq!(counted, [("clean", 1), ("found", 1), ("too_large", 1), ("failed", 1)]);
     let settings = format!("clamd = \"{}\"", clamd.address());
-    let error = service(&settings).handle(&request(&large, &[])).await.unwrap_err();
-    assert_eq!(error.stage, "clamd");
+    let found = handle(&service(&settings), &large).await.finding;
+    assert_eq!(found.verdict, "too-big");
+    assert_eq!(found.reason.unwrap(), "larger than the StreamMaxLength of clamd");
     let limited = service(&format!("{settings}, clamd-size = 1_000_000"));
     let found = handle(&limited, &large).await.finding;
     assert_eq!(found.verdict, "too-big");
@@ -721,8 +725,16 @@ async fn a_real_clamd_points_at_the_part() {
 async fn a_clamd_that_is_not_there_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket").display().to_string();
-    let service = service(&format!("clamd = \"unix:{path}\""));
+    let settings = format!("clamd = \"unix:{path}\", clamd-retry = 0");
     let mail = mail(with_attachment("a", b"harmless"));
-    let error = service.handle(&request(&mail, &[])).await.unwrap_err();
-    assert_eq!(error.to_string(), format!("clamd: {path}: No such file or directory (os error 2)"));
+    let cause = format!("clamd: {path}: No such file or directory (os error 2)");
+    let error = service(&settings).handle(&request(&mail, &[])).await.unwrap_err();
+    assert_eq!(error.to_string(), cause);
+    let keeping = service(&format!("{settings}, on-error = \"quarantine\""));
+    assert_eq!(keeping.declaration().effects, [EffectName::Quarantine]);
+    let outcome = keeping.handle(&request(&mail, &[EffectName::Quarantine])).await.unwrap();
+    assert_eq!(outcome.effects, [SideEffect::Quarantine(format!("error: {cause}").into())]);
+    let deferring = service(&format!("{settings}, on-error = \"tempfail\""));
+    let Change::Reply(reply) = handle(&deferring, &mail).await.change else { panic!() };
+    assert_eq!(reply.to_string(), "451 4.7.1 message could not be scanned");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing)]
 
 pub mod actor;
+pub mod attachment;
 pub mod attempts;
 pub mod browser;
 pub mod certificates;

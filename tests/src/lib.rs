@@ -7,6 +7,7 @@ pub mod attachment;
 pub mod attempts;
 pub mod browser;
 pub mod certificates;
+pub mod clamd;
 pub mod gateway;
 pub mod http;
 pub mod peer;

@@ -102,7 +102,13 @@ pub(crate) fn cabinet(files: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// An OLE compound file with these streams, whose folders are made too.
 pub(crate) fn compound(streams: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut file = cfb::CompoundFile::create(std::io::Cursor::new(Vec::new())).unwrap();
+    compound_of(cfb::Version::V3, streams)
+}
+
+/// The same of a certain version: with sectors of 512 octets (3) or 4,096 (4).
+pub(crate) fn compound_of(version: cfb::Version, streams: &[(&str, &[u8])]) -> Vec<u8> {
+    let octets = std::io::Cursor::new(Vec::new());
+    let mut file = cfb::CompoundFile::create_with_version(version, octets).unwrap();
     for (path, octets) in streams {
         let path = std::path::Path::new(path);
         file.create_storage_all(path.parent().unwrap()).unwrap();

@@ -1,9 +1,11 @@
-//! The body of the fuzz target `mail`; a unit test runs it over the corpus.
+//! The body of the fuzz target `mail`; a unit test runs it over the corpus. Those of `content` and `archives` stand beside
+//! what they are about.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
+pub use crate::content::fuzzing::{archives, content};
 use crate::mail::{
     Edits, Embedded, Mail, Notice, OtherPart, Part, PartKind, data_uris, header_length, uuencoded,
 };

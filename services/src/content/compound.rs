@@ -203,7 +203,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::compound;
+    use crate::fixtures::{compound, compound_of};
 
     fn file(octets: Vec<u8>) -> Compound {
         let octets = Octets::from(octets);
@@ -229,9 +229,11 @@ mod tests {
         let contents: Vec<Vec<u8>> = sizes.iter().map(|size| content(*size)).collect();
         let streams: Vec<(&str, &[u8])> =
             names.iter().zip(&contents).map(|(name, content)| (&name[..], &content[..])).collect();
-        let mut file = file(compound(&streams));
-        for (name, content) in &streams {
-            assert!(stream(&mut file, &name[1..]) == *content, "{name}");
+        for version in [cfb::Version::V3, cfb::Version::V4] {
+            let mut file = file(compound_of(version, &streams));
+            for (name, content) in &streams {
+                assert!(stream(&mut file, &name[1..]) == *content, "{version:?} {name}");
+            }
         }
     }
 

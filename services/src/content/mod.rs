@@ -5,6 +5,7 @@
 mod archive;
 mod compound;
 mod extension;
+pub(crate) mod fuzzing;
 mod limits;
 mod office;
 mod policy;

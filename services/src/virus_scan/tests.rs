@@ -403,6 +403,24 @@ async fn policies() {
     assert_eq!(outcome.change, Change::None);
 }
 
+/// Programs unpack what stands before damage, and so do we, wherever the mail is.
+#[tokio::test]
+async fn damage_behind_something_hides_nothing() {
+    let service = service("");
+    let noise: Vec<u8> = (0..3_000u32).flat_map(|n| (n * n).to_string().into_bytes()).collect();
+    let padded = tar(&[("x.com", &eicar::text()), ("noise", &noise)]);
+    for octets in [gzip(&padded), zip(&[("a.tar", &padded)])] {
+        for at in (octets.len() / 2..octets.len()).step_by(97) {
+            let mut damaged = octets.clone();
+            damaged[at] ^= 0x55;
+            let damaged = mail(with_attachment("z", &damaged));
+            let found = handle(&service, &damaged).await.finding;
+            assert_eq!(found.verdict, "infected", "{at}: {found:?}");
+            assert_eq!(handle(&service, &spooled(&damaged)).await.finding, found, "{at}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn macros_are_found_in_every_wrapping() {
     let looking = service("on-macros = \"reject\"");

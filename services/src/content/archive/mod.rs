@@ -6,6 +6,8 @@
 //! [`Octets::check`].
 
 mod cabinet;
+mod gzip;
+mod inflate;
 mod rtf;
 mod tnef;
 mod zip;
@@ -14,10 +16,8 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use flate2::bufread::GzDecoder;
-
 use super::sniff::Archive;
-use crate::mail::{Octets, Reader, Window};
+use crate::mail::{Octets, Window};
 
 /// The longest name of a member that is kept; file systems end at 255.
 const LONGEST_NAME: usize = 1_024;
@@ -114,7 +114,7 @@ pub(super) fn members<B>(
 ) -> Handed<B> {
     match archive {
         Archive::Zip => zip::members(octets, most, may_search, each),
-        Archive::Gzip => gzip_members(octets, each),
+        Archive::Gzip => gzip::members(octets, each),
         Archive::Tar => tar_members(octets, each),
         Archive::Tnef => tnef::members(octets, each),
         Archive::Cabinet if may_search => cabinet::members(octets, most, each),
@@ -125,32 +125,6 @@ pub(super) fn members<B>(
 impl<'r> Member<'r> {
     fn file(names: Vec<String>, content: &'r mut dyn Read) -> Self {
         Self::Files { content, files: vec![File { names, range: 0..usize::MAX }] }
-    }
-}
-
-fn gzip_members<B>(octets: &Octets, each: Each<'_, B>) -> Handed<B> {
-    let name = GzDecoder::new(octets.reader());
-    let name = name.header().and_then(|header| header.filename().map(lossy));
-    let mut content = Gzip(GzDecoder::new(octets.reader()));
-    each(Member::file(distinct(name.into_iter().collect()), &mut content)).map_err(Ended::Left)
-}
-
-/// The members of a gzip file one after the other, as RFC 1952 section 2.2 has it; what follows them
-/// is passed over, as gzip does.
-struct Gzip(GzDecoder<Reader>);
-
-impl Read for Gzip {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.0.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            if !self.0.get_mut().peek(3)?.starts_with(b"\x1f\x8b\x08") {
-                return Ok(0);
-            }
-            self.0 = GzDecoder::new(self.0.get_ref().clone());
-        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! Members of zip archives.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, BufReader};
 
-use flate2::bufread::DeflateDecoder;
 use memchr::memmem::Finder;
-use zip::ZipArchive;
-use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
 
+use super::inflate::{Checked, Inflate};
 use super::{Each, Ended, Handed, Incomplete, Member};
 use super::{Guarded, distinct, guarded, lossy, read_u16, read_u32};
 use crate::mail::{Octets, Reader, Window};
@@ -59,20 +58,32 @@ fn listed<B>(
 ) -> Handed<B> {
     let mut window = Window::new(octets.clone());
     for index in 0..archive.len() {
-        let (mut names, encrypted, start, size) = {
+        let mut names;
+        let (encrypted, start, size, method, crc) = {
             let file = guarded(|| archive.by_index_raw(index))??;
-            let names = vec![file.name().to_owned(), lossy(file.name_raw())];
-            (names, file.encrypted(), file.header_start(), file.compressed_size())
+            names = vec![file.name().to_owned(), lossy(file.name_raw())];
+            let (start, size) = (file.header_start(), file.compressed_size());
+            (file.encrypted(), start, size, file.compression(), file.crc32())
         };
         let start = usize::try_from(start).unwrap_or(usize::MAX);
         seen.insert(start, usize::try_from(size).unwrap_or(usize::MAX));
         names.extend(Local::read(&mut window, start)?.map(|local| local.name));
         let names = distinct(names);
-        let handed = match guarded(|| archive.by_index(index)) {
+        let handed = match guarded(|| archive.by_index_raw(index)) {
             _ if encrypted => each(Member::Encrypted(names)),
-            Ok(Ok(mut file)) => each(Member::file(names, &mut Guarded(&mut file))),
-            Ok(Err(ZipError::UnsupportedArchive(why))) => {
-                each(Member::Unreadable(names, why.to_owned()))
+            Ok(Ok(mut file)) => {
+                let packed = BufReader::new(Guarded(&mut file));
+                match method {
+                    CompressionMethod::Stored => {
+                        each(Member::file(names, &mut Checked::new(packed, crc)))
+                    }
+                    CompressionMethod::Deflated => {
+                        each(Member::file(names, &mut Checked::new(Inflate::new(packed), crc)))
+                    }
+                    method => {
+                        each(Member::Unreadable(names, format!("compression method {method}")))
+                    }
+                }
             }
             Ok(Err(error)) => each(Member::Unreadable(names, error.to_string())),
             Err(error) => each(Member::Unreadable(names, error.to_string())),
@@ -160,9 +171,9 @@ impl Local {
             _ if self.encrypted => each(Member::Encrypted(names))?,
             0 => each(Member::file(names, &mut declared.reader()))?,
             8 => {
-                let mut content = DeflateDecoder::new(data.reader());
+                let mut content = Inflate::new(data.reader());
                 each(Member::file(names, &mut content))?;
-                return Ok(self.data + usize::try_from(content.total_in()).unwrap_or(0));
+                return Ok(self.data + usize::try_from(content.consumed()).unwrap_or(0));
             }
             method => each(Member::Unreadable(names, format!("compression method {method}")))?,
         }

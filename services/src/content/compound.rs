@@ -70,8 +70,10 @@ impl Compound {
             (0..NAMED).filter_map(|nth| read_u32(header, 76 + 4 * nth)).collect();
         let mut more = read_u32(header, 68).unwrap_or(usize::MAX);
         self.table = named;
-        // Sectors with more of them, the last four octets of each say where the next is.
-        let most = self.octets.len() / (self.sector * self.sector / 4) + 1;
+        // Sectors with more of them; the last four octets of each say where the next is. There are no more than the
+        // file has room for what they name: at 256 MiB the list takes 34 KB.
+        let entries = self.sector / 4;
+        let most = self.octets.len() / (self.sector * entries) / (entries - 1) + 1;
         for _ in 0..most {
             let Some(at) = self.place(more) else { break };
             let content = self.window.at(at, self.sector)?;

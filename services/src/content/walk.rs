@@ -1,10 +1,11 @@
 //! The walk over everything in a mail.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use super::extension::mismatch;
 use super::limits::Room;
-use super::office::office;
+use super::office::{Office, office};
 use super::sniff;
 use super::walker::{Leave, Walker};
 use crate::mail::{Mail, Octets, Part, SpoolError};
@@ -28,6 +29,8 @@ pub(crate) struct Object<'a> {
     pub(crate) head: &'a [u8],
     /// If only some clients see it: what is odd about the message.
     pub(crate) oddity: Option<&'static str>,
+    /// What it is as an Office file, once somebody has asked.
+    pub(super) office: OnceCell<Office>,
 }
 
 impl Object<'_> {
@@ -38,13 +41,21 @@ impl Object<'_> {
 
     /// Which macros it holds, for people; those of what is in it are its own.
     pub(crate) fn macros(&self) -> Result<Option<&'static str>, SpoolError> {
-        Ok(office(self.names, self.head, self.octets)?.macros)
+        Ok(self.office()?.macros)
     }
 
     /// Whether only a password opens it.
     pub(crate) fn is_encrypted(&self) -> Result<bool, SpoolError> {
         let is_locked = *self.origin == Origin::LockedMember;
-        Ok(is_locked || office(self.names, self.head, self.octets)?.is_encrypted)
+        Ok(is_locked || self.office()?.is_encrypted)
+    }
+
+    fn office(&self) -> Result<Office, SpoolError> {
+        if let Some(known) = self.office.get() {
+            return Ok(*known);
+        }
+        let found = office(self.names, self.head, self.octets)?;
+        Ok(*self.office.get_or_init(|| found))
     }
 
     /// What it is, if files of this extension, in lower case, are something else.

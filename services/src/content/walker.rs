@@ -1,5 +1,6 @@
 //! The one who walks.
 
+use std::cell::OnceCell;
 use std::io::Read;
 
 use bytes::Bytes;
@@ -207,6 +208,7 @@ impl<'v> Walker<'v> {
             octets: found.octets,
             head,
             oddity: self.oddity,
+            office: OnceCell::new(),
         })
     }
 

@@ -9,6 +9,9 @@
 //! file decides what happens to that. Recipients with different rules get versions of their own where the MTA can;
 //! otherwise the strictest rule counts for all of them, and the verdict's reason says so.
 //!
+//! What only some clients see, since the mail breaks the rules of MIME, goes as well; a mail in which it would stay is
+//! refused.
+//!
 //! The verdict is `stripped`, `tagged`, `forbidden` (a rule stopped the message), `too-big` (something is beyond a
 //! limit), `exempt` (a rule lets all pass) or `clean`. When the service itself fails, the sender has to try again
 //! later.
@@ -59,14 +62,14 @@ use ocp_proto::smtp::{Address, Command};
 
 pub use settings::{Action, Direction, LanguageSettings, MimeStripSettings, RuleSettings};
 
-use crate::content::{Policy, Room, Scans, applied, effects, printable};
-use crate::mail::{Edits, Mail};
+use crate::content::{Policy, Room, Scan, Scans, applied, effects, printable};
+use crate::mail::{Edits, Mail, SpoolError};
 use crate::outcome::{Change, Finding, Outcome};
 use crate::registry::{Kind, Settings, SettingsError};
 use crate::service::{Declaration, Request, Service, ServiceError};
 use notices::Notices;
 use removal::remove;
-use rules::Rules;
+use rules::{Applied, Rules};
 use search::{Match, search};
 
 /// The kind `mime-strip`.
@@ -104,12 +107,8 @@ impl MimeStrip {
             return Ok(Outcome::unchanged(Finding::new("exempt")));
         }
         let differ = rules.are_different();
-        let (found, limit) = {
-            let mail = Arc::clone(mail);
-            let (room, inside) = (self.room.clone(), self.settings.inside_archives);
-            let running = self.scans.start().await?;
-            running.run(move || search(&mail, &rules, &room, inside)).await??
-        };
+        let running = self.scans.start().await?;
+        let (found, limit) = self.search(&running, mail, &rules).await?;
         let strictest = found.iter().max_by_key(|one| one.decision.action);
         let policy = strictest.and_then(|one| one.decision.action.policy());
         if let Some(reason) = &limit
@@ -134,24 +133,40 @@ impl MimeStrip {
             let text = format!("attachment not allowed: {}", strictest.reason());
             return self.applied(request, policy, "forbidden", &reason, &text);
         }
-        self.edited(mail, &found, strictest.decision.action, &reason)
+        let edits = self.edits(mail, &found)?;
+        // Where clients disagree about what is a part, it is looked at again.
+        if found.iter().any(|one| one.is_odd && one.decision.action != Action::Tag) {
+            let edited = mail.edited(&edits);
+            let edited = edited.map_err(|error| ServiceError::new("removing", error))?;
+            let (left, _) = self.search(&running, &Arc::new(edited), &rules).await?;
+            if let Some(left) = left.iter().find(|one| one.decision.action != Action::Tag) {
+                let text = format!("attachment can't be removed: {}", left.reason());
+                return self.applied(request, Policy::Reject, "forbidden", &reason, &text);
+            }
+        }
+        let verdict = if strictest.decision.action == Action::Tag { "tagged" } else { "stripped" };
+        let finding = Finding::new(verdict).with_reason(printable(&reason));
+        Ok(Outcome::changed(Change::Content(edits), verdict).with_finding(finding))
     }
 
-    fn edited(
+    async fn search(
         &self,
-        mail: &Mail,
-        found: &[Match],
-        strictest: Action,
-        reason: &str,
-    ) -> Result<Outcome, ServiceError> {
+        running: &Scan,
+        mail: &Arc<Mail>,
+        rules: &Applied,
+    ) -> Result<(Vec<Match>, Option<String>), ServiceError> {
+        let (mail, rules) = (Arc::clone(mail), rules.clone());
+        let (room, inside) = (self.room.clone(), self.settings.inside_archives);
+        Ok(running.run(move || search(&mail, &rules, &room, inside)).await??)
+    }
+
+    fn edits(&self, mail: &Mail, found: &[Match]) -> Result<Edits, SpoolError> {
         let mut edits = Edits::new();
         if let Some(tagged) = found.iter().find(|one| one.decision.action == Action::Tag) {
             self.settings.tag.mark(mail, "tagged", &tagged.reason(), &mut edits);
         }
         remove(mail, found, &mut edits)?;
-        let verdict = if strictest == Action::Tag { "tagged" } else { "stripped" };
-        let finding = Finding::new(verdict).with_reason(printable(reason));
-        Ok(Outcome::changed(Change::Content(edits), verdict).with_finding(finding))
+        Ok(edits)
     }
 
     fn applied(

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::search::Match;
 use super::settings::Action;
-use crate::content::fill;
+use crate::content::{fill, outermost};
 use crate::mail::{Edits, Mail, Notice, Part, SpoolError};
 
 /// Octets before a part in which the delimiter line is looked for: a boundary has at most 70 (RFC 2046 section 5.1.1), and
@@ -17,7 +17,13 @@ const DELIMITER: usize = 1_024;
 /// If the octets around a part can't be read.
 pub(super) fn remove(mail: &Mail, found: &[Match], edits: &mut Edits) -> Result<(), SpoolError> {
     let parts = mail.parts()?;
-    for one in found {
+    let gone = gone(found, parts);
+    let is_inside = |one: &Match| {
+        let around = std::iter::successors(Some(one.part), |part| parts.get(*part)?.parent);
+        let mut around = around.skip(usize::from(one.lines.is_none()));
+        around.any(|part| gone.contains(&part))
+    };
+    for one in found.iter().filter(|one| !is_inside(one)) {
         let notice = filled(one);
         match (one.decision.action, &one.lines, parts.get(one.part)) {
             (Action::Strip, Some(lines), _) => edits.delete(lines.clone()),
@@ -39,6 +45,12 @@ pub(super) fn remove(mail: &Mail, found: &[Match], edits: &mut Edits) -> Result<
         }
     }
     Ok(())
+}
+
+/// The parts that go with all that is in them, those that lie in others left out.
+fn gone(found: &[Match], parts: &[Part]) -> Vec<usize> {
+    let goes = |one: &&Match| one.lines.is_none() && one.decision.action != Action::Tag;
+    outermost(parts, found.iter().filter(goes).map(|one| one.part).collect())
 }
 
 fn filled(found: &Match) -> String {

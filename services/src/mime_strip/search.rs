@@ -19,6 +19,8 @@ pub(super) struct Match {
     pub(super) decision: Decision,
     /// Where.
     pub(super) place: String,
+    /// Whether only some clients see it.
+    pub(super) is_odd: bool,
 }
 
 impl Match {
@@ -55,7 +57,8 @@ pub(super) fn search(
         if let Some(decision) = decision {
             let declared = part.content_type.essence.clone();
             let name = name(&part.names);
-            found.push(Match { part: index, lines: None, name, declared, decision, place });
+            let is_odd = false;
+            found.push(Match { part: index, lines: None, name, declared, decision, place, is_odd });
         }
     }
     // How deep the archive lies that is not looked into.
@@ -100,6 +103,7 @@ pub(super) fn search(
             declared: part.content_type.essence.clone(),
             decision,
             place: object.location(),
+            is_odd: object.oddity.is_some(),
         });
         Ok(next)
     };
@@ -113,7 +117,11 @@ fn plain_lines(
     part: &Part,
     object: &Object<'_>,
 ) -> Result<Option<Range<usize>>, SpoolError> {
+    // What only some clients see may stand elsewhere in the part that goes for it.
     let Origin::Uuencoded(lines) = object.origin else { return Ok(None) };
+    if object.oddity.is_some() {
+        return Ok(None);
+    }
     let is_plain = matches!(part.transfer, Transfer::Identity) && object.place.len() == 2;
     let lines = part.body.start + lines.start..part.body.start + lines.end;
     let start = mail.octets(lines.clone()).read(0..6)?;

@@ -295,6 +295,48 @@ async fn the_strictest_of_several_counts() {
     assert_eq!(found(&service, "a.zip", &zip(&[("a.exe", b"x")])).await.0, "stripped");
 }
 
+/// Mails in which only some clients see a forbidden file: for none is it there any more, or the mail is refused.
+#[tokio::test]
+async fn what_only_some_clients_see_goes_too() {
+    let evil = "Content-Type: application/x; name=x.com\r\n\r\nx";
+    let evil_only = format!("--b\r\n{evil}\r\n--b--\r\n");
+    let multipart = "Content-Type: multipart/mixed; boundary=b\r\n";
+    let good = "--b\r\n\r\ngood\r\n";
+    let uuencoded = format!("begin 644 x.com\r\n{}`\r\nend\r\n", uuencode(b"x"));
+    let mails = [
+        format!(
+            "Content-Type: multipart/mixed; boundary=a; boundary=b\r\n\r\n--a\r\n\r\nx\r\n{evil_only}--a--\r\n"
+        ),
+        format!("Content-Type: text/plain\r\n{multipart}\r\n{evil_only}"),
+        format!("{multipart}\r\n{good}--bb\r\n{evil}\r\n--b--\r\n"),
+        format!("{multipart}\r\n{good}--b--\r\n{evil_only}"),
+        format!("{multipart}\r\n{uuencoded}{good}--b\r\n{evil}\r\n--b--\r\n"),
+        format!("A: x\r{multipart}\r\n{evil_only}"),
+    ];
+    for action in ["replace", "strip"] {
+        let service =
+            service(&format!("rules = [{{ extensions = [\"com\"], action = \"{action}\" }}]"));
+        let mut refused = 0;
+        for octets in &mails {
+            match handle(&service, &mail(octets.clone())).await.change {
+                Change::Content(edits) => {
+                    let after = whole(&mail(octets.clone()).edited(&edits).unwrap());
+                    let found = handle(&service, &mail(after.clone())).await.finding;
+                    assert_eq!(found.verdict, "clean", "{}", String::from_utf8_lossy(&after));
+                }
+                Change::Reply(reply) => {
+                    assert!(
+                        reply.to_string().starts_with("554 5.7.1 attachment can't be removed: ")
+                    );
+                    refused += 1;
+                }
+                other => panic!("{other:?}: {octets}"),
+            }
+        }
+        assert!(refused < mails.len() / 2, "{refused}");
+    }
+}
+
 fn with_parts(parts: &[&str]) -> Arc<Mail> {
     let parts: String = parts.iter().map(|part| format!("--b\r\n{part}\r\n")).collect();
     mail(format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{parts}--b--\r\n"))

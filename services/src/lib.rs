@@ -28,7 +28,7 @@ pub mod spam_score;
 mod temporary;
 pub mod virus_scan;
 
-pub use conclusion::{Conclusion, Fate, Found};
+pub use conclusion::{Conclusion, Fate, FateName, Found};
 pub use content::{FileKind, Limits, Policy, Tag};
 pub use mail_from::AddressList;
 pub use measure::{Measure, MeasureKind};

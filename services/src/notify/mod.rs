@@ -37,10 +37,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use ocp_proto::smtp::{Address, Command, EffectName, FailurePolicy};
+use ocp_proto::smtp::{Address, Command, FailurePolicy};
 use tokio::time::Instant;
 
-use crate::conclusion::{Conclusion, Fate, Found};
+use crate::conclusion::{Conclusion, Found};
 use crate::content::fill;
 use crate::mail::Mail;
 use crate::notification::{Notification, TextMail};
@@ -151,12 +151,13 @@ impl Notify {
             octets.map_or("unknown".into(), |octets| String::from_utf8_lossy(octets).into_owned())
         };
         let recipients: Vec<_> = envelope.recipients.iter().map(Address::to_string).collect();
+        let fates: Vec<_> = conclusion.fate_names().iter().map(ToString::to_string).collect();
         let subject = mail.and_then(|mail| mail.field("Subject")).map(|field| field.text());
         let values = [
             ("{service}", found.service.clone()),
             ("{verdict}", found.finding.verdict.to_string()),
             ("{reason}", found.finding.reason.clone().unwrap_or_else(|| "unknown".to_owned())),
-            ("{fate}", fate(conclusion.fates)),
+            ("{fate}", fates.join(" or ")),
             ("{from}", envelope.sender.as_ref().map(Address::to_string).unwrap_or_default()),
             ("{recipients}", recipients.join(" ")),
             ("{subject}", subject.unwrap_or_else(|| "none".to_owned())),
@@ -194,27 +195,6 @@ fn is_personal(mail: &Mail) -> bool {
 fn is_no(value: &str) -> bool {
     let word = value.split([';', '(']).next().unwrap_or_default();
     word.trim().eq_ignore_ascii_case("no")
-}
-
-/// What becomes of a message, in words.
-fn fate(fates: &[Fate]) -> String {
-    let mut words: Vec<&str> = Vec::new();
-    for Fate { reply, is_changed, effects, .. } in fates {
-        let asks = |name: EffectName| effects.iter().any(|effect| effect.name() == name);
-        let word = match reply {
-            Some(reply) if reply.is_permanent() => "refused",
-            Some(reply) if !reply.is_success() => "put off",
-            _ if asks(EffectName::Discard) => "discarded",
-            _ if asks(EffectName::Quarantine) => "quarantined",
-            _ if asks(EffectName::Hold) => "held",
-            _ if *is_changed => "changed",
-            _ => "passed on",
-        };
-        if !words.contains(&word) {
-            words.push(word);
-        }
-    }
-    words.join(" or ")
 }
 
 impl Service for Notify {

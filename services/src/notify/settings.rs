@@ -4,7 +4,7 @@ use ocp_proto::smtp::Address;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::conclusion::Found;
+use crate::conclusion::{FindingPattern, Found};
 use crate::notification::Notification;
 use crate::registry::{Settings, SettingsError};
 
@@ -65,8 +65,7 @@ pub(super) struct Checked {
 /// Whom to tell of what, and how.
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// A service, and its verdict; any if there is none.
-    found: Vec<(String, Option<String>)>,
+    found: Vec<FindingPattern>,
     pub(super) to: Vec<Recipient>,
     pub(super) subject: String,
     pub(super) text: String,
@@ -85,10 +84,7 @@ pub(super) enum Recipient {
 impl Rule {
     /// Whether it is about this.
     pub(super) fn names(&self, found: &Found) -> bool {
-        let Found { service, finding } = found;
-        self.found.iter().any(|(name, verdict)| {
-            name == service && verdict.as_ref().is_none_or(|verdict| **verdict == *finding.verdict)
-        })
+        self.found.iter().any(|pattern| pattern.matches(found))
     }
 }
 
@@ -119,19 +115,6 @@ fn rule(raw: RuleConfig) -> Result<Rule, SettingsError> {
             return Err(SettingsError::at(list.span(), format!("{name} is empty")));
         }
     }
-    let named = |written: &Spanned<String>| {
-        let (service, verdict) = match written.get_ref().split_once('=') {
-            Some((service, verdict)) if !service.is_empty() && !verdict.is_empty() => {
-                (service, verdict)
-            }
-            _ => {
-                let message = "found names a service and its verdict, such as \
-                               virus-scan=infected, or mime-strip=* for any";
-                return Err(SettingsError::at(written.span(), message));
-            }
-        };
-        Ok((service.to_owned(), (verdict != "*").then(|| verdict.to_owned())))
-    };
     let to_whom = |written: &Spanned<String>| {
         Ok(match written.get_ref().as_str() {
             "sender" => Recipient::Sender,
@@ -148,7 +131,7 @@ fn rule(raw: RuleConfig) -> Result<Rule, SettingsError> {
         Some(written) => Ok(written.into_inner()),
     };
     Ok(Rule {
-        found: found.get_ref().iter().map(named).collect::<Result<_, _>>()?,
+        found: found.get_ref().iter().map(FindingPattern::read).collect::<Result<_, _>>()?,
         to: to.get_ref().iter().map(to_whom).collect::<Result<_, SettingsError>>()?,
         subject: template(subject, SUBJECT)?,
         text: template(text, TEXT)?,

@@ -4,6 +4,7 @@ use ocp_proto::smtp::{Envelope, Reply, SideEffect};
 
 use super::settings::LONGEST;
 use super::*;
+use crate::conclusion::Fate;
 use crate::fixtures::{mail, request};
 
 const SETTINGS: &str = "from = \"filter@example.org\"\n\

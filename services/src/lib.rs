@@ -22,6 +22,7 @@ mod outcome;
 pub mod recipient_retry;
 mod registry;
 pub mod reply_filter;
+pub mod report;
 mod service;
 pub mod setting;
 pub mod spam_score;

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use crate::service::Service;
 use crate::temporary::TemporaryFolder;
 use crate::{
-    footer, log, mail_from, mime_strip, notify, recipient_retry, reply_filter, spam_score,
+    footer, log, mail_from, mime_strip, notify, recipient_retry, reply_filter, report, spam_score,
     virus_scan,
 };
 
@@ -43,6 +43,7 @@ impl Registry {
             mime_strip::KIND,
             footer::KIND,
             notify::KIND,
+            report::KIND,
             reply_filter::KIND,
             recipient_retry::KIND,
         ])

@@ -27,7 +27,6 @@ mod history;
 mod listen;
 mod logging;
 mod metrics;
-pub mod password;
 mod pieces;
 pub mod plugin;
 pub mod program;

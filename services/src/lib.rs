@@ -19,6 +19,7 @@ pub mod mime_strip;
 mod notification;
 pub mod notify;
 mod outcome;
+mod password;
 pub mod recipient_retry;
 mod registry;
 pub mod reply_filter;
@@ -35,6 +36,7 @@ pub use mail_from::AddressList;
 pub use measure::{Measure, MeasureKind};
 pub use notification::{Notification, NotificationError, TextMail};
 pub use outcome::{Change, Finding, Outcome};
+pub use password::{Password, PasswordError};
 pub use registry::{Kind, Registry, Settings, SettingsError};
 pub use service::{
     Content, Declaration, Input, Request, Service, ServiceError, compute, mechanism_only,

@@ -233,9 +233,9 @@ mod tests {
     use std::path::Path;
 
     use ::tests::certificates::Authority;
+    use services::Password;
 
     use super::*;
-    use crate::password::Password;
 
     fn parse(text: &str, path: &Path) -> Config {
         Config::parse(text, path, &crate::registry())

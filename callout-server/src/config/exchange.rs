@@ -54,10 +54,9 @@ pub(crate) fn changes(before: &Config, after: &Config) -> Vec<String> {
 mod tests {
     use std::path::Path;
 
-    use services::Registry;
+    use services::{Password, Registry};
 
     use super::*;
-    use crate::password::Password;
 
     fn parse(text: &str) -> Config {
         Config::parse(text, Path::new("test.toml"), &Registry::builtin()).unwrap()

@@ -1,12 +1,12 @@
 //! `[[admin.user]]` and `[history]`: who may look at the server, and what there is to see.
 
 use serde::Deserialize;
+use services::Password;
 use toml::Spanned;
 
 use super::ConfigError;
 use super::checked::Checker;
 use crate::history::LARGEST_RECORD;
-use crate::password::Password;
 
 /// Somebody who may log in at the status page.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -174,8 +174,9 @@ fn login_page(refusal: Option<Refusal>) -> Html<String> {
 
 #[cfg(test)]
 mod tests {
+    use services::Password;
+
     use super::*;
-    use crate::password::Password;
 
     fn users() -> Vec<User> {
         // Of "secret", with as little work as Argon2 lets be.

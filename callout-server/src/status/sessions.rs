@@ -72,8 +72,9 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use services::Password;
+
     use super::*;
-    use crate::password::Password;
 
     fn user() -> User {
         User { name: "ada".to_owned(), password: Password::cheap("secret") }

@@ -1,11 +1,11 @@
-//! Passwords of those who may look at the status page, as Argon2id hashes (RFC 9106).
+//! Passwords as Argon2id hashes (RFC 9106): of those who may look at the status page, and of links.
 
 use std::fmt;
 
 use argon2::password_hash::{Error, PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
 
-/// Octets of memory that one hash may take. Ours takes 19 MiB, as OWASP recommends.
+/// Octets of memory that one hash may take. Ours takes [`Password::MEMORY`], as OWASP recommends.
 const MOST_MEMORY: u32 = 64 * 1024 * 1024;
 
 /// Passes over that memory, at the most; and threads. Ours has 2 passes and 1 thread.
@@ -35,6 +35,9 @@ pub enum PasswordError {
 }
 
 impl Password {
+    /// Octets of memory that making a hash takes, and checking it.
+    pub const MEMORY: usize = Params::DEFAULT_M_COST as usize * 1024;
+
     /// The hash that stands in a configuration.
     ///
     /// # Errors
@@ -55,7 +58,7 @@ impl Password {
         }
     }
 
-    /// Hashes a password, which takes a while and [`Password::memory`].
+    /// Hashes a password, which takes a while and [`Password::MEMORY`].
     ///
     /// # Errors
     /// If it is none, or the system can't.
@@ -86,6 +89,16 @@ impl Password {
         }
     }
 
+    /// A hash with as little work as there can be, for tests.
+    #[doc(hidden)]
+    #[expect(clippy::unwrap_used, reason = "tests have passwords that can be hashed")]
+    pub fn cheap(password: &str) -> Self {
+        let salt = SaltString::encode_b64(b"salt and pepper").unwrap();
+        let params = Params::new(8, 1, 1, None).unwrap();
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        Self(argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string())
+    }
+
     /// Octets of memory that checking it takes.
     pub fn memory(&self) -> usize {
         let hash = PasswordHash::new(&self.0);
@@ -110,16 +123,6 @@ impl fmt::Debug for Password {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    impl Password {
-        /// A hash with as little work as there can be.
-        pub(crate) fn cheap(password: &str) -> Self {
-            let salt = SaltString::encode_b64(b"salt and pepper").unwrap();
-            let params = Params::new(8, 1, 1, None).unwrap();
-            let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-            Self(argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string())
-        }
-    }
 
     #[test]
     fn a_hash_is_of_one_password_alone_and_of_none_twice() {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ocp_proto::smtp::{Address, EffectName, Reply, SideEffect};
-use services::Input;
 use services::mail::Mail;
+use services::{Commitment, Input};
 
 use crate::chain::Adapted;
 
@@ -21,6 +21,8 @@ pub(crate) struct Branch {
     pub(crate) effects: Vec<SideEffect>,
     /// The octets as the services so far made them.
     pub(crate) input: Input,
+    /// What services keep only if it goes on.
+    pub(crate) commitments: Vec<Commitment>,
 }
 
 /// What an answer can say of several recipients.
@@ -51,7 +53,13 @@ pub enum Fallback {
 impl Branch {
     /// An event as it came.
     pub(crate) fn new(recipients: Vec<Address>, input: Input) -> Self {
-        Self { recipients, adapted: Adapted::Unchanged, effects: Vec::new(), input }
+        let (effects, commitments) = (Vec::new(), Vec::new());
+        Self { recipients, adapted: Adapted::Unchanged, effects, input, commitments }
+    }
+
+    /// Whether nobody gets it: a reply stands in its place, or it is thrown away.
+    pub(crate) fn reaches_nobody(&self) -> bool {
+        self.has_ended() || self.effects.iter().any(|effect| effect.name() == EffectName::Discard)
     }
 
     /// Whether a reply has ended it.
@@ -99,7 +107,10 @@ pub(crate) fn join(branches: &mut Vec<Branch>) {
     let mut joined: Vec<Branch> = Vec::with_capacity(branches.len());
     for branch in branches.drain(..) {
         match joined.iter_mut().find(|known| known.is_same(&branch)) {
-            Some(known) => known.recipients.extend(branch.recipients),
+            Some(known) => {
+                known.recipients.extend(branch.recipients);
+                known.commitments.extend(branch.commitments);
+            }
             None => joined.push(branch),
         }
     }

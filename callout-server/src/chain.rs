@@ -19,7 +19,9 @@ use ocp_proto::smtp::{
 use ocp_proto::wire::Atom;
 use opes_mta::telemetry::spans;
 use services::mail::{Edits, Mail};
-use services::{Change, Content, Finding, Input, Notification, Outcome, Request, ServiceError};
+use services::{
+    Change, Commitment, Content, Finding, Input, Notification, Outcome, Request, ServiceError,
+};
 use tracing::{Instrument, debug, warn};
 
 use self::concluding::Conclusions;
@@ -55,6 +57,8 @@ pub(crate) struct Answer {
     /// New messages, whatever becomes of the branches that services were asked about.
     pub(crate) notifications: Vec<Notification>,
     pub(crate) verdicts: Vec<Verdict>,
+    /// What services keep only if the event goes on with these branches.
+    pub(crate) commitments: Vec<Commitment>,
     /// What it says beyond this event.
     pub(crate) terms: Terms,
 }
@@ -175,7 +179,15 @@ impl Chain {
             terms.validity = None;
         }
         conclusions.ask(request, &branches, may_notify, &mut verdicts, &mut notifications).await;
-        Answer { branches, notifications, verdicts, terms }
+        // Those of a branch that reaches nobody end here.
+        let mut commitments = Vec::new();
+        for branch in &mut branches {
+            let own = std::mem::take(&mut branch.commitments);
+            if !branch.reaches_nobody() {
+                commitments.extend(own);
+            }
+        }
+        Answer { branches, notifications, verdicts, commitments, terms }
     }
 }
 
@@ -288,8 +300,15 @@ impl Link {
         notifications: &mut Vec<Notification>,
         measure: &Measure,
     ) -> Result<(Finding, Terms), ServiceError> {
-        let Outcome { change, effects, notifications: new, finding, envelope_done, validity } =
-            outcome;
+        let Outcome {
+            change,
+            effects,
+            notifications: new,
+            commitments,
+            finding,
+            envelope_done,
+            validity,
+        } = outcome;
         let wrong = |cause: String| Err(ServiceError::new("answer", cause));
         let observed = measure.observed;
         if observed && !(change == Change::None && effects.is_empty() && new.is_empty()) {
@@ -342,6 +361,7 @@ impl Link {
             }
         }
         branch.effects.extend(effects);
+        branch.commitments.extend(commitments);
         notifications.extend(new);
         // Nobody waits for the answer to an event that is only observed. A service for some recipients
         // is asked or not for recipients that no fact names.

@@ -4,6 +4,7 @@
 //! A service gets a [`Request`] and answers with an [`Outcome`]: octets that change, side effects, new
 //! messages, and what it found. It knows the SMTP profile's plain data, never a connection.
 
+mod commitment;
 mod conclusion;
 mod content;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub mod spam_score;
 mod temporary;
 pub mod virus_scan;
 
+pub use commitment::{Commitment, Prepared, Settlement};
 pub use conclusion::{Conclusion, Fate, FateName, Found};
 pub use content::{FileKind, Limits, Policy, Tag};
 pub use mail_from::AddressList;

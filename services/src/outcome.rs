@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use ocp_proto::smtp::{CommandLine, Reply, SideEffect, Validity};
 
+use crate::commitment::Commitment;
 use crate::mail::Edits;
 use crate::notification::Notification;
 
@@ -19,6 +20,8 @@ pub struct Outcome {
     ///
     /// [`Request::may_notify`]: crate::Request::may_notify
     pub notifications: Vec<Notification>,
+    /// What the service keeps only if the message goes on: of content only.
+    pub commitments: Vec<Commitment>,
     /// What the service found.
     pub finding: Finding,
     /// Whether the service needs no more events of this envelope: RCPT, DATA and MESSAGE after MAIL.
@@ -85,6 +88,7 @@ impl Outcome {
             change: Change::None,
             effects: Vec::new(),
             notifications: Vec::new(),
+            commitments: Vec::new(),
             finding,
             envelope_done: false,
             validity: None,
@@ -111,6 +115,12 @@ impl Outcome {
     /// The same with one more new message.
     pub fn with_notification(mut self, notification: Notification) -> Self {
         self.notifications.push(notification);
+        self
+    }
+
+    /// The same, and the service hears what becomes of the message.
+    pub fn with_commitment(mut self, commitment: Commitment) -> Self {
+        self.commitments.push(commitment);
         self
     }
 

@@ -1,5 +1,6 @@
 //! What services may do to an event, and what their failures do to the mail.
 
+mod commitments;
 mod notifications;
 
 use futures_util::future::BoxFuture;

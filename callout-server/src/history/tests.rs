@@ -136,7 +136,8 @@ fn verdict(verdict: &str, reason: &str) -> Verdict {
 
 fn answer(adapted: Adapted, verdicts: Vec<Verdict>) -> Answer {
     let branch = Branch { adapted, ..Branch::new(Vec::new(), Input::Nothing) };
-    Answer { branches: vec![branch], notifications: Vec::new(), verdicts, terms: Terms::default() }
+    let (notifications, commitments) = (Vec::new(), Vec::new());
+    Answer { branches: vec![branch], notifications, verdicts, commitments, terms: Terms::default() }
 }
 
 fn unchanged() -> Answer {

@@ -148,15 +148,18 @@ impl Session {
         connection: &mut Connection,
         xid: Xid,
         mut original: Original,
-        answer: Answer,
+        mut answer: Answer,
     ) {
         let new = answer.notifications.iter();
         let octets = new.map(|new| new.header().len() + new.body().len()).sum();
         if let Err(full) = original.held.grow(octets) {
             return self.refuse(connection, xid, &full.to_string(), true);
         }
-        if let Some(dialog) = self.transactions.get(&xid).and_then(|known| known.dialog) {
-            self.recorder.answer(dialog, xid, &answer);
+        if let Some(transaction) = self.transactions.get_mut(&xid) {
+            transaction.commitments = std::mem::take(&mut answer.commitments);
+            if let Some(dialog) = transaction.dialog {
+                self.recorder.answer(dialog, xid, &answer);
+            }
         }
         let decision = Decision::of(&answer);
         self.send(connection, xid, Outgoing::new(original, answer), decision);
@@ -239,6 +242,9 @@ impl Session {
         if let Some(transaction) = self.transactions.remove(&xid) {
             if let Some(dialog) = transaction.dialog {
                 self.recorder.end(dialog, xid, result, cause);
+                if cause.is_none() {
+                    self.unsettled.add(dialog, xid, transaction.commitments);
+                }
             }
             transaction.open.end(result);
         }

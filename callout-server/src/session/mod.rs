@@ -8,6 +8,7 @@ mod answering;
 mod collecting;
 mod offer;
 mod transaction;
+mod unsettled;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::server::{ConnectionId, Server};
 pub(crate) use collecting::BodyRoom;
 pub(crate) use transaction::Completed;
 use transaction::Transaction;
+use unsettled::Unsettled;
 
 /// The application behind one [`Connection`].
 pub(crate) struct Session {
@@ -43,6 +45,7 @@ pub(crate) struct Session {
     transactions: IdMap<Xid, Transaction>,
     tasks: JoinSet<Completed>,
     recorder: Recorder,
+    unsettled: Unsettled,
     /// The one whose content has to reach the disk before anything else is read.
     behind: Option<Xid>,
     /// Those whose answers the peer has not taken whole.
@@ -101,6 +104,7 @@ impl Session {
             transactions: IdMap::default(),
             tasks: JoinSet::new(),
             recorder: Recorder::new(history, &origin, id.number()),
+            unsettled: Unsettled::default(),
             behind: None,
             answering: VecDeque::new(),
             next_progress: None,
@@ -152,6 +156,7 @@ impl Session {
             Event::DialogOutcome { dialog, xid, result, reply, queue_id } => {
                 let (reply, queue_id) = (reply.as_ref(), queue_id.as_ref());
                 self.recorder.outcome(dialog, xid, &result, reply, queue_id);
+                self.unsettled.settle(dialog, xid, &result);
                 self.server.change_dialog(self.id, dialog, |known| match &known.latest {
                     Some((latest, command)) if *latest == xid && result.is_success() => {
                         Arc::make_mut(&mut known.facts).after(command);
@@ -162,6 +167,7 @@ impl Session {
             Event::DialogEnded { dialog, .. } => {
                 self.dialogs.remove(&dialog);
                 self.recorder.end_dialog(dialog);
+                self.unsettled.end_dialog(dialog);
                 self.server.end_dialog(self.id, dialog);
             }
             Event::TransactionStarted { xid, group } => self.start(connection, xid, group),

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ocp_proto::{Connection, DialogId, GroupId, OcpResult, OriginalStart, Xid};
+use services::Commitment;
 use tokio::task::{AbortHandle, JoinError};
 use tracing::{Span, error, info, warn};
 
@@ -34,6 +35,8 @@ pub(super) struct Transaction {
     pub(super) started: Instant,
     /// Whose event it is, once that is known.
     pub(super) dialog: Option<DialogId>,
+    /// What services keep only if the answer counts, and the event goes on.
+    pub(super) commitments: Vec<Commitment>,
     /// Counts it; dropped, it is one without an answer.
     pub(super) open: OpenTransaction,
 }
@@ -127,7 +130,8 @@ impl Session {
             }
         };
         let (stage, span, started) = (Stage::Started, Span::none(), now());
-        let transaction = Transaction { chain, stage, span, started, dialog: None, open };
+        let (dialog, commitments) = (None, Vec::new());
+        let transaction = Transaction { chain, stage, span, started, dialog, commitments, open };
         self.transactions.insert(xid, transaction);
     }
 

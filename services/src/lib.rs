@@ -12,6 +12,7 @@ mod fixtures;
 pub mod footer;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod links;
 pub mod log;
 pub mod mail;
 pub mod mail_from;

@@ -10,8 +10,8 @@ use toml::de::{DeTable, DeValue};
 use crate::service::Service;
 use crate::temporary::TemporaryFolder;
 use crate::{
-    footer, log, mail_from, mime_strip, notify, recipient_retry, reply_filter, report, spam_score,
-    virus_scan,
+    footer, links, log, mail_from, mime_strip, notify, recipient_retry, reply_filter, report,
+    spam_score, virus_scan,
 };
 
 /// A kind of service.
@@ -42,6 +42,7 @@ impl Registry {
             virus_scan::KIND,
             mime_strip::KIND,
             footer::KIND,
+            links::KIND,
             notify::KIND,
             report::KIND,
             reply_filter::KIND,

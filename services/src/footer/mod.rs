@@ -152,7 +152,7 @@ impl Added {
                 "the text can't hold it"
             }
         };
-        let own = text_entity(&self.text, mail.line_ending());
+        let own = text_entity("plain", &self.text, mail.line_ending());
         let (before, behind) = match self.place {
             Place::Top => (Some(own), None),
             Place::End => (None, Some(own)),

@@ -116,13 +116,30 @@ impl Edits {
             header.push_str(&format!("Content-Disposition: attachment; filename=\"{name}\"{end}"));
         }
         let text = notice.text.lines().collect::<Vec<_>>().join(end);
+        self.replace_entity(mail, part, &format!("{header}{end}{text}"))
+    }
+
+    /// Puts another entity in the place of a part: fields, an empty line, and a body without the end of its last line. The
+    /// delimiters around it, and of the message itself all fields but those that describe the content, stay octet for
+    /// octet.
+    ///
+    /// # Errors
+    /// If the octets around the part can't be read.
+    pub(crate) fn replace_entity(
+        &mut self,
+        mail: &Mail,
+        part: &Part,
+        entity: &str,
+    ) -> Result<(), SpoolError> {
+        let end = mail.line_ending();
         if part.parent.is_some() {
             // A part without octets may share its line end with the delimiter before it.
             let behind = mail.octets(part.whole.end..part.whole.end + 1).read(0..1)?;
             let own = if matches!(&behind[..], b"" | b"\r" | b"\n") { "" } else { end };
-            self.replace(part.whole.clone(), format!("{header}{end}{text}{own}").into());
+            self.replace(part.whole.clone(), format!("{entity}{own}").into());
             return Ok(());
         }
+        let (fields, body) = entity.split_once(&end.repeat(2)).unwrap_or((entity, ""));
         let mut missing = missing_line_ends(mail.header());
         for field in &part.fields {
             let described = ["Content-Type", "Content-Transfer-Encoding", "Content-Disposition"];
@@ -136,8 +153,8 @@ impl Edits {
         let missing = end.repeat(missing);
         // An insertion at the end of the header section would be one in the body.
         let at = mail.fields().last().filter(|_| missing.is_empty()).map_or(0, |f| f.whole.end);
-        self.insert(at, header.into());
-        self.replace(part.body.clone(), format!("{missing}{text}{end}").into());
+        self.insert(at, format!("{fields}{end}").into());
+        self.replace(part.body.clone(), format!("{missing}{body}{end}").into());
         Ok(())
     }
 

@@ -104,12 +104,14 @@ fn subject(text: &str) -> String {
     words.collect::<Vec<_>>().join("\r\n ")
 }
 
-/// A text as a part of a message: its fields, an empty line, and the text without the end of its last line.
-pub(crate) fn text_entity(text: &str, end: &str) -> String {
+/// A text, `plain` or `html`, as a part of a message: its fields, an empty line, and the text without the end of its last line.
+pub(crate) fn text_entity(subtype: &str, text: &str, end: &str) -> String {
     let (encoding, body) = encoded(text);
     let body = body.trim_end().replace("\r\n", end);
-    let fields = ["Content-Type: text/plain; charset=utf-8", "Content-Disposition: inline"];
-    format!("{}{end}Content-Transfer-Encoding: {encoding}{end}{end}{body}", fields.join(end))
+    format!(
+        "Content-Type: text/{subtype}; charset=utf-8{end}Content-Disposition: inline{end}\
+         Content-Transfer-Encoding: {encoding}{end}{end}{body}"
+    )
 }
 
 /// The name of an encoding that any next hop takes, and the text in it.

@@ -1,7 +1,7 @@
 //! Reports that wait for a target, and the task that sends them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -171,7 +171,7 @@ impl Worker {
         }
     }
 
-    fn failure(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    fn failure(&self) -> MutexGuard<'_, Option<String>> {
         self.counts.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -154,9 +154,11 @@ fn host_name(written: Option<Spanned<String>>) -> Result<String, SettingsError> 
             Err(SettingsError::at(name.span(), message))
         }
         None => {
-            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            let name = name.trim();
-            Ok(if is_name(name) { name } else { "localhost" }.to_owned())
+            // The first one is hidden from services with ProcSubset=pid.
+            let files = ["/proc/sys/kernel/hostname", "/etc/hostname"];
+            let names = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+            let name = names.map(|name| name.trim().to_owned()).find(|name| is_name(name));
+            Ok(name.unwrap_or_else(|| "localhost".to_owned()))
         }
     }
 }

@@ -171,11 +171,13 @@ async fn large_mails_take_little_memory() {
         "No.Body:0:*:6d616368696e6573{-1000}646f*206e6f7468696e67206f66207468652073{4}7274\n";
     std::fs::write(folder.path().join("a.ndb"), body).unwrap();
     let scan = "signatures = '.'\naction = 'replace'";
+    let links = "folder = 'links'\nlisten = '127.0.0.1:0'\nurl = 'https://f.example'";
     let kinds = [
         ("log", "", ["logged"; 3]),
         ("spam-score", "mark-ham = true", ["ham"; 3]),
         ("mime-strip", "forbidden-names = ['*.doc']", ["clean", "stripped", "stripped"]),
         ("virus-scan", scan, ["clean", "infected", "infected"]),
+        ("links", links, ["unchanged", "linked", "linked"]),
     ];
     let registry = Registry::builtin();
     let mails = [("text", text as fn() -> Arc<Mail>), ("binary", binary), ("base64", base64)];
@@ -184,6 +186,7 @@ async fn large_mails_take_little_memory() {
         for (kind, settings, verdicts) in kinds {
             let settings = Settings::parse(settings, folder.path()).unwrap();
             let service = (registry.find(kind).unwrap().build)(settings).unwrap();
+            service.start().await.unwrap();
             let request = Request {
                 dialog: Arc::new(DialogFacts::default()),
                 command: Command::Message,

@@ -11,8 +11,8 @@ use super::mail::{Mail, NoContent, values};
 use super::message::{Collector, Original};
 use super::sent::Sent;
 use super::words::{
-    command, decided, decision_of, envelope_command, failed, no_room, pairs, reason, rewritten,
-    syntax,
+    command, decided, decision_of, envelope_command, failed, is_same_recipient, no_room, pairs,
+    reason, rewritten, syntax,
 };
 use crate::apply::{Adapted, Answer};
 use crate::bypass::{self, Outcome};
@@ -272,6 +272,7 @@ impl Dialogue {
                 if let Answer::Line(line) = &advice.answer
                     && let Ok(changed) = address_of(line)
                     && let Some(changed) = rewritten(&recipient, changed)
+                    && !(changed.parameters.is_empty() && is_same_recipient(&recipient, &changed))
                 {
                     mail.effects.push(SideEffect::DeleteRecipient(recipient));
                     mail.effects.push(SideEffect::AddRecipient(changed));

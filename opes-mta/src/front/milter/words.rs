@@ -58,6 +58,22 @@ pub(super) fn rewritten(before: &Address, after: Address) -> Option<Address> {
     after.with_parameters(new).ok()
 }
 
+/// Whether a mail server takes two recipients for one: Postfix compares them without the quotes of the local part, in
+/// any case. It would delete the one and pass over the other as one that it has had (`cleanup_out_recipient`).
+pub(super) fn is_same_recipient(one: &Address, other: &Address) -> bool {
+    let compared = |address: &Address| {
+        let mut is_escaped = false;
+        let mut path = address.path().to_ascii_lowercase();
+        path.retain(|octet| {
+            let is_quoting = !is_escaped && matches!(octet, b'"' | b'\\');
+            is_escaped = is_quoting && *octet == b'\\';
+            !is_quoting
+        });
+        path
+    };
+    compared(one) == compared(other)
+}
+
 /// What can't be shown to services can't be let pass unseen either.
 pub(super) fn syntax(what: &str, found: &[u8]) -> Decision {
     tracing::warn!(stage = "milter", what, found = excerpt(found), "refused: it is no legal one");
@@ -104,5 +120,21 @@ pub(super) fn reason(decision: &Decision) -> String {
     match decision {
         Decision::Reply(reply) => reply.to_string(),
         other => other.name().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_and_case_make_no_other_recipient() {
+        let is_same = |one: &'static str, other: &'static str| {
+            is_same_recipient(&Address::new(one).unwrap(), &Address::new(other).unwrap())
+        };
+        assert!(is_same("<\"a.b\"@c.example>", "<A.b@C.example>"));
+        assert!(is_same("<\"a\\\"b\"@c>", "<\"a\\\"\\b\"@c>"));
+        assert!(!is_same("<\"a\\\"b\"@c>", "<ab@c>"));
+        assert!(!is_same("<a@c>", "<b@c>"));
     }
 }

@@ -9,7 +9,7 @@ use super::html::{body_end, body_start};
 use super::{Added, Place};
 use crate::mail::{
     Edit, Mail, Part, SpoolError, Transfer, decode_base64, encode_base64, encode_quoted_printable,
-    unfold,
+    ends, unfold,
 };
 
 /// The longest part that something is added to, encoded. Worst case a message: that, and what it decodes to.
@@ -39,12 +39,6 @@ pub(super) fn insertion(
         let range = part.body.start + range.start..part.body.start + range.end;
         Edit { range, insert }
     }))
-}
-
-/// Whether an empty line ends a header section.
-fn ends(header: &[u8]) -> bool {
-    let lines = header.strip_suffix(b"\n").map(|rest| rest.strip_suffix(b"\r").unwrap_or(rest));
-    lines.is_some_and(|lines| lines.is_empty() || lines.ends_with(b"\n"))
 }
 
 /// A text that something is added to.

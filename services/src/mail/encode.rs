@@ -1,4 +1,4 @@
-//! Base64 and quoted-printable (RFC 2045 sections 6.7 and 6.8), for what services write themselves.
+//! Base64 and quoted-printable (RFC 2045 sections 6.7 and 6.8) and encoded words, for what services write themselves.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -57,6 +57,24 @@ pub(crate) fn encode_quoted_printable(octets: &[u8], line_end: &str) -> String {
         }
     }
     text
+}
+
+/// Octets of text in an encoded word: 65 characters with all around it, where RFC 2047 section 2 allows 75 in a word
+/// and 76 in a line.
+const WORD_OCTETS: usize = 39;
+
+/// A text in encoded words (RFC 2047), each of which stands for whole characters.
+pub(crate) fn encoded_words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut word = String::new();
+    for character in text.chars() {
+        if word.len() + character.len_utf8() > WORD_OCTETS {
+            words.push(std::mem::take(&mut word));
+        }
+        word.push(character);
+    }
+    words.push(word);
+    words.iter().map(|word| format!("=?utf-8?B?{}?=", encode_base64(word.as_bytes()))).collect()
 }
 
 #[cfg(test)]

@@ -129,10 +129,22 @@ impl LineEnd {
 
 /// Octets of the name at the start of a line, if it is a field's: printable, then perhaps blanks,
 /// then a colon.
-pub(super) fn field_name(line: &[u8]) -> Option<usize> {
+pub(crate) fn field_name(line: &[u8]) -> Option<usize> {
     let colon = memchr::memchr(b':', line)?;
     let name = line.get(..colon)?.trim_ascii_end();
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name.len())
+}
+
+/// A line without its end.
+pub(crate) fn trim_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Whether an empty line ends a header section.
+pub(crate) fn ends(header: &[u8]) -> bool {
+    let lines = header.strip_suffix(b"\n").map(|rest| rest.strip_suffix(b"\r").unwrap_or(rest));
+    lines.is_some_and(|lines| lines.is_empty() || lines.ends_with(b"\n"))
 }
 
 /// Removes the line ends of folds (RFC 5322 section 2.2.3).

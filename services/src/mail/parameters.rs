@@ -37,7 +37,7 @@ impl ContentType {
     }
 
     /// A structured value: `type/subtype` or a disposition, and parameters.
-    pub(super) fn parse(value: &[u8]) -> Self {
+    pub(crate) fn parse(value: &[u8]) -> Self {
         // The parser stops at the first line end, so folds go.
         let line = [unfold(value).as_ref(), b"\n"].concat();
         let HeaderValue::ContentType(parsed) = MessageStream::new(&line).parse_content_type()

@@ -75,6 +75,16 @@ impl PathCommand {
         Ok(Self { path: start..start + length, mailbox, smtputf8 })
     }
 
+    /// The path as it stands in the line, with its angle brackets and source route.
+    pub(crate) fn path<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        line.get(self.path.clone()).unwrap_or_default()
+    }
+
+    /// Octets of the line up to the end of the path.
+    pub(crate) fn without_parameters(&self) -> usize {
+        self.path.end
+    }
+
     /// The line with another path; every other octet stays.
     pub(crate) fn with_path(&self, line: &[u8], path: &[u8]) -> Bytes {
         let before = line.get(..self.path.start).unwrap_or_default();
@@ -194,7 +204,7 @@ fn is_label(label: &str) -> bool {
 }
 
 /// RFC 5321 section 4.1.3.
-fn is_address_literal(text: &str) -> bool {
+pub(crate) fn is_address_literal(text: &str) -> bool {
     let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {
         return false;
     };

@@ -6,7 +6,7 @@ use mail_parser::DateTime;
 use ocp_proto::smtp::Address;
 
 use super::{Notification, NotificationError};
-use crate::mail::encode_base64;
+use crate::mail::{encode_base64, encoded_words};
 
 /// A small mail of plain text, as most notifications are.
 ///
@@ -45,10 +45,6 @@ pub struct TextMail {
 
 /// The longest subject that stands there as it is: with the name of its field 76 characters.
 const PLAIN_SUBJECT: usize = 67;
-
-/// Octets of text in an encoded word: 65 characters with all around it, where RFC 2047 section 2 allows 75 in a word
-/// and 76 in a line.
-const WORD_OCTETS: usize = 39;
 
 impl TextMail {
     /// The mail with its header section: From, To, Subject, Date, a Message-ID of its own, and what the text's encoding is.
@@ -91,17 +87,7 @@ fn subject(text: &str) -> String {
     if text.is_ascii() && text.len() <= PLAIN_SUBJECT && !text.contains("=?") {
         return text.to_owned();
     }
-    let mut words: Vec<String> = Vec::new();
-    let mut word = String::new();
-    for character in text.chars() {
-        if word.len() + character.len_utf8() > WORD_OCTETS {
-            words.push(std::mem::take(&mut word));
-        }
-        word.push(character);
-    }
-    words.push(word);
-    let words = words.iter().map(|word| format!("=?utf-8?B?{}?=", encode_base64(word.as_bytes())));
-    words.collect::<Vec<_>>().join("\r\n ")
+    encoded_words(text).join("\r\n ")
 }
 
 /// A text, `plain` or `html`, as a part of a message: its fields, an empty line, and the text without the end of its last line.

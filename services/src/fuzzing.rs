@@ -1,5 +1,5 @@
-//! The body of the fuzz target `mail`; a unit test runs it over the corpus. Those of `content` and `archives` stand beside
-//! what they are about.
+//! The body of the fuzz target `mail`; a unit test runs it over the corpus. Those of `content`, `archives` and `normalize`
+//! stand beside what they are about.
 
 use std::ops::Range;
 
@@ -9,6 +9,7 @@ pub use crate::content::fuzzing::{archives, content};
 use crate::mail::{
     Edits, Embedded, Mail, Notice, OtherPart, Part, PartKind, data_uris, header_length, uuencoded,
 };
+pub use crate::normalize::fuzzing::normalize;
 
 /// The most octets that a part is decoded to here.
 const LIMIT: usize = 4_096;

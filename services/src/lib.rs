@@ -18,6 +18,7 @@ pub mod mail;
 pub mod mail_from;
 mod measure;
 pub mod mime_strip;
+pub mod normalize;
 mod notification;
 pub mod notify;
 mod outcome;

@@ -10,8 +10,8 @@ use toml::de::{DeTable, DeValue};
 use crate::service::Service;
 use crate::temporary::TemporaryFolder;
 use crate::{
-    footer, links, log, mail_from, mime_strip, notify, recipient_retry, reply_filter, report,
-    spam_score, virus_scan,
+    footer, links, log, mail_from, mime_strip, normalize, notify, recipient_retry, reply_filter,
+    report, spam_score, virus_scan,
 };
 
 /// A kind of service.
@@ -43,6 +43,7 @@ impl Registry {
             mime_strip::KIND,
             footer::KIND,
             links::KIND,
+            normalize::KIND,
             notify::KIND,
             report::KIND,
             reply_filter::KIND,

@@ -178,6 +178,7 @@ async fn large_mails_take_little_memory() {
         ("mime-strip", "forbidden-names = ['*.doc']", ["clean", "stripped", "stripped"]),
         ("virus-scan", scan, ["clean", "infected", "infected"]),
         ("links", links, ["unchanged", "linked", "linked"]),
+        ("normalize", "new-octets = 4000000", ["corrected", "limit", "corrected"]),
     ];
     let registry = Registry::builtin();
     let mails = [("text", text as fn() -> Arc<Mail>), ("binary", binary), ("base64", base64)];

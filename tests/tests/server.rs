@@ -58,8 +58,9 @@ fn a_configuration_is_checked_with_line_and_column() {
     assert_eq!(code, Some(0));
     assert!(said.contains("embedded defaults: valid") && said.contains("127.0.0.1:4037"), "{said}");
 
-    // 1024 MiB of messages and as much decoded, 1,024 connections of 1.3 MiB each, 16 MiB of buffers.
-    assert!(said.contains("memory: 3600 MiB at the most"), "{said}");
+    // 1024 MiB of messages and as much decoded, 1,024 connections of 1.3 MiB each, 16 MiB of buffers, and 320 MiB of
+    // services.
+    assert!(said.contains("memory: 3728 MiB at the most"), "{said}");
     assert!(said.contains("        96 MiB  service virus-scan"), "{said}");
     assert!(said.contains("spool: 4096 MiB at the most in "), "{said}");
 

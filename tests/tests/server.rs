@@ -197,7 +197,7 @@ fn services_keep_their_files_in_the_spool() {
 fn the_demo_shows_a_mail_of_every_kind() {
     let (code, table, error) = run(&["demo"]);
     assert_eq!(code, Some(0), "{table}{error}");
-    assert!(table.contains("10 of 10 mails as expected"), "{table}");
+    assert!(table.contains("11 of 11 mails as expected"), "{table}");
 }
 
 /// A build with one kind of service more is the same program.

@@ -64,6 +64,7 @@ pub(crate) fn mails() -> Vec<DemoMail> {
             eicar_mail(),
             Rejected("virus-scan"),
         ),
+        from_ann("EICAR where only some clients see it", hidden(), Rejected("virus-scan")),
         from_ann("a program, setup.exe", program(), Modified("mime-strip")),
         DemoMail {
             sender: "<steve@@example..org>",
@@ -187,6 +188,14 @@ fn eicar_mail() -> Vec<u8> {
     mail(&header, &multipart("=_forward", &parts))
 }
 
+/// A part behind the last delimiter, where a message is over for most clients and for most filters.
+fn hidden() -> Vec<u8> {
+    let seen = multipart("=_list", &[text("plain", "Ben, the list is attached.\n")]);
+    let behind = attachment("application/octet-stream", "list.com", eicar().as_bytes());
+    let header = header(11, "The list", "multipart/mixed; boundary=\"=_list\"");
+    mail(&header, &format!("{seen}--=_list\n{behind}\n--=_list--\n"))
+}
+
 fn program() -> Vec<u8> {
     // What a program of DOS begins with, and nothing that could run.
     let mut harmless = b"MZ\x90\0\x03\0\0\0\x04\0\0\0\xff\xff\0\0".to_vec();
@@ -296,6 +305,16 @@ mod tests {
         }
         assert_eq!(octets.len(), 68);
         assert_eq!(octets, eicar().as_bytes());
+    }
+
+    #[test]
+    fn the_hidden_one_is_behind_the_end() {
+        let demo = MAILS.iter().find(|demo| demo.name.contains("only some clients")).unwrap();
+        let mail = parsed(demo);
+        assert!(mail.parts().unwrap().iter().all(|part| part.names.is_empty()));
+        let others = mail.other_parts().unwrap().iter();
+        let hidden = others.map(|other| &other.part).find(|part| !part.names.is_empty()).unwrap();
+        assert_eq!(mail.decoded(hidden, 100).unwrap().octets, eicar().as_bytes());
     }
 
     #[test]

@@ -34,15 +34,26 @@ pub(crate) async fn run(mut config: Config) -> Result<()> {
     let services = SERVICES.map(str::to_owned).to_vec();
     let client = Client::connect(&file::target(server, services)).await.into_diagnostic()?;
     let mut table = Table::new();
-    table.begin(&address).into_diagnostic()?;
+    let mut is_read = is_read(table.begin(&address))?;
     for mail in mails() {
+        if !is_read {
+            break;
+        }
         let report = file::adapt(&client, &stored(&mail)?, &Policy::default()).await;
-        table.row(&mail, &report).into_diagnostic()?;
+        is_read = self::is_read(table.row(&mail, &report))?;
     }
     client.close().await;
     stop.cancel();
     served.await.into_diagnostic()?;
-    table.end()
+    if is_read { table.end() } else { Ok(()) }
+}
+
+/// Whether anybody reads what is written: `head` has enough at some point.
+fn is_read(written: io::Result<()>) -> Result<bool> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.into_diagnostic().map(|()| true),
+    }
 }
 
 fn stored(mail: &DemoMail) -> Result<StoredMail> {

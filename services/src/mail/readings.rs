@@ -86,7 +86,7 @@ struct Search<'m> {
     known: &'m [Part],
     /// What has been a candidate, as whole and assumed type.
     seen: HashSet<(usize, usize, bool, &'static str)>,
-    /// Which leaves there are: body, type.
+    /// Which [leaves](leaf) there are.
     leaves: HashSet<(usize, usize, String)>,
     pending: Vec<Candidate>,
     found: OtherParts,
@@ -139,8 +139,13 @@ fn has_both(mail: &Mail) -> io::Result<bool> {
         || Window::new(mail.body().clone()).find(&both, 0)?.is_some())
 }
 
+/// What a client makes of a leaf: its body, and what is declared of that.
 fn leaf(part: &Part) -> (usize, usize, String) {
-    (part.body.start, part.body.end, part.content_type.essence.clone())
+    let encodings = values(&part.fields, "Content-Transfer-Encoding").map(String::from_utf8_lossy);
+    let names = part.names.iter().map(|name| name.as_str().into());
+    let declared = [part.content_type.essence.as_str().into()].into_iter().chain(encodings);
+    let declared: Vec<_> = declared.chain(names).collect();
+    (part.body.start, part.body.end, declared.join("\0"))
 }
 
 impl Search<'_> {

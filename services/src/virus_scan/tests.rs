@@ -138,6 +138,10 @@ fn odd_mails() -> Vec<(&'static str, String)> {
             format!("{multipart}Content-Transfer-Encoding: base64\r\n\r\n{encoded}\r\n"),
         ),
         (
+            "a bare CR in a header section, and an encoding behind it",
+            format!("A: x\rContent-Transfer-Encoding: base64\r\n\r\n{eicar}\r\n"),
+        ),
+        (
             "a bare CR in a header section, and all else",
             format!(
                 "A: x\rContent-Type: multipart/mixed; boundary=b\r\r--b\r\r{}\r--b--\r\n\r\nbody\r\n",

@@ -122,6 +122,16 @@ fn a_header_section_may_end_elsewhere() {
 }
 
 #[test]
+fn what_a_header_section_says_of_the_same_body_counts() {
+    let mail = mail("Subject: x\rContent-Disposition: attachment; filename=a.exe\r\n\r\nbody\r\n");
+    assert_eq!(mail.parts().unwrap()[0].names, [""; 0]);
+    let [OtherPart { part, .. }] = mail.other_parts().unwrap() else { panic!() };
+    assert_eq!((part.names.as_slice(), &part.body), (&["a.exe".to_owned()][..], &(62..68)));
+    let same = self::mail("Subject: x\ry\r\n\r\nbody\r\n");
+    assert_eq!(same.other_parts().unwrap(), []);
+}
+
+#[test]
 fn delimiters_that_not_every_client_sees_count() {
     let header = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";
     let oddity = "a delimiter that not every client sees";

@@ -233,6 +233,9 @@ impl<'v> Walker<'v> {
         if sniff::is_text(head) || found.declared.starts_with("text/") {
             self.text(octets)?;
         }
+        if found.declared == "message/partial" {
+            self.remark_unreadable("a fragment of a message, which clients put together");
+        }
         if found.declared.starts_with("message/") || sniff::is_mail(octets)? {
             return self.nested(octets);
         }
@@ -476,12 +479,9 @@ fn content_fields(part: &Part) -> Bytes {
 /// The transfer encodings by which some client may read a part: the first field that declares one
 /// counts, but not for every client, and not every client minds what an unknown one looks like.
 fn transfers(part: &Part) -> Vec<Transfer> {
-    /// Fields that are looked at.
-    const FIELDS: usize = 4;
     let mut transfers = vec![part.transfer.clone()];
     let fields = part.fields.iter().filter(|f| f.is_named("Content-Transfer-Encoding"));
-    let declared: Vec<String> =
-        fields.take(FIELDS).map(|field| field.text().to_lowercase()).collect();
+    let declared: Vec<String> = fields.map(|field| field.text().to_lowercase()).collect();
     let known = [("base64", Transfer::Base64), ("quoted", Transfer::QuotedPrintable)];
     for (word, transfer) in known {
         if declared.iter().any(|value| value.contains(word)) && !transfers.contains(&transfer) {

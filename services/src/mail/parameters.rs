@@ -154,8 +154,17 @@ fn assignment(mut rest: &[u8]) -> Option<(Sort, &[u8])> {
         }
         rest = behind;
     }
-    let value = rest.trim_ascii_start().strip_prefix(b"=")?;
-    Some((sort, value.trim_ascii_start()))
+    let value = behind_comment(rest).strip_prefix(b"=")?;
+    Some((sort, behind_comment(value)))
+}
+
+/// What stands behind blanks and a comment (RFC 5322 section 3.2.2).
+fn behind_comment(octets: &[u8]) -> &[u8] {
+    let octets = octets.trim_ascii_start();
+    let comment = octets.strip_prefix(b"(");
+    let end = comment.and_then(|comment| memchr::memchr(b')', comment).map(|end| (comment, end)));
+    let behind = end.and_then(|(comment, end)| comment.get(end + 1..));
+    behind.map_or(octets, <[u8]>::trim_ascii_start)
 }
 
 /// What the octets behind an equals sign may mean.
@@ -219,6 +228,7 @@ mod tests {
             "multipart/mixed;\r\n\tBoundary = \"b 1\"",
             "multipart/mixed; boundary*0=\"b \"; boundary*1=1",
             "multipart/mixed; boundary*=us-ascii'en'b%201",
+            "multipart/mixed; boundary (x) = (y) \"b 1\"",
         ] {
             assert_eq!(texts(value, "boundary"), ["b 1"], "{value}");
         }

@@ -274,9 +274,11 @@ impl Search<'_> {
             is_multipart |= says("multipart/");
             let parsed_boundary = parsed.boundary().map(|boundary| boundary.as_bytes().to_vec());
             for boundary in parsed_boundary.into_iter().chain(written(value, "boundary")) {
-                let boundary = boundary.trim_ascii_end().to_vec();
-                if !boundary.is_empty() && !boundaries.iter().any(|(known, _)| *known == boundary) {
-                    boundaries.push((boundary, oddity));
+                for boundary in [boundary.trim_ascii_end(), boundary.trim_ascii()] {
+                    let is_new = !boundaries.iter().any(|(known, _)| known == boundary);
+                    if is_new && !boundary.is_empty() {
+                        boundaries.push((boundary.to_vec(), oddity));
+                    }
                 }
             }
             let is_message = says("message/rfc822") || says("message/global");

@@ -78,6 +78,10 @@ async fn clients_disagree_about_the_transfer_encoding() {
         "Content-Transfer-Encoding: base64\r\nContent-Transfer-Encoding: 7bit",
         "Content-Transfer-Encoding: \"base64\"",
         "Content-Transfer-Encoding: x-base64",
+        &format!(
+            "{}Content-Transfer-Encoding: base64",
+            "Content-Transfer-Encoding: 7bit\r\n".repeat(20)
+        ),
     ] {
         let octets = format!("{fields}\r\n\r\n{encoded}\r\n");
         assert_eq!(verdict(&service, octets.into()).await.0, "infected", "{fields}");
@@ -215,6 +219,15 @@ async fn zip_members_can_not_hide() {
     let hidden = &hidden[..memchr::memmem::find(&hidden, b"PK\x01\x02").unwrap()];
     let behind = [hidden, &zip(&[("y", b"1")])].concat();
     assert_eq!(verdict(&service, with_attachment("z", &behind)).await.0, "infected");
+}
+
+#[tokio::test]
+async fn a_fragment_is_not_clean() {
+    let fragment =
+        "Content-Type: message/partial; id=x; number=1; total=2\r\n\r\nSubject: y\r\n\r\nhalf";
+    let expected = "a fragment of a message, which clients put together: part 1";
+    let found = verdict(&service(""), fragment.into()).await;
+    assert_eq!(found, ("unreadable".to_owned(), expected.to_owned()));
 }
 
 #[tokio::test]

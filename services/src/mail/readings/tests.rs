@@ -59,6 +59,8 @@ fn of_two_boundaries_both_count() {
         "multipart/mixed; boundary=a; boundary*0=b",
         "multipart/mixed; boundary=a; boundary*=us-ascii''%62",
         "multipart/mixed; boundary=a; x=\"; boundary=b\"",
+        "multipart/mixed; boundary=a; boundary=\" b\"",
+        "multipart/mixed; boundary=a; boundary(x)=(y)b",
     ] {
         let text = format!(
             "Content-Type: {field}\r\n\r\n--a\r\n\r\ngood\r\n--b\r\n{EVIL}\r\n--b--\r\n--a--\r\n"

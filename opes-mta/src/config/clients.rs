@@ -1,17 +1,17 @@
-//! Where the SMTP client is.
+//! Where a client is: that of an SMTP dialog, or of a callout server.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Where the SMTP client of a dialog is.
+/// Where a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// In the network.
     Address(IpAddr),
     /// On this host, at a unix socket.
     Unix,
-    /// The mail server does not say. No list of clients has it.
+    /// The mail server does not say. No set of clients has it.
     Unknown,
 }
 

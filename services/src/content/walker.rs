@@ -38,7 +38,7 @@ struct Found<'a> {
     names: &'a [String],
     declared: &'a str,
     octets: &'a Octets,
-    /// The part that it is the decoded body of.
+    /// The encoded part that it is the body of.
     body_of: Option<&'a Part>,
 }
 
@@ -163,7 +163,7 @@ impl<'v> Walker<'v> {
         // The octets of parts don't count if the message itself is in memory.
         let held = if raw.octets.in_memory().is_some() { 0 } else { in_memory(&octets) };
         self.held += held;
-        let body_of = Some(part);
+        let body_of = (!transfer.is_identity()).then_some(part);
         let flow = self.object(&Found { origin: Origin::Part, octets: &octets, body_of, ..*raw });
         self.held -= held;
         flow.map(|()| is_odd)
@@ -214,7 +214,7 @@ impl<'v> Walker<'v> {
 
     fn inside(&mut self, found: &Found<'_>, head: &[u8]) -> Flow {
         let octets = found.octets;
-        if let Some(part) = found.body_of.filter(|part| !part.transfer.is_identity())
+        if let Some(part) = found.body_of
             && found.declared.starts_with("multipart/")
         {
             return self.message(&content_fields(part), octets);

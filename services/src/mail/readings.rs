@@ -20,8 +20,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use memchr::memmem::Finder;
 
+use super::decode::Transfer;
 use super::delimiters::{Delimiter, Delimiters};
-use super::field::{Field, LineEnd, fields};
+use super::field::{Field, LineEnd, fields, unfold};
 use super::other_headers::{OtherHeader, other_headers};
 use super::parameters::{ContentType, written};
 use super::structure::{
@@ -164,10 +165,18 @@ impl Search<'_> {
         }
         let types = declared_types(&part.fields);
         self.types(part, &types, "a boundary that can be read in several ways")?;
-        if part.kind == PartKind::Multipart && !part.transfer.is_identity() {
+        self.encoded(part);
+        Ok(())
+    }
+
+    /// A multipart that some field says to be encoded: for some clients a leaf that has to be decoded first.
+    fn encoded(&mut self, part: &Part) {
+        let encodings = values(&part.fields, "Content-Transfer-Encoding");
+        let mut encodings =
+            encodings.map(|value| Transfer::from_name(&String::from_utf8_lossy(&unfold(value))));
+        if part.kind == PartKind::Multipart && !encodings.all(|encoding| encoding.is_identity()) {
             self.add(Part { kind: PartKind::Leaf, ..part.clone() }, "an encoded multipart");
         }
-        Ok(())
     }
 
     /// What may be in octets that are no part of the first reading.
@@ -245,7 +254,7 @@ impl Search<'_> {
         match part.kind {
             PartKind::Leaf => self.add(part.clone(), head.oddity),
             PartKind::Message => self.push(&part, part.body.clone(), "text/plain", head.oddity),
-            PartKind::Multipart => {}
+            PartKind::Multipart => self.encoded(&part),
         }
         self.types(&part, &types, head.oddity)
     }

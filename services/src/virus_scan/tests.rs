@@ -152,6 +152,12 @@ fn odd_mails() -> Vec<(&'static str, String)> {
                 String::from_utf8(eicar::text()).unwrap()
             ),
         ),
+        (
+            "an encoded multipart, by its second field",
+            format!(
+                "{multipart}Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: base64\r\n\r\n{encoded}\r\n"
+            ),
+        ),
         // The test file has to be all of a file.
         (
             "base64 that can be read in several ways",

@@ -574,7 +574,9 @@ async fn any_message_keeps_the_octets_around_its_attachments() {
     let links = links(folder.path(), settings).await;
     let corpus = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/mail"));
     let mut folders = vec![corpus.to_owned()];
-    folders.extend(crate::fixtures::shared("testdata"));
+    let shared = crate::fixtures::shared("testdata");
+    let least = if shared.is_some() { 10 } else { 1 };
+    folders.extend(shared);
     let mut changed = 0;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -596,5 +598,5 @@ async fn any_message_keeps_the_octets_around_its_attachments() {
             }
         }
     }
-    assert!(changed > 10, "{changed}");
+    assert!(changed > least, "{changed}");
 }

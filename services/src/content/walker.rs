@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::archive::{Ended, File, Incomplete, Member, cost, members};
 use super::limits::{Limits, Room};
-use super::office::office;
+use super::office::{Office, office};
 use super::sniff;
 use super::store::{Stored, store, stored_part_by};
 use super::walk::{Next, Object, Origin, Remarks, Visit, location, part_labels};
@@ -144,7 +144,7 @@ impl<'v> Walker<'v> {
         if part.transfer.is_identity() {
             return Ok(());
         }
-        match self.show(&found, &raw.read(0..sniff::HEAD)?)? {
+        match self.show(&found, &raw.read(0..sniff::HEAD)?)?.0 {
             Next::Descend if transfers.contains(&Transfer::Uuencode) => self.text(&raw),
             next => leave(next),
         }
@@ -190,16 +190,21 @@ impl<'v> Walker<'v> {
     fn object(&mut self, found: &Found<'_>) -> Flow {
         let head = found.octets.read(0..sniff::HEAD)?;
         let flow = match self.show(found, &head)? {
-            Next::Descend => self.inside(found, &head),
-            next => leave(next),
+            (Next::Descend, office) => self.inside(found, &head, office),
+            (next, _) => leave(next),
         };
         // What went into it can't tell broken content from octets that can't be read.
         found.octets.check()?;
         flow
     }
 
-    fn show(&mut self, found: &Found<'_>, head: &[u8]) -> Result<Next, SpoolError> {
-        (self.visit)(&Object {
+    /// How the walk goes on, and what the visitor has found out about an Office file.
+    fn show(
+        &mut self,
+        found: &Found<'_>,
+        head: &[u8],
+    ) -> Result<(Next, Option<Office>), SpoolError> {
+        let object = Object {
             part: self.part,
             place: &self.place,
             origin: &found.origin,
@@ -209,10 +214,12 @@ impl<'v> Walker<'v> {
             head,
             oddity: self.oddity,
             office: OnceCell::new(),
-        })
+        };
+        let next = (self.visit)(&object)?;
+        Ok((next, object.office.into_inner()))
     }
 
-    fn inside(&mut self, found: &Found<'_>, head: &[u8]) -> Flow {
+    fn inside(&mut self, found: &Found<'_>, head: &[u8], known: Option<Office>) -> Flow {
         let octets = found.octets;
         if let Some(part) = found.body_of
             && found.declared.starts_with("multipart/")
@@ -222,7 +229,8 @@ impl<'v> Walker<'v> {
         if let Some(archive) = sniff::archive(head) {
             return self.archive(archive, octets, true);
         }
-        if office(found.names, head, octets)?.is_encrypted {
+        let office = known.map_or_else(|| office(found.names, head, octets), Ok)?;
+        if office.is_encrypted {
             self.remark_encrypted();
         }
         if sniff::has_zip_end(octets)? {
@@ -343,7 +351,7 @@ impl<'v> Walker<'v> {
                 self.remark_encrypted();
                 let next = self.show(&found(Origin::LockedMember, &names), &[]);
                 self.place.pop();
-                leave(next?)
+                leave(next?.0)
             }
             Member::Unreadable(names, why) if self.count_member() => {
                 self.remark_unreadable(&format!("member that can't be read ({why})"));

@@ -9,9 +9,9 @@ use clap_complete::Shell;
 use miette::{IntoDiagnostic, Result, WrapErr, miette};
 use ocp_proto::smtp::Command;
 use opes_mta::ocp::{ServerAddress, probe};
-use opes_mta::{manual, service_manager};
+use opes_mta::{manual, service_manager, telemetry};
 use services::{Password, Registry};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -350,8 +350,10 @@ fn load(registry: &Registry, file: Option<PathBuf>) -> Result<Config> {
     })
 }
 
+/// Its threads write their log lines when they have nothing else to do, or before an answer leaves.
 fn runtime() -> Result<Runtime> {
-    Runtime::new().into_diagnostic().wrap_err("the runtime can't be started")
+    let runtime = Builder::new_multi_thread().enable_all().on_thread_park(telemetry::idle).build();
+    runtime.into_diagnostic().wrap_err("the runtime can't be started")
 }
 
 #[cfg(test)]

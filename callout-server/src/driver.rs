@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
 use ocp_proto::{Connection, Event, OcpResult, Output, Role};
+use opes_mta::telemetry;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::{JoinError, yield_now};
 use tokio::time::{sleep_until, timeout};
@@ -293,6 +294,10 @@ fn poll_octets<S: AsyncRead + AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Moved>> {
     let mut wrote = false;
+    if connection.output().has_remaining() {
+        // What an answer says is in the log before it is known elsewhere.
+        telemetry::flush();
+    }
     while connection.output().has_remaining() {
         match poll_write_buf(Pin::new(&mut *stream), cx, connection.output()) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

@@ -1,15 +1,16 @@
 //! What the services make of an event, and its way out.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use ocp_proto::smtp::{Command, CommandLine, Envelope, Part, Profile, ProfileKind, Reply, Verdict};
 use ocp_proto::{Connection, Xid};
-use opes_mta::telemetry::spans;
+use opes_mta::telemetry::{self, spans};
 use services::Input;
 use services::mail::Mail;
 use tracing::{Instrument, Level, enabled, error, info};
@@ -107,9 +108,8 @@ impl Session {
         let immediate =
             original.len() <= IMMEDIATE_OCTETS && chain.is_immediate(kind, &event.command);
         let asked = async move { chain.run(event).await };
-        let asked = asked.instrument(transaction.span.clone());
+        let mut asked = Box::pin(asked.instrument(transaction.span.clone()));
         if immediate {
-            let mut asked = Box::pin(asked);
             let mut once = || asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             match catch_unwind(AssertUnwindSafe(&mut once)) {
                 Ok(Poll::Ready(answer)) => self.conclude(connection, xid, original, answer),
@@ -126,11 +126,17 @@ impl Session {
         &mut self,
         xid: Xid,
         original: Original,
-        asked: impl Future<Output = Answer> + Send + 'static,
+        mut asked: Pin<Box<impl Future<Output = Answer> + Send + 'static>>,
     ) {
         let Some(transaction) = self.transactions.get_mut(&xid) else { return };
         let progress = now() + self.generation.config.timeouts.progress;
         self.next_progress = Some(self.next_progress.map_or(progress, |next| next.min(progress)));
+        let asked = poll_fn(move |cx| {
+            let polled = asked.as_mut().poll(cx);
+            // Another thread may send the answer that its lines speak of.
+            telemetry::flush();
+            polled
+        });
         let task = self.tasks.spawn(async move { Completed::Answered(xid, asked.await) });
         transaction.stage = Stage::Working { original, task, progress };
     }

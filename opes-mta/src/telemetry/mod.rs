@@ -8,6 +8,7 @@
 
 #[cfg(feature = "opentelemetry")]
 mod export;
+mod gathered;
 mod json;
 pub mod spans;
 
@@ -19,6 +20,8 @@ use toml::Spanned;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+pub use gathered::{flush, idle};
 
 /// `[telemetry]`, as written.
 #[derive(Debug, Default, Deserialize)]
@@ -114,7 +117,7 @@ impl Form {
     /// The lines.
     pub fn lines(self) -> Lines {
         // Who reads the log may end before us; to say so where nobody reads is a panic.
-        let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+        let lines = fmt::layer().with_writer(gathered::Gathered).log_internal_errors(false);
         match self {
             Self::Human => lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
             Self::Json => lines.fmt_fields(json::JsonFields).event_format(json::JsonEvents).boxed(),

@@ -1,6 +1,8 @@
 //! `opes-mta milter`: a mail server that speaks the milter protocol becomes an OPES MTA.
 
 use std::future::Future;
+use std::io;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -202,6 +204,17 @@ pub(crate) fn tell(
     tokio::spawn(async move { http::serve(&admin, routes).await });
 }
 
+/// Half of the processors' threads, unless `TOKIO_WORKER_THREADS` says how many: a mail server works beside us, mostly
+/// on the same machine, and what goes from one thread to another costs more than an exchange of commands.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        builder.worker_threads(processors.div_ceil(2));
+    }
+    builder.enable_all().build()
+}
+
 /// Runs it with a line in the log for each message; a configuration that is wrong is shown.
 pub(crate) fn run<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
     config: Result<Config, ConfigError>,
@@ -214,10 +227,7 @@ pub(crate) fn run<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
             return Ok(ExitCode::FAILURE);
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime().context("cannot start the runtime")?;
     let traces = {
         let _entered = runtime.enter();
         logging::start(config.telemetry.as_ref())?

@@ -337,6 +337,19 @@ impl HopDialogue<'_> {
                     mail.parameters.push(parameters);
                 }
             }
+            // For a story in which it offers CHUNKING: of one chunk.
+            ("BDAT", Some(mail)) if !self.hop.is_lmtp => {
+                let words: Vec<_> = line.split(' ').collect();
+                let ["BDAT", size, "LAST"] = words[..] else { panic!("{line:?} is not the last") };
+                mail.octets = vec![0; size.parse().expect("a size")];
+                reader.read_exact(&mut mail.octets)?;
+                if self.say(line, "250 2.0.0 taken")? {
+                    let mail = self.mail.take();
+                    self.hop.arrived.0.lock().expect("nobody panics with it").extend(mail);
+                    self.hop.arrived.1.notify_all();
+                }
+                self.mail = None;
+            }
             ("DATA", Some(mail)) if !mail.recipients.is_empty() => {
                 if self.say(line, "354 go on")? {
                     let octets = content(reader)?;
@@ -397,6 +410,11 @@ fn replied(recipient: &str) -> String {
         Some("gone") => "550 5.2.1 is gone".to_owned(),
         _ => format!("250 2.0.0 {recipient} has it"),
     }
+}
+
+/// Whether this is what Postfix says to a message that it has taken; behind BDAT it says how many octets.
+pub fn is_queued(reply: &str) -> bool {
+    reply.starts_with("250 2.0.0 Ok: ") && reply.contains("queued as ")
 }
 
 /// The path of MAIL or RCPT, and what stands behind it.

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::indexing_slicing)]
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 
 use tests::actor::{actor, config};
 use tests::certificates::Authority;
@@ -10,7 +11,7 @@ use tests::gateway::told;
 use tests::postfix::{self, Port, Postfix};
 use tests::programs::{smtp_source, swaks};
 use tests::scripted::Scripted;
-use tests::smtp::{Client, NextHop, stuffed};
+use tests::smtp::{Client, Instead, NextHop, is_queued, stuffed};
 use tests::{Milter, not_run, text};
 
 const MAIL: &str = "From: a@a.example\r\nTo: b@b.example\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\n\
@@ -145,14 +146,14 @@ fn commands_and_chunks_come_together_and_postfix_has_each_message() {
     let octets = [&stuffed(MAIL.as_bytes())[..], envelope.as_bytes()].concat();
     client.send(&octets);
     let replies: Vec<_> = (0..4).map(|_| client.reply()).collect();
-    assert!(replies[0].starts_with("250 2.0.0 Ok: queued as "), "{replies:?}");
+    assert!(is_queued(&replies[0]), "{replies:?}");
     assert_eq!(replies[1..], expected);
     let (first, last) = MAIL.split_at(60);
     let chunks = format!("BDAT 60\r\n{first}BDAT {}\r\n{last}BDAT 0 LAST\r\nQUIT\r\n", last.len());
     client.send(chunks.as_bytes());
     let replies: Vec<_> = (0..4).map(|_| client.reply()).collect();
     assert_eq!(replies[..2], ["250 2.0.0 Octets received"; 2]);
-    assert!(replies[2].starts_with("250 2.0.0 Ok: queued as "), "{replies:?}");
+    assert!(is_queued(&replies[2]), "{replies:?}");
     assert_eq!((&replies[3][..], &client.reply()[..]), ("221 2.0.0 Bye", ""));
     let marked = format!("X-Mark: new\r\n{MAIL}");
     assert_eq!([chain.arrived(), chain.arrived()], [marked.clone(), marked]);
@@ -196,11 +197,62 @@ fn postfix_sends_to_it_within_tls() {
     let other = Postfix::start(folder.path(), &ports, chain.proxy.port(), &parameters);
     let reply =
         Client::greeted(other.ports[0]).mail("mark@a.example", &["b@b.example"], MAIL.as_bytes());
-    assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "{reply}");
+    assert!(is_queued(&reply), "{reply}");
     let line = chain.told();
     assert!(line.starts_with("modify <mark@a.example> -> <b@b.example>\n"), "{line}");
     assert!(line.contains("(proxy 127.0.0.1 name=- helo=other.example auth=-)"), "{line}");
     other.wait_for(&["Verified TLS connection established to 127.0.0.1", "TLSv1.3"]);
     let arrived = chain.arrived();
     assert!(arrived.starts_with("X-Mark: new\r\nReceived: ") && arrived.ends_with(MAIL));
+}
+
+/// A next hop that offers CHUNKING, and the lines that it has heard.
+fn chunking() -> (NextHop, Arc<Mutex<Vec<String>>>) {
+    let heard = Arc::<Mutex<Vec<String>>>::default();
+    let hears = heard.clone();
+    let hop = NextHop::unless(move |line| {
+        hears.lock().expect("nobody panics with it").push(line.to_owned());
+        match line {
+            "EHLO client.example" => Instead::say("250-next.example\r\n250 CHUNKING"),
+            "BDAT 23 LAST" => Instead::say("550 5.6.0 not this"),
+            _ => None,
+        }
+    });
+    (hop, heard)
+}
+
+#[test]
+fn a_next_hop_that_takes_chunks_has_content_with_its_command() {
+    let (hop, heard) = chunking();
+    let server = Scripted::start(&[actor()]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let next_hop = format!("127.0.0.1:{}", hop.port);
+    let arguments = ["--listen", "127.0.0.1:0", "--next-hop", &next_hop];
+    let proxy = Milter::start_proxy_with(&arguments, folder.path(), &config(&server));
+    let mut client = Client::greeted(proxy.port());
+    let mut arrived = |content: &[u8]| {
+        let reply = client.mail("a@a.example", &["b@b.example"], content);
+        assert_eq!(reply, "250 2.0.0 taken");
+        hop.wait_for(1).remove(0).octets
+    };
+    let small = MAIL.as_bytes();
+    assert_eq!(arrived(small), small);
+    let line = format!("{}\r\n", "x".repeat(998));
+    let large = format!("Subject: x\r\n\r\n{}", line.repeat(70));
+    assert_eq!(arrived(large.as_bytes()), large.as_bytes());
+    let refused = client.mail("a@a.example", &["b@b.example"], b"Subject: x\r\n\r\nrefused\r\n");
+    assert_eq!(refused, "550 5.6.0 not this");
+    // Only DATA gives a last line the end that it lacks.
+    client.say("MAIL FROM:<a@a.example>");
+    client.say("RCPT TO:<b@b.example>");
+    client.send(b"BDAT 19 LAST\r\nSubject: x\r\n\r\nbody!");
+    assert_eq!(client.reply(), "250 2.0.0 taken");
+    assert_eq!(hop.wait_for(1).remove(0).octets, b"Subject: x\r\n\r\nbody!\r\n");
+    assert_eq!(client.say("QUIT"), "221 2.0.0 bye");
+    let heard = heard.lock().expect("nobody panics with it");
+    let verbs: Vec<_> = heard.iter().filter(|line| !line.contains(':')).collect();
+    let small = format!("BDAT {} LAST", small.len());
+    let expected =
+        ["", "EHLO client.example", &small, "DATA", ".", "BDAT 23 LAST", "DATA", ".", "QUIT"];
+    assert_eq!(verbs, expected);
 }

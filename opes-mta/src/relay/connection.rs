@@ -114,8 +114,8 @@ impl Connection {
         };
         self.awaited.pop_front();
         self.next_hop.metrics.replied(&reply);
-        // RFC 5321 section 3.8: it closes the connection.
-        self.is_closing |= reply.code() == 421;
+        // RFC 5321 section 3.8: it closes the connection, after QUIT too.
+        self.is_closing |= reply.code() == 421 || stage == Stage::Quit;
         Ok(reply)
     }
 

@@ -60,10 +60,10 @@ impl Wire {
         self.output.len() < OUTPUT
     }
 
-    /// Whether octets have come that nobody took, by now.
+    /// Whether octets have come that nobody took, by now. What waits to be sent goes on waiting: more may follow it.
     pub(super) fn has_input(&mut self) -> bool {
         // What the peer has done otherwise shows at the next use.
-        let _ = self.exchange().now_or_never();
+        let _ = poll_fn(|cx| self.poll_read(cx)).now_or_never();
         !self.input.is_empty()
     }
 
@@ -94,19 +94,24 @@ impl Wire {
 
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let has_written = self.poll_write(cx);
-        if self.input.len() < INPUT {
-            make_room(&mut self.input, READ);
-            match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
-                Poll::Ready(Ok(0)) => {
-                    let error = self.write_error.take();
-                    let error = error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Ready(read) => return Poll::Ready(read.map(drop)),
-                Poll::Pending => {}
-            }
+        match self.poll_read(cx) {
+            Poll::Pending if has_written => Poll::Ready(Ok(())),
+            read => read,
         }
-        if has_written { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.input.len() >= INPUT {
+            return Poll::Pending;
+        }
+        make_room(&mut self.input, READ);
+        match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
+            Poll::Ready(Ok(0)) => {
+                let error = self.write_error.take();
+                Poll::Ready(Err(error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())))
+            }
+            read => read.map_ok(drop),
+        }
     }
 
     /// Whether anything was written.

@@ -9,9 +9,13 @@ use super::broken::Broken;
 use super::replies;
 use crate::apply::Adapted;
 use crate::octets::Octets;
-use crate::relay::{Answer, Connection, Expected, RelayError};
+use crate::relay::{Answer, Connection, Expected, RelayError, Transfer};
 use crate::smtp::Protocol;
-use crate::smtp::extensions::PRDR;
+use crate::smtp::content::LineEnds;
+use crate::smtp::extensions::{CHUNKING, PRDR};
+
+/// Octets of content that go as one chunk, at most. Of more of them the next hop would answer each chunk.
+const LARGEST_CHUNK: usize = 64 * 1024;
 
 /// Brings a message to the next hop: what holds for the recipients of the envelope, in their order. Where the client
 /// gets one reply for all, nobody gets the message if the next hop refuses a part of the envelope. With `each`,
@@ -67,14 +71,19 @@ async fn send(
         hop.reset().await?;
         return Ok(Answer::Each(Vec::new()));
     }
-    let reply = hop.command(&own_line("DATA")).await?;
-    if reply.code() != 354 {
-        hop.reset().await?;
-        // Nothing was sent: a success would be none.
-        let is_refused = reply.code() >= 400;
-        return Ok(Answer::One(if is_refused { reply } else { replies::no_sense() }));
-    }
-    match transfer(hop, message, replies).await {
+    let transfer = if takes_chunk(hop, message) {
+        hop.chunks()
+    } else {
+        let reply = hop.command(&own_line("DATA")).await?;
+        if reply.code() != 354 {
+            hop.reset().await?;
+            // Nothing was sent: a success would be none.
+            let is_refused = reply.code() >= 400;
+            return Ok(Answer::One(if is_refused { reply } else { replies::no_sense() }));
+        }
+        hop.content()
+    };
+    match write(transfer, message, replies).await {
         Err(Broken::NextHop(error)) => match error.reply() {
             // It was refused before its end. A success there would be none.
             Some(reply) if reply.code() >= 400 => Ok(Answer::One(reply.clone())),
@@ -85,12 +94,28 @@ async fn send(
     }
 }
 
-async fn transfer(
-    hop: &mut Connection,
+/// Whether the content may go as one chunk, with its command (RFC 3030), which spares the next hop a command and
+/// both the way there and back. What DATA could not carry does not get through like this.
+fn takes_chunk(hop: &Connection, message: &Adapted) -> bool {
+    let offers = hop.extensions().offers(CHUNKING) && hop.next_hop().protocol == Protocol::Smtp;
+    if !offers || message.len() > LARGEST_CHUNK {
+        return false;
+    }
+    let mut line_ends = LineEnds::default();
+    message.header.iter().for_each(|piece| line_ends.look(piece));
+    for piece in message.body.pieces() {
+        let Octets::Memory(octets) = piece else { return false };
+        line_ends.look(octets);
+    }
+    line_ends.are_whole()
+}
+
+async fn write(
+    mut transfer: Transfer<'_>,
     message: &Adapted,
     replies: Expected,
 ) -> Result<Answer, Broken> {
-    let (mut transfer, mut buffer) = (hop.content(), Vec::new());
+    let mut buffer = Vec::new();
     for piece in &message.header {
         transfer.write(piece).await?;
     }

@@ -21,6 +21,8 @@ pub struct LineEnds {
     octets: u64,
     /// The last octet was CR.
     is_behind_cr: bool,
+    /// The last octet was LF.
+    is_behind_line: bool,
     first: Option<Bare>,
 }
 
@@ -32,6 +34,7 @@ impl LineEnds {
         }
         if let Some(last) = piece.last() {
             self.is_behind_cr = *last == b'\r';
+            self.is_behind_line = *last == b'\n';
         }
         self.octets += u64::try_from(piece.len()).unwrap_or_default();
     }
@@ -58,6 +61,11 @@ impl LineEnds {
             self.first = Some(Bare { at: self.octets - 1, octet: b'\r' });
         }
         self.is_behind_cr = false;
+    }
+
+    /// Whether there is none, and the last line has its end.
+    pub fn are_whole(&self) -> bool {
+        self.first.is_none() && self.is_behind_line
     }
 
     /// The first one that was seen.
@@ -114,6 +122,10 @@ mod tests {
         ) {
             let octets = [b"a\r\n".repeat(many), octets].concat();
             prop_assert_eq!(look(&octets, piece), expected(&octets));
+            let mut line_ends = LineEnds::default();
+            octets.chunks(piece).for_each(|piece| line_ends.look(piece));
+            let are_whole = expected(&octets).is_none() && octets.ends_with(b"\r\n");
+            prop_assert_eq!(line_ends.are_whole(), are_whole);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,6 +34,18 @@ impl Atom {
     /// Octets of this program.
     pub const fn from_static(octets: &'static [u8]) -> Self {
         Self(Form::Static(octets))
+    }
+
+    /// The octets of `place` in `octets`; none if it is beyond their end. Where there is enough behind them as many are
+    /// copied as fit in place, which takes no count.
+    pub(super) fn at(octets: &[u8], place: Range<usize>) -> Self {
+        let behind = octets.get(place.start..).unwrap_or_default();
+        match (behind.first_chunk(), u8::try_from(place.len())) {
+            (Some(octets), Ok(length)) if place.len() <= Self::IN_PLACE => {
+                Self(Form::InPlace { length, octets: *octets })
+            }
+            _ => behind.get(..place.len()).unwrap_or_default().into(),
+        }
     }
 
     /// The octets for those who share them as [`Bytes`]: a copy.
@@ -172,6 +184,18 @@ mod tests {
             let map = HashMap::from([(made, length)]);
             assert_eq!(map.get(octets.as_slice()), Some(&length));
         }
+    }
+
+    #[test]
+    fn octets_are_those_of_their_place_whatever_stands_around_it() {
+        let octets: Vec<u8> = (0..100).collect();
+        for (start, end) in
+            [(0, 0), (0, 30), (0, 31), (3, 7), (60, 100), (70, 100), (71, 71), (90, 95)]
+        {
+            assert_eq!(Atom::at(&octets, start..end), octets[start..end]);
+        }
+        assert_eq!(Atom::at(&octets, 90..101), Atom::new());
+        assert_eq!(Atom::at(&octets, 101..101), Atom::new());
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Decoder {
             Step::End { length } => (length, None),
             Step::Payload { length, size } => (length, Some(size)),
         };
-        let head = self.scanner.take(input.get(..length).unwrap_or_default(), payload);
+        let head = self.scanner.take(input, payload);
         input.advance(length);
         self.stage = payload.map_or(Stage::Head, after_payload);
         Ok(Some(Frame::Head(head)))

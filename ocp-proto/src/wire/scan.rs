@@ -381,7 +381,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// Turns the scanned head, which is `octets`, into values, and starts over.
+    /// Turns the scanned head, with which `octets` begin, into values, and starts over.
     pub(super) fn take(&mut self, octets: &[u8], payload: Option<u32>) -> Head {
         let Self { tape, outer, .. } = self;
         let mut reader = Reader { octets, tokens: tape.iter().copied().peekable() };
@@ -432,8 +432,7 @@ struct Reader<'a, I: Iterator<Item = Token>> {
 
 impl<I: Iterator<Item = Token>> Reader<'_, I> {
     fn atom(&self, token: Token) -> Atom {
-        let range = token.start as usize..token.end as usize;
-        self.octets.get(range).unwrap_or_default().into()
+        Atom::at(self.octets, token.start as usize..token.end as usize)
     }
 
     fn name(&mut self) -> Name {

@@ -1,6 +1,9 @@
 //! Content on its way behind DATA (RFC 5321 section 4.5.2).
 
 use bytes::{BufMut, BytesMut};
+use memchr::memmem;
+
+use super::line_ends::are_paired;
 
 /// Writes content so that no line of it is taken for its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,36 +29,26 @@ impl Encoder {
     /// # Errors
     /// If a line ends with CR or LF alone. What was appended is of no use then.
     pub fn encode(&mut self, piece: &[u8], out: &mut BytesMut) -> Result<(), BareLineEnd> {
-        let mut rest = piece;
-        while let Some((first, behind)) = rest.split_first() {
-            match self {
-                Self::LineStart => {
-                    if *first == b'.' {
-                        out.put_u8(b'.');
-                    }
-                    *self = Self::Inside;
-                }
-                Self::Cr => {
-                    if *first != b'\n' {
-                        return Err(BareLineEnd);
-                    }
-                    out.put_u8(b'\n');
-                    (*self, rest) = (Self::LineStart, behind);
-                }
-                Self::Inside => {
-                    let Some(end) = memchr::memchr2(b'\r', b'\n', rest) else {
-                        out.put_slice(rest);
-                        return Ok(());
-                    };
-                    let (line, behind) = rest.split_at(end + 1);
-                    if line.last() == Some(&b'\n') {
-                        return Err(BareLineEnd);
-                    }
-                    out.put_slice(line);
-                    (*self, rest) = (Self::Cr, behind);
-                }
-            }
+        let Some(last) = piece.last() else { return Ok(()) };
+        if !are_paired(*self == Self::Cr, piece) {
+            return Err(BareLineEnd);
         }
+        if *self == Self::LineStart && piece.starts_with(b".") {
+            out.put_u8(b'.');
+        }
+        let mut rest = piece;
+        while let Some(at) = memmem::find(rest, b"\n.") {
+            let (line, behind) = rest.split_at(at + 1);
+            out.put_slice(line);
+            out.put_u8(b'.');
+            rest = behind;
+        }
+        out.put_slice(rest);
+        *self = match last {
+            b'\r' => Self::Cr,
+            b'\n' => Self::LineStart,
+            _ => Self::Inside,
+        };
         Ok(())
     }
 

@@ -40,6 +40,9 @@ impl LineEnds {
     }
 
     fn find(&self, piece: &[u8]) -> Option<Bare> {
+        if are_paired(self.is_behind_cr, piece) {
+            return None;
+        }
         if self.is_behind_cr && piece.first().is_some_and(|first| *first != b'\n') {
             return Some(Bare { at: self.octets - 1, octet: b'\r' });
         }
@@ -77,6 +80,17 @@ impl LineEnds {
     pub fn octets(&self) -> u64 {
         self.octets
     }
+}
+
+/// Whether each LF has a CR in front of it, and each CR an LF behind it; of one at the end of the piece the next one tells.
+/// `is_behind_cr` says whether one stands before it.
+pub(super) fn are_paired(is_behind_cr: bool, piece: &[u8]) -> bool {
+    let Some((first, behind)) = piece.split_first() else { return true };
+    let is_odd = |before: bool, octet: u8| before != (octet == b'\n');
+    let pairs = piece.iter().zip(behind);
+    // To the end whatever it finds: then it looks at many octets at a time.
+    let odd = pairs.fold(false, |odd, (before, octet)| odd | is_odd(*before == b'\r', *octet));
+    !odd && !is_odd(is_behind_cr, *first)
 }
 
 #[cfg(test)]

@@ -337,7 +337,7 @@ impl HopDialogue<'_> {
                     mail.parameters.push(parameters);
                 }
             }
-            // For a story in which it offers CHUNKING: of one chunk.
+            // For a story in which it offers CHUNKING: of one chunk. Refused, it leaves the envelope.
             ("BDAT", Some(mail)) if !self.hop.is_lmtp => {
                 let words: Vec<_> = line.split(' ').collect();
                 let ["BDAT", size, "LAST"] = words[..] else { panic!("{line:?} is not the last") };
@@ -348,7 +348,6 @@ impl HopDialogue<'_> {
                     self.hop.arrived.0.lock().expect("nobody panics with it").extend(mail);
                     self.hop.arrived.1.notify_all();
                 }
-                self.mail = None;
             }
             ("DATA", Some(mail)) if !mail.recipients.is_empty() => {
                 if self.say(line, "354 go on")? {

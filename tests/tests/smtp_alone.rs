@@ -252,7 +252,8 @@ fn a_next_hop_that_takes_chunks_has_content_with_its_command() {
     let heard = heard.lock().expect("nobody panics with it");
     let verbs: Vec<_> = heard.iter().filter(|line| !line.contains(':')).collect();
     let small = format!("BDAT {} LAST", small.len());
-    let expected =
-        ["", "EHLO client.example", &small, "DATA", ".", "BDAT 23 LAST", "DATA", ".", "QUIT"];
+    let [first, large, refused, last] =
+        [&[&small[..]][..], &["DATA", "."], &["BDAT 23 LAST", "RSET"], &["DATA", "."]];
+    let expected = [&["", "EHLO client.example"], first, large, refused, last, &["QUIT"]].concat();
     assert_eq!(verbs, expected);
 }

@@ -71,7 +71,8 @@ async fn send(
         hop.reset().await?;
         return Ok(Answer::Each(Vec::new()));
     }
-    let transfer = if takes_chunk(hop, message) {
+    let is_chunk = takes_chunk(hop, message);
+    let transfer = if is_chunk {
         hop.chunks()
     } else {
         let reply = hop.command(&own_line("DATA")).await?;
@@ -83,7 +84,7 @@ async fn send(
         }
         hop.content()
     };
-    match write(transfer, message, replies).await {
+    let answer = match write(transfer, message, replies).await {
         Err(Broken::NextHop(error)) => match error.reply() {
             // It was refused before its end. A success there would be none.
             Some(reply) if reply.code() >= 400 => Ok(Answer::One(reply.clone())),
@@ -91,7 +92,16 @@ async fn send(
             _ => Err(error.into()),
         },
         answer => answer,
+    };
+    // A next hop that refuses a chunk may have kept the envelope (RFC 3030 section 2).
+    if is_chunk
+        && matches!(&answer, Ok(Answer::One(reply)) if !reply.is_success())
+        && hop.is_usable()
+    {
+        // The client hears of the refusal; what is wrong here is found by the next command.
+        let _ = hop.reset().await;
     }
+    answer
 }
 
 /// Whether the content may go as one chunk, with its command (RFC 3030), which spares the next hop a command and
